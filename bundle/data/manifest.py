@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest (``datalist.json``): read and checked, with messages that name file, item and key."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+SCHEMA_PATH = Path(__file__).with_name("datalist.schema.json")
+
+REMEDY = "correct it, or make the manifest again with scripts/prepare_data.py"
+
+
+def read_datalist(path: str | Path) -> dict[str, Any]:
+    """The manifest at ``path``, valid by ``datalist.schema.json`` and by the checks that a schema cannot express.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not JSON or not a valid manifest; the message names file, item index and key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected a manifest (datalist.json), got no file; make it with scripts/prepare_data.py, or "
+            "correct the path."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got a file that cannot be decoded ({error}); {REMEDY}.") from error
+    check_datalist(manifest, name=str(path))
+    return dict(manifest)
+
+
+def check_datalist(manifest: Any, *, name: str) -> None:
+    """Refuse a manifest that is not valid.
+
+    Args:
+        manifest: the decoded manifest.
+        name: the file's name for the messages.
+
+    Raises:
+        ValueError: at the first fault; the message names file, item index and key.
+    """
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    for error in jsonschema.Draft7Validator(schema).iter_errors(manifest):
+        raise ValueError(_describe(error, name))
+    for dataset, entry in manifest["datasets"].items():
+        if "label_set" not in entry and "mask_values" not in entry:
+            raise ValueError(
+                f"{name}: dataset {dataset!r}: expected mask_values, or label_set and classes, got neither; "
+                "add what its images are labeled with."
+            )
+    seen: dict[str, int] = {}
+    for index, item in enumerate(manifest["items"]):
+        _check_item(item, datasets=manifest["datasets"], where=f"{name}: item {index}")
+        first = seen.setdefault(item["image"], index)
+        if first != index:
+            raise ValueError(
+                f"{name}: item {index}, key 'image': expected each image once, got {item['image']!r} in item {first} "
+                "already; remove one of them."
+            )
+
+
+def _check_item(item: Mapping[str, Any], *, datasets: Mapping[str, Any], where: str) -> None:
+    dataset = item["dataset"]
+    if dataset not in datasets:
+        raise ValueError(
+            f"{where}, key 'dataset': expected one of {list(datasets)}, got {dataset!r}; correct it, or add the data "
+            "set to 'datasets'."
+        )
+    entry = datasets[dataset]
+    if "class" in item and item["class"] not in entry.get("classes", []):
+        raise ValueError(
+            f"{where}, key 'class': expected one of the classes {entry.get('classes', [])} of dataset {dataset!r}, "
+            f"got {item['class']!r}; correct it, or add the class to the data set."
+        )
+    if "label" in item and "mask_values" not in entry:
+        raise ValueError(
+            f"{where}, key 'label': expected no mask, since dataset {dataset!r} has no mask_values, got "
+            f"{item['label']!r}; add mask_values to the data set."
+        )
+    if not all(math.isfinite(v) for v in item.get("spacing", [])):
+        raise ValueError(
+            f"{where}, key 'spacing': expected two positive numbers (mm per row, mm per column), got "
+            f"{item['spacing']}; leave the key out when the spacing is not known."
+        )
+
+
+def _describe(error: Any, name: str) -> str:
+    """One sentence for an error of the schema: where, expected, got, what to do."""
+    path = [str(p) for p in error.absolute_path]
+    where = name
+    if path[:1] == ["items"] and len(path) > 1:
+        where, path = f"{name}: item {path[1]}", path[2:]
+    elif path[:1] == ["datasets"] and len(path) > 1:
+        where, path = f"{name}: dataset {path[1]!r}", path[2:]
+    if path:
+        where += f", key {'/'.join(path)!r}"
+    expected = error.schema.get("description", error.message)
+    got = f"{error.instance!r}"
+    if error.validator in ("required", "dependencies"):
+        missing = _missing_keys(error)
+        got = f"no key {missing!r} among {list(error.instance)}"
+    elif error.validator == "additionalProperties":
+        got = error.message[0].lower() + error.message[1:]
+    if len(got) > 300:
+        got = got[:300] + " ..."
+    return f"{where}: expected {expected}, got {got}; {REMEDY}."
+
+
+def _missing_keys(error: Any) -> str:
+    if error.validator == "required":
+        needed = list(error.validator_value)
+    else:
+        needed = [k for key, keys in error.validator_value.items() if key in error.instance for k in keys]
+    return ", ".join(k for k in needed if k not in error.instance)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which item is drawn when, and with which random numbers: all a function of (seed, epoch, place in the epoch)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ignite.distributed as idist
+import numpy as np
+from monai.data import Dataset
+from monai.transforms import Randomizable, apply_transform
+from torch.utils.data import DistributedSampler
+
+
+class Draw(NamedTuple):
+    """One draw of the sampler: the item's index and the seed of its random transforms."""
+
+    index: int
+    seed: int
+
+
+class SeededDataset(Dataset):
+    """A MONAI dataset whose random transforms are seeded by the draw, not by the worker.
+
+    The same draw gives the same sample in any worker, process or resumed run; MONAI seeds its random transforms per
+    worker instead. A plain integer index leaves the transforms' own random state alone.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, Draw):
+            return super().__getitem__(index)
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed=index.seed)
+        return apply_transform(self.transform, self.data[index.index])
+
+
+class BalancedSampler(DistributedSampler[Draw]):
+    """Draws items balanced by task and data set; each process takes its share of one common list.
+
+    An item's weight is the sum, over the tasks it has labels for (mask: segmentation, class: classification), of
+    task weight x data-set weight / (sum of the weights of the sets with that task) / number of such items in its set.
+    So each task gets its share of the draws whatever the size of its sets, and each set its share of the task. Tasks
+    are interleaved within every batch. Without ``task_weights`` it is a plain shuffle: each item once per epoch.
+    PyTorch's weighted sampler knows neither processes nor epochs.
+
+    Args:
+        data: item dicts (``dataset``, ``labeled``, ``cls``); other items count as one unknown set with masks.
+        seed: the order and the transforms' seeds follow from (seed, epoch).
+        num_samples: draws per epoch over all processes; None: one per item.
+        task_weights: task -> weight; None switches balancing off.
+        dataset_weights: data set -> weight; absent ones count 1.
+        batch_size: per-process batch size; process r takes the r-th share of each joint batch, so that P processes
+            with batches of b see exactly the batches of one process with P * b. Where the number of draws does not
+            divide by the processes, at most P - 1 items are drawn once more.
+        num_replicas: number of processes; None: as initialized, else 1.
+        rank: this process; None: as initialized, else 0.
+
+    Raises:
+        ValueError: when there is no item, or a weight names a data set that is not there.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        *,
+        seed: int,
+        batch_size: int,
+        num_samples: int | None = None,
+        task_weights: Mapping[str, float] | None = None,
+        dataset_weights: Mapping[str, float] | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        if not len(data):
+            raise ValueError("training items expected, got none; check the split and the datalist.")
+        replicas = num_replicas or idist.get_world_size()
+        super().__init__(data, num_replicas=replicas, rank=idist.get_rank() if rank is None else rank, seed=seed)
+        self.batch_size = batch_size
+        self.weights = None if task_weights is None else item_weights(data, task_weights, dataset_weights or {})
+        self.num_samples = -(-(num_samples or len(data)) // replicas)
+        self.total_size = self.num_samples * replicas
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[Draw]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.weights is None:
+            passes = -(-self.total_size // len(self.dataset))
+            order = np.concatenate([rng.permutation(len(self.dataset)) for _ in range(passes)])[: self.total_size]
+        else:
+            order = _systematic(self.weights, self.total_size, rng)
+        seeds = rng.integers(0, 2**32, self.total_size, dtype=np.uint64)
+        joint = self.batch_size * self.num_replicas
+        for start in range(0, self.total_size, joint):
+            share = min(joint, self.total_size - start) // self.num_replicas
+            first = start + self.rank * share
+            for i in range(first, first + share):
+                yield Draw(int(order[i]), int(seeds[i]))
+
+
+def _systematic(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` draws in random order, item i count * weights[i] times, rounded up or down (systematic sampling).
+
+    Less noise than independent draws: items of equal weight (a data set) lie side by side, in random order, so that a
+    set's share is exact too.
+    """
+    order = np.lexsort((rng.random(len(weights)), weights))
+    edges = np.cumsum(weights[order])
+    points = (np.arange(count) + rng.random()) / count * edges[-1]
+    return rng.permutation(order[np.searchsorted(edges, points, side="right").clip(max=len(weights) - 1)])
+
+
+def item_weights(
+    data: Sequence[Mapping[str, Any]], task_weights: Mapping[str, float], dataset_weights: Mapping[str, float]
+) -> np.ndarray:
+    """Sampling weight of each item, summing to one: float array (number of items,). See :class:`BalancedSampler`."""
+    names = [str(item.get("dataset", "unknown")) for item in data]
+    if unknown := set(dataset_weights) - set(names):
+        raise ValueError(
+            f"dataset_weights must name data sets of the training split {sorted(set(names))}, got {sorted(unknown)}; "
+            "remove or correct them."
+        )
+    tasks = [_tasks(item) for item in data]
+    weights = np.zeros(len(data))
+    for task, share in task_weights.items():
+        sizes = Counter(n for n, t in zip(names, tasks, strict=True) if task in t)
+        total = sum(dataset_weights.get(n, 1.0) for n in sizes)
+        for i, name in enumerate(names):
+            if task in tasks[i]:
+                weights[i] += share * dataset_weights.get(name, 1.0) / total / sizes[name]
+    if weights.sum() <= 0:
+        raise ValueError(
+            f"task_weights must give weight to a task that the training items have labels for, got {dict(task_weights)}."
+        )
+    return weights / weights.sum()
+
+
+def _tasks(item: Mapping[str, Any]) -> set[str]:
+    tasks = set()
+    if any(item.get("labeled", [bool(item.get("label"))])):
+        tasks.add("segmentation")
+    if any(c >= 0 for c in item.get("cls", [])):
+        tasks.add("classification")
+    return tasks

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MONAI's engines need around them for a multi-task, prompted network."""
+
+from bundle.engines.batches import PromptedInferer, TrainingNetwork, prepare_batch, prepare_evaluation
+from bundle.engines.checkpoints import Checkpoints
+from bundle.engines.handlers import (
+    GradientClipping,
+    MetricsHistory,
+    RunSummary,
+    SeededEpochs,
+    TrainingProgress,
+    UpdateAverage,
+    ema_model,
+)
+from bundle.engines.schedule import warmup_polynomial
+
+__all__ = [
+    "Checkpoints",
+    "GradientClipping",
+    "MetricsHistory",
+    "PromptedInferer",
+    "RunSummary",
+    "SeededEpochs",
+    "TrainingNetwork",
+    "TrainingProgress",
+    "UpdateAverage",
+    "ema_model",
+    "prepare_batch",
+    "prepare_evaluation",
+    "warmup_polynomial",
+]

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a training: resumable state, best weights, and the weights that are served."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import DiskSaver
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+BEST, LAST = "best.pt", "last.pt"
+
+
+class Checkpoints:
+    """Saves after every epoch what a resumed run needs, keeps the best weights, and serves them when training ends.
+
+    ``last.pt`` (all state) and ``best.pt`` (weights by the evaluator's key metric; the newest where nothing is
+    validated) are written to ``output_dir``, each to a temporary file first and then renamed over the old one. When
+    the training completes, ``best.pt`` becomes ``model_path``; the file that was there moves to ``previous/`` beside
+    it. MONAI's ``CheckpointSaver`` forgets the best score when a run is resumed and writes served weights at once.
+
+    Args:
+        network: the plain network that is trained; its ``network_config()`` is saved beside the weights.
+        average: moving average of it (``torch.optim.swa_utils.AveragedModel``), whose weights are served.
+        optimizer: saved and restored.
+        lr_scheduler: saved and restored.
+        evaluator: engine with the key metric, or None.
+        output_dir: folder of the run.
+        model_path: where inference and MONAI Label look for weights.
+        resume: continue the run in ``output_dir`` from its last completed epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        average: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        evaluator: Engine | None,
+        output_dir: str,
+        model_path: str,
+        resume: bool = False,
+    ) -> None:
+        self.parts = {"network": network, "average": average, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.network, self.average, self.evaluator = network, average, evaluator
+        self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), resume
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with a trainer, after the validation handler in the list."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._serve)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._interrupted)
+
+    def _start(self, engine: Engine) -> None:
+        last = self.output_dir / LAST
+        try:
+            self.saver = DiskSaver(str(self.output_dir), require_empty=False)
+            for folder in {self.output_dir, self.model_path.parent}:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe = folder / f".write_test_{os.getpid()}"
+                probe.touch()
+                probe.unlink()
+        except OSError as e:
+            raise OSError(
+                f"{self.output_dir} and {self.model_path.parent} must be writable folders, got: {e}; "
+                "choose others with --output_dir and --ckpt_path."
+            ) from e
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _exit_on_signal)
+        if self.resume:
+            self._restore(engine, last)
+        elif last.exists() and idist.get_rank() == 0:
+            logger.warning(
+                f"{last} of an earlier run will be overwritten: this run starts anew. To continue that run instead, "
+                "stop now and add --resume true."
+            )
+
+    def _restore(self, engine: Engine, last: Path) -> None:
+        if not last.is_file():
+            raise FileNotFoundError(
+                f"{last} expected to resume from, found none; start without --resume, or name the run's folder with "
+                "--output_dir."
+            )
+        state = torch.load(last, map_location="cpu", weights_only=True)
+        if state["network_config"] != self.network_config():
+            raise ValueError(
+                f"{last} must be of this network {self.network_config()}, got {state['network_config']}; resume with "
+                "the options that the run was started with, or start anew in another --output_dir."
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["epoch"] * engine.state.epoch_length
+        if self.evaluator is not None:
+            self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = state["best"]
+        logger.info(f"resumed {last} after epoch {state['epoch']} of {engine.state.max_epochs}")
+
+    def network_config(self) -> dict[str, Any]:
+        """What the network was built with, as plain values."""
+        config: dict[str, Any] = self.network.network_config()  # type: ignore[operator]
+        return config
+
+    def _save_epoch(self, engine: Engine) -> None:
+        best = (-1.0, -1) if self.evaluator is None else _best(self.evaluator)
+        if best[1] in (-1, engine.state.epoch):
+            served = {"model": self.average.module.state_dict(), "network_config": self.network_config()}
+            self._save(served, BEST)
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"epoch": engine.state.epoch, "best": best, "network_config": self.network_config()}
+        self._save(state, LAST)
+
+    def _save(self, state: dict[str, Any], name: str) -> None:
+        try:
+            self.saver(state, name)
+        except (OSError, RuntimeError) as e:
+            raise OSError(
+                f"{self.output_dir / name} could not be saved ({e}); the checkpoint of the epoch before is kept. "
+                "Free disk space, then continue with --resume true."
+            ) from e
+
+    def _serve(self, engine: Engine) -> None:
+        best = self.output_dir / BEST
+        if idist.get_rank() != 0 or not best.is_file():
+            return
+        if self.model_path.is_file():
+            previous = self.model_path.parent / "previous"
+            previous.mkdir(exist_ok=True)
+            digest = hashlib.sha256(self.model_path.read_bytes()).hexdigest()[:8]
+            kept = previous / f"{self.model_path.stem}_{digest}{self.model_path.suffix}"
+            shutil.copy2(self.model_path, kept)
+            logger.info(
+                f"moved the former {self.model_path} to {kept}; to bring it back: cp '{kept}' '{self.model_path}'"
+            )
+        new = self.model_path.with_suffix(".tmp")
+        shutil.copyfile(best, new)
+        os.replace(new, self.model_path)
+
+    def _interrupted(self, engine: Engine, error: BaseException) -> NoReturn:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and idist.get_rank() == 0:
+            done = max(0, engine.state.epoch - 1)
+            logger.warning(
+                f"interrupted in epoch {engine.state.epoch} of {engine.state.max_epochs}; {done} epochs are saved in "
+                f"{self.output_dir}. To continue, run the same command with --resume true."
+            )
+        raise error
+
+
+def _best(evaluator: Engine) -> tuple[float, int]:
+    return float(evaluator.state.best_metric), int(evaluator.state.best_metric_epoch)
+
+
+def _exit_on_signal(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)

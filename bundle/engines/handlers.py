@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers that MONAI and ignite lack: clipping, averaging, history, progress and the summary of a run."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.engines.utils import IterationEvents
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+logger = logging.getLogger(__name__)
+
+
+class GradientClipping:
+    """Clips the norm of all gradients together before each optimizer step, and stops on a loss that is not finite.
+
+    MONAI's trainer has the event but no clipping.
+
+    Args:
+        network: its parameters' gradients are clipped.
+        max_norm: largest 2-norm.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float) -> None:
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with a MONAI trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"gradient norm must be finite, got {float(norm)} in epoch {engine.state.epoch}, iteration "
+                f"{engine.state.iteration}; lower the learning rate (--learning_rate) or switch --amp false."
+            )
+
+
+def ema_model(network: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of a network's weights, with a start that follows the young network closely.
+
+    The decay of update n is ``min(decay, (1 + n) / (10 + n))``, so that the random start is soon forgotten. Buffers
+    (batch-norm statistics) are copied.
+    """
+
+    def average(mean: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        return torch.lerp(mean, new, 1.0 - min(decay, (1.0 + int(count)) / (10.0 + int(count))))
+
+    return AveragedModel(network, avg_fn=average)
+
+
+class UpdateAverage:
+    """Takes the network's weights into their moving average after every iteration."""
+
+    def __init__(self, network: nn.Module, average: AveragedModel) -> None:
+        self.network = network
+        self.average = average
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.average.update_parameters(self.network))
+
+
+class SeededEpochs:
+    """Seeds PyTorch at the start of every epoch, so that dropout repeats exactly in a resumed run."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        torch.manual_seed(self.seed + 1_000_003 * engine.state.epoch + idist.get_rank())
+
+
+class TrainingProgress(ProgressBar):
+    """Progress bar of the epoch with the loss, and the last validation's Dice and AUROC.
+
+    Args:
+        evaluator: engine whose ``val_dice`` and ``val_auroc`` are shown; None shows the loss alone.
+    """
+
+    def __init__(self, evaluator: Engine | None = None) -> None:
+        super().__init__(persist=True)
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        """Registers the bar with a trainer, on the first process alone."""
+        if idist.get_rank() == 0:
+            super().attach(engine, output_transform=self._shown)
+
+    def _shown(self, output: Mapping[str, Any]) -> dict[str, float]:
+        metrics = {} if self.evaluator is None else self.evaluator.state.metrics
+        names = {"val_dice": "Dice", "val_auroc": "AUROC"}
+        return {"loss": float(output["loss"])} | {names[k]: float(metrics[k]) for k in names if k in metrics}
+
+
+class MetricsHistory:
+    """Appends one row per epoch to a CSV: epoch, mean loss, learning rate, seconds, and every validation metric.
+
+    A resumed run drops the rows of epochs that it repeats. MONAI's ``MetricsSaver`` keeps the last epoch only.
+
+    Args:
+        path: the CSV file.
+        optimizer: its learning rate is noted.
+        evaluator: engine whose metrics are noted; None notes the loss alone.
+    """
+
+    def __init__(self, path: str, *, optimizer: torch.optim.Optimizer, evaluator: Engine | None = None) -> None:
+        self.path = Path(path)
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self.losses: list[torch.Tensor] = []
+        self.started = time.monotonic()
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with a trainer, after the validation handler in the list."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.losses.append(engine.state.output["loss"].detach()))
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self) -> None:
+        self.losses.clear()
+        self.started = time.monotonic()
+
+    def _write(self, engine: Engine) -> None:
+        loss = idist.all_reduce(float(torch.stack(self.losses).mean()), op="SUM") / idist.get_world_size()
+        row = {
+            "epoch": engine.state.epoch,
+            "loss": f"{loss:.6f}",
+            "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.3g}",
+            "seconds": f"{time.monotonic() - self.started:.1f}",
+        }
+        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+            row |= {k: f"{v:.4f}" for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))}
+        if idist.get_rank() != 0:
+            return
+        shown = ("loss", "val_score", "val_dice", "val_auroc")
+        logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs} " + " ".join(f"{k} {row[k]}" for k in shown if k in row))
+        rows = [r for r in self._read() if int(r["epoch"]) < engine.state.epoch] + [row]
+        names = list(dict.fromkeys(name for r in rows for name in r))
+        new = self.path.with_suffix(".tmp")
+        with new.open("w", newline="") as f:
+            writer = csv.DictWriter(f, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        new.replace(self.path)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as f:
+            return [{k: v for k, v in row.items() if v} for row in csv.DictReader(f)]
+
+
+class RunSummary:
+    """Logs, when a run completes, its best score and where its files lie; the last handler of the list.
+
+    Args:
+        files: what it is -> path.
+        evaluator: engine with the best key metric, or None.
+    """
+
+    def __init__(self, files: Mapping[str, str], evaluator: Engine | None = None) -> None:
+        self.files = dict(files)
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with an engine."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self) -> None:
+        if idist.get_rank() != 0:
+            return
+        if self.evaluator is not None and self.evaluator.state.best_metric_epoch > 0:
+            state = self.evaluator.state
+            logger.info(f"best {state.key_metric_name} {state.best_metric:.4f} in epoch {state.best_metric_epoch}")
+        for name, path in self.files.items():
+            logger.info(f"{name}: {path}" if Path(path).exists() else f"{name}: {path} (not written)")

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses over what each sample's data set labels: partly labeled segmentation and several class heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PartialLabelLoss(nn.Module):
+    """A segmentation loss taken, for each sample, over the structures that its data set labels.
+
+    The softmax inside ``loss`` runs over background and those structures alone, so that a set which labels heads never
+    calls another set's nerves background. Samples of one label table are taken together; the result is the sum over
+    samples, each counting once.
+
+    Args:
+        loss: any loss of (logits (N, K, H, W), label (N, 1, H, W)) that averages over N, for example MONAI's
+            ``DiceCELoss(softmax=True, to_onehot_y=True)`` with ``batch=False``.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor, label: Tensor, labeled: Tensor) -> Tensor:
+        """Sum over the samples of their loss.
+
+        Args:
+            logits: (N, C, H, W), all structures.
+            label: (N, 1, H, W) structure indices in [0, C).
+            labeled: (N, C) bool, the structures that the sample's set labels; column 0 is background.
+        """
+        total = logits.new_zeros((), dtype=torch.float32)
+        for row in torch.unique(labeled, dim=0):
+            samples = (labeled == row).all(1).nonzero()[:, 0]
+            channels = row.nonzero()[:, 0]
+            local = row.cumsum(0) - 1  # structure index -> its place among the labeled ones
+            target = local[label[samples].long()]
+            total = total + len(samples) * self.loss(logits[samples][:, channels].float(), target)
+        return total
+
+
+class MultiTaskLoss(nn.Module):
+    """Weighted sum of the mean segmentation loss and the mean cross-entropy of the class heads.
+
+    Each mean runs over the samples that carry the label, over all processes: with several processes the average of
+    the processes' gradients equals the gradient of one process with the joined batch.
+
+    Args:
+        segmentation: loss of one label table, see :class:`PartialLabelLoss`.
+        label_sets: class heads, name -> class names, in the order of the columns of ``cls``.
+        segmentation_weight: factor of the segmentation mean.
+        classification_weight: factor of the classification mean.
+        class_weights: optional label set -> one weight per class (rare classes up).
+
+    Raises:
+        ValueError: when class weights name an unknown label set or their number is wrong.
+    """
+
+    def __init__(
+        self,
+        segmentation: nn.Module,
+        *,
+        label_sets: Mapping[str, Sequence[str]],
+        segmentation_weight: float = 1.0,
+        classification_weight: float = 1.0,
+        class_weights: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.segmentation = PartialLabelLoss(segmentation)
+        self.label_sets = list(label_sets)
+        self.segmentation_weight = segmentation_weight
+        self.classification_weight = classification_weight
+        weights = dict(class_weights or {})
+        for name, values in weights.items():
+            expected = len(label_sets.get(name, ()))
+            if len(values) != expected:
+                raise ValueError(
+                    f"class_weights of {name!r} must be {expected} numbers, one per class of the label set, "
+                    f"got {list(values)}; correct class_weights in the config."
+                )
+        for name, classes in label_sets.items():
+            values = weights.get(name, [1.0] * len(classes))
+            self.register_buffer(f"weight_{name}", torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
+        """Scalar loss of a batch.
+
+        Args:
+            pred: ``seg`` (N, C, H, W), logits of the N samples with a mask, in batch order, and ``cls_<label set>``
+                (B, K), logits of all B samples.
+            target: ``label`` (B, 1, H, W), ``labeled`` (B, C) bool, ``cls`` (B, number of label sets), -1 for none.
+        """
+        rows = target["labeled"].any(1)
+        seg = self.segmentation(pred["seg"], target["label"][rows], target["labeled"][rows])
+        cls = seg.new_zeros(())
+        for column, name in enumerate(self.label_sets):
+            classes = target["cls"][:, column]
+            cls = cls + F.cross_entropy(
+                pred[f"cls_{name}"].float(), classes, self.get_buffer(f"weight_{name}"), ignore_index=-1, reduction="sum"
+            )
+        counts = torch.stack([rows.sum(), (target["cls"] >= 0).sum()]).to(torch.float32)
+        if idist.get_world_size() > 1:
+            counts = idist.all_reduce(counts) / idist.get_world_size()
+        counts = counts.clamp(min=1.0 / idist.get_world_size())
+        return self.segmentation_weight * seg / counts[0] + self.classification_weight * cls / counts[1]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ConvNeXt encoders of timm: an image becomes four feature maps and one feature vector."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from bundle.networks import weights
+
+
+class ConvNeXtEncoder(nn.Module):
+    """Gives the four raw stage outputs of a timm ConvNeXt and the normalized mean of the last one.
+
+    Args:
+        name: one of timm's ConvNeXt names, such as ``convnext_atto``.
+        in_channels: image channels.
+        drop_path: stochastic depth rate of the last block, 0 to 1.
+        weights_file: local file of ConvNeXt weights (``.pt``, ``.pth``, ``.safetensors``) to start from; ``None``
+            starts from random weights.
+
+    Raises:
+        ValueError: when timm has no ConvNeXt of that name, or the weights are not those of that encoder.
+
+    Reference:
+        Liu et al. 2022, "A ConvNet for the 2020s", arXiv 2201.03545.
+    """
+
+    def __init__(self, name: str, *, in_channels: int = 3, drop_path: float = 0.0, weights_file: str | None = None):
+        super().__init__()
+        _require_convnext(name)
+        self.backbone = timm.create_model(
+            name,
+            features_only=True,
+            out_indices=(0, 1, 2, 3),
+            pretrained=False,
+            in_chans=in_channels,
+            drop_path_rate=drop_path,
+        )
+        self.channels: list[int] = self.backbone.feature_info.channels()
+        self.mean: tuple[float, ...] = self.backbone.pretrained_cfg["mean"]
+        self.std: tuple[float, ...] = self.backbone.pretrained_cfg["std"]
+        self.norm = nn.LayerNorm(self.channels[-1], eps=1e-6)
+        if weights_file is not None:
+            weights.load_encoder(self, name=name, path=weights_file)
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Stage outputs [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i) and feature vector (B, C_4) of an image (B, C, H, W)."""
+        levels: list[Tensor] = self.backbone(image)
+        feature: Tensor = self.norm(torch.mean(levels[3], dim=(2, 3)))
+        return levels, feature
+
+
+def _require_convnext(name: str) -> None:
+    if name.split(".")[0] not in timm.list_models(module="convnext"):
+        raise ValueError(
+            f"encoder must be one of timm's ConvNeXt names, such as convnext_atto or convnext_tiny, got {name!r}; "
+            "list them with: python -c \"import timm; print(timm.list_models(module='convnext'))\"."
+        )

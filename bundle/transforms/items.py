@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Item dictionaries of equal keys: what a loader, a sampler and a collate function can rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai.transforms import Transform
+
+from bundle.vocabulary import UNKNOWN
+
+
+class ItemDefaultsd(Transform):
+    """Gives every item the same keys, so that items made by hand or by MONAI Label (image and label only) train too.
+
+    A mask that comes without a table of values is taken to hold structure indices, and to label every structure.
+    MONAI has no transform that fills absent keys.
+
+    Args:
+        structures: names of the segmentation channels, background first.
+        label_sets: class heads, name -> class names.
+    """
+
+    def __init__(self, structures: Sequence[str], label_sets: Mapping[str, Sequence[str]]) -> None:
+        self.num_structures = len(structures)
+        self.num_sets = len(label_sets)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        label = data.get("label") or []
+        label = [label] if isinstance(label, str) else list(label)
+        item: dict[str, Any] = {
+            "label": label,
+            "mask_values": {},
+            "mask_kind": "filled",
+            "labeled": [bool(label)] * self.num_structures,
+            "cls": [-1] * self.num_sets,
+            "dataset": UNKNOWN,
+            "patient": str(data["image"]),
+            "group": str(data["image"]),
+            "position": UNKNOWN,
+            "nature": UNKNOWN,
+            "task": UNKNOWN,
+            "type": UNKNOWN,
+            "spacing": [float("nan"), float("nan")],
+            "item": str(data["image"]),
+        }
+        return {**item, **data, "label": label}

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files to tensors: images in [0, 1] and masks of structure indices, upright, at their native size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from scipy.ndimage import binary_fill_holes
+from skimage.morphology import convex_hull_image
+
+from bundle.transforms.readers import UNKNOWN_SPACING, Raw, read_file
+
+FILE_AXES = 4  # file_shape is padded to one length: collating items whose meta differs in length fails
+
+
+def _float_limits(pixels: np.ndarray) -> tuple[float, float]:
+    """The values that become 0 and 1 when the header does not say."""
+    low, high = float(pixels.min()), float(pixels.max())
+    integers = pixels.dtype.kind in "iu" or bool((pixels == np.round(pixels)).all())
+    if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    if integers and low >= 0 and high <= 255:
+        return 0.0, 255.0
+    return (min(low, 0.0) if pixels.dtype.kind in "iu" else low), high
+
+
+def _to_unit(raw: Raw) -> torch.Tensor:
+    """Pixels (H, W) or (H, W, 3) as float32 (3, H, W) in [0, 1].
+
+    8 bit: divided by 255. Where the header gives the range (DICOM): that range. Other integers: divided by 255 when none
+    exceeds it, else by the maximum. Floats: as they are within 0..1, divided by 255 when they are integers within
+    0..255, else from their minimum and maximum.
+    """
+    pixels = raw.pixels
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+        low, high = 0.0, 1.0
+    elif pixels.dtype == np.uint8:
+        low, high = raw.limits or (0.0, 255.0)
+    else:
+        low, high = raw.limits or _float_limits(pixels)
+        pixels = pixels.astype(np.float32)
+    image = torch.from_numpy(np.ascontiguousarray(pixels))
+    image = image.permute(2, 0, 1) if image.ndim == 3 else image.expand(3, -1, -1)
+    image = image.to(torch.float32, memory_format=torch.contiguous_format)
+    span = (high - low) or 1.0  # a constant image becomes black
+    image = image.div_(span) if low == 0 else image.sub_(low).div_(span)
+    return image if raw.pixels.dtype in (bool, np.uint8) else image.clamp_(0, 1)
+
+
+def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], file_shape: Sequence[int]) -> dict[str, Any]:
+    return {
+        "filename_or_obj": path,
+        "spatial_shape": (int(shape[0]), int(shape[1])),
+        "spacing": (float(spacing[0]), float(spacing[1])),
+        "file_shape": (*file_shape, *[1] * FILE_AXES)[:FILE_AXES],
+        "file_axes": len(file_shape),
+    }
+
+
+def _known(spacing: Sequence[float] | None) -> bool:
+    return spacing is not None and len(spacing) == 2 and all(math.isfinite(float(s)) for s in spacing)
+
+
+class LoadUltrasoundd(MapTransform):
+    """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey repeated in the three channels.
+
+    Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown), and
+    ``file_shape`` with ``file_axes``, the shape of the study in the file's own index order (x first), for writing back:
+    ``file_shape[:file_axes]`` is (W, H) or (W, H, 1). ``item["spacing"]`` becomes the spacing in meta. The spacing that
+    the item gives goes before that of the file. A tensor instead of a path is taken as read and only gets its meta.
+
+    See ``bundle.transforms.readers`` for formats, and ``_to_unit`` for the intensity rule.
+
+    Raises:
+        OSError, ValueError: in the call, see ``bundle.transforms.readers.read_file``; the file is named.
+    """
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            given = item.get("spacing")
+            if isinstance(item[key], torch.Tensor):
+                image, path = item[key], str(getattr(item[key], "meta", {}).get("filename_or_obj", ""))
+                spacing, file_shape = UNKNOWN_SPACING, tuple(image.shape[:0:-1])
+            else:
+                path = str(item[key])
+                raw = read_file(path)
+                image, spacing, file_shape = _to_unit(raw), raw.spacing, raw.file_shape
+            if given is not None and _known(given):
+                spacing = (float(given[0]), float(given[1]))
+            item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, file_shape))
+            item["spacing"] = list(item[key].meta["spacing"])
+        return item
+
+
+def _stored_mask(path: str, table: Mapping[int, int]) -> np.ndarray:
+    """Stored values (H, W) of a mask file, as integers."""
+    pixels = read_file(path, as_mask=True).pixels
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise ValueError(
+                f"{path}: mask must hold one value a pixel, got colors; save it as 8-bit grey or palette PNG."
+            )
+        pixels = pixels[..., 0]
+    if pixels.dtype == bool:  # 1-bit files have no say in whether white is 1 or 255
+        white = 255 if 255 in table and 1 not in table else 1
+        return pixels.astype(np.uint8) * np.uint8(white)
+    if pixels.dtype.kind == "f":
+        if (pixels != np.round(pixels)).any():
+            raise ValueError(f"{path}: mask values must be integers, got fractions; save the mask without resampling.")
+        pixels = pixels.astype(np.int64)
+    return pixels
+
+
+def _map_values(stored: np.ndarray, path: str, table: Mapping[int, int]) -> np.ndarray:
+    """Structure indices (H, W) uint8 of stored values; every value must be in the table."""
+    low, high = int(stored.min()), int(stored.max())
+    if low >= 0 and high <= 65535:
+        lookup = np.full(65536 if high > 255 else 256, -1, np.int16)
+        for value, index in table.items():
+            if 0 <= value < len(lookup):
+                lookup[value] = index
+        mapped = lookup[stored]
+        if int(mapped.min()) >= 0:
+            return mapped.astype(np.uint8)
+    wrong = sorted({int(v) for v in np.unique(stored)} - set(table))
+    raise ValueError(
+        f"{path}: mask values must be in the table {dict(table)} (value: structure index), got {wrong[:10]};"
+        " correct mask_values in the data list, or the mask."
+    )
+
+
+def _fill_outline(mask: np.ndarray) -> np.ndarray:
+    """Fills each structure's closed outline (H, W); one that the image border cuts open is closed by its convex hull."""
+    filled = np.zeros_like(mask)
+    for index in (int(v) for v in np.unique(mask) if v > 0):
+        outline = mask == index
+        inside = binary_fill_holes(outline)
+        if inside.sum() <= 2 * outline.sum() and outline.sum() > 2:
+            inside = convex_hull_image(outline)
+        filled[inside] = index
+    return filled
+
+
+class LoadMaskd(MapTransform):
+    """Reads the mask files of an item: MetaTensor (1, H, W) uint8 of structure indices at the image's native size.
+
+    Several files are merged, the greater index on top. No file ([] or "") gives background only. ``item["mask_values"]``
+    maps stored values to indices ({} = they are indices); ``item["mask_kind"]`` "outline" is filled. A tensor instead of
+    paths is left as it is. 1-bit white is 255 when the table has 255 and not 1, else 1.
+
+    Args:
+        keys: keys of a path or of a list of paths.
+        num_structures: number of structures, background included; at most 255.
+        image_key: the image, loaded before, whose native size the masks must have.
+
+    Raises:
+        OSError: in the call, when a file cannot be read.
+        ValueError: in the call, when a value is outside the table, or sizes differ; files are named.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", *, num_structures: int, image_key: str = "image") -> None:
+        super().__init__(keys)
+        self.num_structures = num_structures
+        self.image_key = image_key
+
+    def _table(self, item: Mapping[str, Any]) -> dict[int, int]:
+        table = {int(value): int(index) for value, index in (item.get("mask_values") or {}).items()}
+        if wrong := {v: i for v, i in table.items() if not 0 <= i < self.num_structures}:
+            raise ValueError(
+                f"{item.get('item', item[self.image_key])}: mask_values must map to structure indices 0 to"
+                f" {self.num_structures - 1}, got {wrong}; correct the data list."
+            )
+        return table or {i: i for i in range(self.num_structures)}
+
+    def _load(self, item: Mapping[str, Any], paths: Sequence[str]) -> MetaTensor:
+        image = item[self.image_key]
+        shape = tuple(int(n) for n in image.meta["spatial_shape"])
+        table = self._table(item) if paths else {}
+        merged = np.zeros(shape, np.uint8)
+        for path in paths:
+            stored = _stored_mask(path, table)
+            if stored.shape != shape:
+                raise ValueError(
+                    f"{path}: mask must have the size of its image {image.meta['filename_or_obj']}, {shape[0]}x{shape[1]}"
+                    f" (rows x columns), got {stored.shape[0]}x{stored.shape[1]}; pair the right files or resample."
+                )
+            mask = _map_values(stored, path, table)
+            np.maximum(merged, _fill_outline(mask) if item.get("mask_kind") == "outline" else mask, out=merged)
+        meta = {**image.meta, "filename_or_obj": paths[0] if paths else image.meta["filename_or_obj"]}
+        return MetaTensor(torch.from_numpy(merged)[None], meta=meta)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            if not isinstance(item[key], torch.Tensor):
+                given = item[key] or []
+                item[key] = self._load(item, [given] if isinstance(given, str) else [str(p) for p in given])
+        return item

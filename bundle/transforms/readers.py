@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files to upright arrays of rows and columns: Pillow's formats, 2D NIfTI and NRRD, single-frame DICOM.
+
+MONAI's readers stop short of palettes, YBR, 1-bit, 16-bit, window and region calibration, and differ in axis order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import nibabel
+import numpy as np
+import pydicom
+from monai.utils import optional_import
+from nibabel.filebasedimages import ImageFileError
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+try:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+except ImportError:  # pydicom 2
+    from pydicom.pixel_data_handlers import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+
+nrrd, HAS_NRRD = optional_import("nrrd")
+
+MAX_PIXELS = 89_478_485
+"""Largest image read, in pixels: the level at which Pillow warns of a decompression bomb (12 000 x 7 456)."""
+
+UNKNOWN_SPACING = (float("nan"), float("nan"))
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = PILLOW_SUFFIXES + NIFTI_SUFFIXES + NRRD_SUFFIXES + DICOM_SUFFIXES
+
+CM_UNIT = 3  # PS3.3 C.8.5.5.1.15, Physical Units X/Y Direction: cm
+MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a file holds.
+
+    Attributes:
+        pixels: upright stored values, (H, W) or (H, W, 3).
+        file_shape: shape of the study in the file's own index order, x first: (W, H), (W, H, 1) ...
+        spacing: row and column spacing in mm, nan when the file does not say.
+        limits: stored values that mean 0 and 1; None when the header does not say.
+    """
+
+    pixels: np.ndarray
+    file_shape: tuple[int, ...]
+    spacing: tuple[float, float] = UNKNOWN_SPACING
+    limits: tuple[float, float] | None = None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"image must have 1 to {MAX_PIXELS} pixels, got {height}x{width}; crop or downscale it.")
+
+
+def _check_planar(shape: tuple[int, ...]) -> None:
+    if len(shape) < 2 or any(n != 1 for n in shape[2:]):
+        raise ValueError(f"image must be two-dimensional, got shape {shape}; save one slice or frame as a file.")
+    _check_size(shape[0], shape[1])
+
+
+def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
+    """PNG, JPEG (turned upright by its EXIF orientation), TIFF, BMP; alpha is dropped; a dpi entry is no spacing."""
+    with Image.open(file) as opened:
+        if (frames := getattr(opened, "n_frames", 1)) > 1:
+            raise ValueError(f"image must be single-frame, got {frames} frames; save the one you need as a file.")
+        size = opened.size
+        _check_size(*size)
+        image = ImageOps.exif_transpose(opened)
+        if image.mode in ("LA", "La"):
+            image = image.convert("LA").getchannel(0)
+        elif image.mode not in ("L", "1", "RGB", "F", "I") and not image.mode.startswith("I;16"):
+            # The values of a palette mask are its indices, the colors only show them.
+            image = image if as_mask and image.mode == "P" else image.convert("RGB")
+        return Raw(np.array(image), size)
+
+
+def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
+    """2D NIfTI: (W, H), (W, H, 1), RGB data type, or RGB vectors (W, H, 1, 1, 3); indices are taken as x and y."""
+    image = nibabel.load(path)
+    shape = tuple(int(n) for n in image.shape)
+    vectors = len(shape) == 5 and shape[2:] == (1, 1, 3)
+    _check_planar(shape[:4] if vectors else shape)
+    stored = np.asanyarray(image.dataobj)
+    if stored.dtype.names:
+        stored = np.stack([stored[name] for name in ("R", "G", "B")], axis=-1)
+    colored = vectors or stored.ndim > len(shape)
+    pixels = stored.reshape(*shape[:2], 3) if colored else stored.reshape(shape[:2])
+    zooms = [float(z) for z in image.header.get_zooms()[:2]]
+    unit = image.header.get_xyzt_units()[0]
+    spacing = UNKNOWN_SPACING
+    # A header that names no unit and says 1.0 was left at its default.
+    if min(zooms) > 0 and not (unit == "unknown" and zooms == [1.0, 1.0]):
+        spacing = (zooms[1] * MM_PER_UNIT[unit], zooms[0] * MM_PER_UNIT[unit])
+    return Raw(pixels.swapaxes(0, 1), shape, spacing)
+
+
+def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
+    """2D NRRD: grey (W, H), (W, H, 1), or colors first (3, W, H), (3, W, H, 1); indices are taken as x and y."""
+    if not HAS_NRRD:
+        raise ValueError("reading NRRD needs the package pynrrd, which is not installed; install it or convert to PNG.")
+    stored, header = nrrd.read(path)
+    first = 1 if header.get("kinds", [""])[0] in ("RGB-color", "vector", "3-color") else 0
+    shape = tuple(int(n) for n in stored.shape[first:])
+    _check_planar(shape)
+    pixels = np.moveaxis(stored, 0, -1).reshape(*shape[:2], -1)[..., :3] if first else stored.reshape(shape[:2])
+    directions = header.get("space directions")
+    sizes = np.linalg.norm(directions[first : first + 2], axis=1) if directions is not None else header.get("spacings")
+    spacing = UNKNOWN_SPACING
+    if sizes is not None and np.all(np.asarray(sizes[:2]) > 0):
+        spacing = (float(sizes[1]), float(sizes[0]))
+    return Raw(pixels.swapaxes(0, 1), shape, spacing)
+
+
+def _dicom_spacing(ds: Any) -> tuple[float, float]:
+    """Row and column spacing in mm: PixelSpacing, else the calibration in cm that all 2D regions share."""
+    if ds.get("PixelSpacing"):
+        row, column = (float(v) for v in ds.PixelSpacing)
+        return (row, column) if row > 0 and column > 0 else UNKNOWN_SPACING
+    found = {
+        (abs(float(r.PhysicalDeltaY)) * 10, abs(float(r.PhysicalDeltaX)) * 10)
+        for r in ds.get("SequenceOfUltrasoundRegions") or []
+        if r.get("PhysicalUnitsXDirection") == CM_UNIT and r.get("PhysicalUnitsYDirection") == CM_UNIT
+    }
+    spacing = found.pop() if len(found) == 1 else UNKNOWN_SPACING
+    return spacing if min(spacing) > 0 else UNKNOWN_SPACING
+
+
+def _dicom_grey(stored: np.ndarray, ds: Any) -> tuple[np.ndarray, tuple[float, float]]:
+    """Values after modality and window transformation, and the values that mean black and white."""
+    tables = ds.get("VOILUTSequence") or ds.get("ModalityLUTSequence")
+    if tables:
+        limits = (0.0, 2.0 ** int(tables[0].LUTDescriptor[2]) - 1)
+    else:
+        bits = int(ds.BitsStored)
+        low = -(2.0 ** (bits - 1)) if ds.PixelRepresentation else 0.0
+        slope, intercept = float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
+        limits = (low * slope + intercept, (low + 2.0**bits - 1) * slope + intercept)
+    values = apply_voi_lut(apply_modality_lut(stored, ds), ds)
+    return values, limits[::-1] if ds.PhotometricInterpretation == "MONOCHROME1" else limits
+
+
+def _dicom_pixels(ds: Any) -> np.ndarray:
+    """Stored values, (H, W) or RGB (H, W, 3), of native or compressed pixel data."""
+    stored = ds.pixel_array
+    # pydicom 3 converts these two by itself, pydicom 2 does not.
+    if pydicom.__version_info__[0] == "2" and ds.PhotometricInterpretation in ("YBR_FULL", "YBR_FULL_422"):
+        stored = convert_color_space(stored, ds.PhotometricInterpretation, "RGB")
+    return np.asarray(stored)
+
+
+def _read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:
+    """Single-frame DICOM in any color model and transfer syntax that the installed decoders read."""
+    ds = pydicom.dcmread(file, force=True)
+    if "PixelData" not in ds:
+        raise ValueError("DICOM file must hold pixel data, got none; export the image itself.")
+    if (frames := int(ds.get("NumberOfFrames") or 1)) > 1:
+        raise ValueError(f"DICOM file must be single-frame, got {frames} frames; save the one you need as a file.")
+    _check_size(int(ds.Columns), int(ds.Rows))
+    try:
+        stored = _dicom_pixels(ds)
+        spacing, shape = _dicom_spacing(ds), (int(ds.Columns), int(ds.Rows))
+        if ds.PhotometricInterpretation == "PALETTE COLOR" and not as_mask:
+            colors = apply_color_lut(stored, ds)
+            # 16-bit tables hold 8-bit colors in their low byte in some makes of scanner.
+            return Raw(colors, shape, spacing, (0.0, 255.0 if colors.max() <= 255 else 65535.0))
+        if as_mask:
+            return Raw(stored, shape, spacing)
+        if stored.ndim == 3:
+            return Raw(stored, shape, spacing, (0.0, 2.0 ** int(ds.BitsStored) - 1))
+        values, limits = _dicom_grey(stored, ds)
+        return Raw(values, shape, spacing, limits)
+    except (AttributeError, KeyError, RuntimeError, NotImplementedError) as e:
+        raise ValueError(f"pixel data cannot be decoded: {e}; export it uncompressed or as PNG.") from e
+
+
+def _pick_reader(file: IO[bytes], path: str) -> Callable[[IO[bytes], str, bool], Raw]:
+    """The reader for a file, by its first bytes where they tell, else by its suffix."""
+    head = file.read(132)
+    file.seek(0)
+    if not head:
+        raise ValueError("file must hold an image, got 0 bytes; copy it again or remove it.")
+    name = path.lower()
+    if head[128:] == b"DICM" or name.endswith(DICOM_SUFFIXES):
+        return _read_dicom
+    if name.endswith(NIFTI_SUFFIXES):
+        return _read_nifti
+    return _read_nrrd if head[:4] == b"NRRD" else _read_pillow
+
+
+def read_file(path: str, *, as_mask: bool = False) -> Raw:
+    """Reads one image or mask file.
+
+    Args:
+        path: PNG, JPEG, TIFF, BMP, 2D NIfTI, 2D NRRD (with pynrrd), or single-frame DICOM.
+        as_mask: keep palette indices and stored values instead of colors and windowed values.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        IsADirectoryError: when it is a folder.
+        OSError: when the file is damaged or in no known format.
+        ValueError: when it is empty, a volume, multi-frame, or too large. All name the file.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: file must exist, found none; correct the path in the data list.")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: must be an image file, got a folder; name the file in it.")
+    try:
+        with open(path, "rb") as file:
+            raw = _pick_reader(file, path)(file, path, as_mask)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
+    except UnidentifiedImageError as e:
+        raise OSError(
+            f"{path}: must be a readable image of type {' '.join(IMAGE_SUFFIXES)}, got an unknown or damaged format;"
+            " convert it to PNG or copy it again."
+        ) from e
+    except (OSError, EOFError, SyntaxError, ImageFileError, Image.DecompressionBombError) as e:
+        raise OSError(f"{path}: cannot be decoded: {e}; copy it again or remove it from the data set.") from e
+    if raw.pixels.dtype.kind == "f" and not np.isfinite(raw.pixels).all():
+        raise ValueError(f"{path}: pixels must be finite, got NaN or infinite values; repair or remove the file.")
+    return raw

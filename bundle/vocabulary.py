@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words that all parts share: the four prompts, their values and their order. One table each.
+
+Prompt order and the values of the paper: Chen & Zhang 2025, arXiv 2509.11108 (15 one-hot values). The position list
+may grow at its end (``positions`` in the configs); the other three are fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+PAPER_POSITIONS: tuple[str, ...] = ("breast", "cardiac", "thyroid", "head", "kidney", "appendix", "liver", "indis")
+TASKS: tuple[str, ...] = ("segmentation", "classification")
+TYPES: tuple[str, ...] = ("whole", "local", "location")
+NATURES: tuple[str, ...] = ("tumor", "organ")
+PROMPTS: tuple[str, ...] = ("position", "task", "type", "nature")
+
+UNKNOWN = "unknown"
+"""What a user, a manifest or a config writes for a prompt that is not known."""
+
+NEUTRAL_POSITION = "indis"
+"""The position that stands for "any organ" in the paper's table; an unknown position becomes this one."""
+
+BACKGROUND = "background"
+"""Structure of index 0 in every structure table."""
+
+
+def prompt_values(positions: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The values of each prompt, in the order in which their one-hot codes are concatenated.
+
+    Raises:
+        ValueError: when ``positions`` lacks the neutral position or names one twice.
+    """
+    if NEUTRAL_POSITION not in positions:
+        raise ValueError(
+            f"positions must hold the neutral value {NEUTRAL_POSITION!r}, got {list(positions)}; add it to the list."
+        )
+    if len(set(positions)) != len(positions):
+        raise ValueError(f"positions must be unique, got {list(positions)}; remove the repeated ones.")
+    return {"position": tuple(positions), "task": TASKS, "type": TYPES, "nature": NATURES}
+
+
+def prompt_length(positions: Sequence[str]) -> int:
+    """Number of values in a prompt vector: 15 for the paper's eight positions."""
+    return sum(len(v) for v in prompt_values(positions).values())
+
+
+def encode_prompt(prompt: Mapping[str, str], positions: Sequence[str]) -> list[float]:
+    """One-hot codes of the four prompts, concatenated.
+
+    Unknown or absent prompts are neutral: position ``indis``, type ``whole``, and no value set (zeros) for task and
+    nature.
+
+    Args:
+        prompt: prompt name -> value; absent, empty or ``unknown`` means neutral.
+        positions: the position table.
+
+    Raises:
+        ValueError: when a prompt's name or value is not in the tables.
+    """
+    tables = prompt_values(positions)
+    if extra := set(prompt) - set(tables):
+        raise ValueError(f"prompt must be one of {list(tables)}, got {sorted(extra)}; remove them.")
+    neutral = {"position": NEUTRAL_POSITION, "type": TYPES[0]}
+    code: list[float] = []
+    for name, values in tables.items():
+        value = prompt.get(name) or UNKNOWN
+        if value == UNKNOWN:
+            value = neutral.get(name, UNKNOWN)
+        if value != UNKNOWN and value not in values:
+            raise ValueError(
+                f"{name} must be one of {[*values, UNKNOWN]}, got {value!r}; correct it, or use {UNKNOWN!r}"
+                + (", or add it to positions in the config and train on it." if name == "position" else ".")
+            )
+        code += [float(value == v) for v in values]
+    return code

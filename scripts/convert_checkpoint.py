@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns other people's weights into this project's.
+
+A checkpoint of the paper's authors becomes a whole network for configs/paper.yaml; ConvNeXt weights of
+facebookresearch or timm become an encoder start (encoder_weights in the configs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from bundle.networks import UPerConvNeXt, weights
+from bundle.networks.encoder import ConvNeXtEncoder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Converts one file; 0 when it is written, 1 when it is refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="checkpoint: .pt, .pth or .safetensors")
+    parser.add_argument("destination", type=Path, help="file to write, such as models/paper.pt; must not exist")
+    parser.add_argument("--layout", choices=("auto", "authors", "facebook", "timm"), default="auto")
+    parser.add_argument("--encoder", help="timm name that facebook or timm weights belong to, such as convnext_atto")
+    parser.add_argument(
+        "--input",
+        choices=("rgb", "bgr"),
+        default="rgb",
+        help="images that the authors' network will get: rgb = RGB normalized by the encoder's mean and standard "
+        "deviation, as the shipped configs do (default); bgr = BGR values in [0, 1], as the authors did",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        conversion, config = convert(options)
+        weights.save_checkpoint(options.destination, model=conversion.state, network_config=config)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report(conversion))
+    print(f"written: {options.destination}")
+    return 0
+
+
+def convert(options: argparse.Namespace) -> tuple[weights.Conversion, dict[str, Any]]:
+    """The converted weights and the network_config that they belong to."""
+    if options.destination.exists():
+        raise ValueError(f"{options.destination} must be a new file, got one that exists; remove it or rename yours.")
+    state = weights.state_dict(weights.read_file(options.source), options.source)
+    layout = weights.detect_layout(state, options.source)
+    if layout == "bundle":
+        raise ValueError(f"{options.source} is in this project's layout already; use it as it is.")
+    if options.layout not in ("auto", layout):
+        raise ValueError(f"{options.source} must be in the layout {options.layout}, got {layout}; use --layout auto.")
+    if layout == "authors":
+        return _authors(state, options)
+    if options.encoder is None:
+        raise ValueError(f"{layout} weights need the encoder's timm name; add --encoder, such as convnext_tiny.")
+    encoder = ConvNeXtEncoder(options.encoder)
+    found = weights.convert_encoder(state, encoder, name=options.encoder, path=options.source)
+    own = {f"encoder.{name}": value for name, value in found.state.items()}
+    untouched = [f"encoder.{name}" for name in found.untouched] + ["decoder", "prompts", "heads"]
+    return weights.Conversion(own, found.taken, found.ignored, untouched), {"encoder": options.encoder}
+
+
+def report(conversion: weights.Conversion) -> str:
+    """What was taken, ignored and left untouched: counts, and names grouped by their first two parts."""
+    lines = []
+    for title in ("taken", "ignored", "untouched"):
+        names: list[str] = getattr(conversion, title)
+        groups = Counter(".".join(name.split(".")[:2]) for name in names)
+        lines.append(f"{title}: {len(names)}")
+        lines += [f"  {group}  ({count})" for group, count in groups.items()]
+    return "\n".join(lines)
+
+
+def _authors(state: dict[str, Any], options: argparse.Namespace) -> tuple[weights.Conversion, dict[str, Any]]:
+    network = UPerConvNeXt(**weights.authors_arguments(state))
+    mean, std = (network.encoder.mean, network.encoder.std) if options.input == "rgb" else (None, None)
+    conversion = weights.convert_authors(state, network, path=options.source, mean=mean, std=std)
+    return conversion, network.network_config()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from monai.transforms import RandScaleIntensity
+
+from bundle.data.sampling import BalancedSampler, Draw, SeededDataset, item_weights
+
+
+def items(**counts: int) -> list[dict[str, Any]]:
+    """Items of sets whose name tells the tasks: s (mask), c (class), b (both)."""
+    return [
+        {"dataset": name, "labeled": [name[0] in "sb"] * 2, "cls": [0 if name[0] in "cb" else -1]}
+        for name, count in counts.items()
+        for _ in range(count)
+    ]
+
+
+def shares(data: list[dict[str, Any]], sampler: BalancedSampler) -> dict[str, float]:
+    drawn = Counter(data[d.index]["dataset"] for d in sampler)
+    return {k: v / sampler.num_samples for k, v in drawn.items()}
+
+
+def test_a_small_set_gets_its_share() -> None:
+    data = items(s_big=900, s_small=100, c=500)
+    sampler = BalancedSampler(
+        data, seed=0, batch_size=8, num_samples=1000, task_weights={"segmentation": 0.8, "classification": 0.2}
+    )
+    assert shares(data, sampler) == pytest.approx({"s_big": 0.4, "s_small": 0.4, "c": 0.2}, abs=0.002)
+
+
+def test_dataset_weights_act_within_a_task() -> None:
+    data = items(s_a=50, s_b=50)
+    weights = item_weights(data, {"segmentation": 1.0}, {"s_a": 3.0})
+    assert weights[:50].sum() == pytest.approx(0.75)
+
+
+def test_a_set_with_both_labels_counts_for_both_tasks() -> None:
+    weights = item_weights(items(b=10, c=10), {"segmentation": 1.0, "classification": 1.0}, {})
+    assert weights[:10].sum() == pytest.approx(0.5 + 0.25)
+
+
+def test_tasks_are_interleaved() -> None:
+    data = items(s=500, c=500)
+    sampler = BalancedSampler(data, seed=0, batch_size=16, task_weights={"segmentation": 1, "classification": 1})
+    order = [data[d.index]["dataset"] for d in sampler]
+    batches = [set(order[i : i + 16]) for i in range(0, 1000 - 16, 16)]
+    assert all(batch == {"s", "c"} for batch in batches)
+
+
+def test_plain_shuffle_draws_each_item_once() -> None:
+    sampler = BalancedSampler(items(s=37), seed=0, batch_size=4)
+    assert sorted(d.index for d in sampler) == list(range(37))
+
+
+def test_epochs_differ_and_repeat_exactly() -> None:
+    sampler = BalancedSampler(items(s=37), seed=3, batch_size=4)
+    sampler.set_epoch(1)
+    first = list(sampler)
+    assert list(sampler) == first
+    sampler.set_epoch(2)
+    assert list(sampler) != first
+
+
+@pytest.mark.parametrize("count", [48, 45])
+def test_two_processes_see_the_batches_of_one(count: int) -> None:
+    one = list(BalancedSampler(items(s=count), seed=0, batch_size=8))
+    two = [list(BalancedSampler(items(s=count), seed=0, batch_size=4, num_replicas=2, rank=r)) for r in (0, 1)]
+    for b in range(count // 8):
+        joint = two[0][b * 4 : b * 4 + 4] + two[1][b * 4 : b * 4 + 4]
+        assert [d.index for d in joint] == [d.index for d in one[b * 8 : b * 8 + 8]]
+    drawn = Counter(d.index for part in two for d in part)
+    assert set(drawn) == set(range(count))
+    assert drawn.total() == count + count % 2
+
+
+def test_same_draw_gives_the_same_sample() -> None:
+    data = SeededDataset([np.ones((1, 2, 2), np.float32)] * 2, RandScaleIntensity(0.5, prob=1.0))
+    assert data[Draw(0, 7)].max() == data[Draw(1, 7)].max()
+    assert data[Draw(0, 7)].max() != data[Draw(0, 8)].max()
+
+
+def test_one_image_data_set() -> None:
+    sampler = BalancedSampler(items(s=1), seed=0, batch_size=4, task_weights={"segmentation": 1.0})
+    assert [d.index for d in sampler] == [0]
+
+
+def test_no_items_are_refused() -> None:
+    with pytest.raises(ValueError, match="training items expected, got none"):
+        BalancedSampler([], seed=0, batch_size=4)
+
+
+def test_unknown_dataset_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dataset_weights must name data sets .*\['s'\], got \['x'\]"):
+        BalancedSampler(items(s=2), seed=0, batch_size=1, task_weights={"segmentation": 1}, dataset_weights={"x": 2})
+
+
+def test_weights_without_a_labeled_task_are_refused() -> None:
+    with pytest.raises(ValueError, match="task_weights must give weight to a task"):
+        BalancedSampler(items(s=2), seed=0, batch_size=1, task_weights={"classification": 1.0})
