@@ -101,11 +101,11 @@ class MultiTaskLoss(nn.Module):
         cls = seg.new_zeros(())
         for column, name in enumerate(self.label_sets):
             classes = target["cls"][:, column]
-            cls = cls + F.cross_entropy(
-                pred[f"cls_{name}"].float(), classes, self.get_buffer(f"weight_{name}"), ignore_index=-1, reduction="sum"
-            )
+            logits, weight = pred[f"cls_{name}"].float(), self.get_buffer(f"weight_{name}")
+            cls = cls + F.cross_entropy(logits, classes, weight, ignore_index=-1, reduction="sum")
         counts = torch.stack([rows.sum(), (target["cls"] >= 0).sum()]).to(torch.float32)
         if idist.get_world_size() > 1:
             counts = idist.all_reduce(counts) / idist.get_world_size()
         counts = counts.clamp(min=1.0 / idist.get_world_size())
-        return self.segmentation_weight * seg / counts[0] + self.classification_weight * cls / counts[1]
+        total: Tensor = self.segmentation_weight * seg / counts[0] + self.classification_weight * cls / counts[1]
+        return total

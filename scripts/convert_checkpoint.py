@@ -13,8 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bundle.networks import UPerConvNeXt, weights
+from bundle.networks import UPerConvNeXt, conversion
+from bundle.networks.conversion import Conversion
 from bundle.networks.encoder import ConvNeXtEncoder
+from bundle.networks.weights import read_file, save_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,22 +35,26 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        conversion, config = convert(options)
-        weights.save_checkpoint(options.destination, model=conversion.state, network_config=config)
+        converted, config = convert(options)
+        save_checkpoint(options.destination, model=converted.state, network_config=config)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(report(conversion))
+    print(report(converted))
     print(f"written: {options.destination}")
+    if "structures" not in config:
+        print(
+            f"an encoder start: use it with --encoder_weights {options.destination}; all other parts start at random."
+        )
     return 0
 
 
-def convert(options: argparse.Namespace) -> tuple[weights.Conversion, dict[str, Any]]:
+def convert(options: argparse.Namespace) -> tuple[Conversion, dict[str, Any]]:
     """The converted weights and the network_config that they belong to."""
     if options.destination.exists():
         raise ValueError(f"{options.destination} must be a new file, got one that exists; remove it or rename yours.")
-    state = weights.state_dict(weights.read_file(options.source), options.source)
-    layout = weights.detect_layout(state, options.source)
+    state = conversion.state_dict(read_file(options.source), options.source)
+    layout = conversion.detect_layout(state, options.source)
     if layout == "bundle":
         raise ValueError(f"{options.source} is in this project's layout already; use it as it is.")
     if options.layout not in ("auto", layout):
@@ -58,28 +64,28 @@ def convert(options: argparse.Namespace) -> tuple[weights.Conversion, dict[str, 
     if options.encoder is None:
         raise ValueError(f"{layout} weights need the encoder's timm name; add --encoder, such as convnext_tiny.")
     encoder = ConvNeXtEncoder(options.encoder)
-    found = weights.convert_encoder(state, encoder, name=options.encoder, path=options.source)
+    found = conversion.convert_encoder(state, encoder, name=options.encoder, path=options.source)
     own = {f"encoder.{name}": value for name, value in found.state.items()}
-    untouched = [f"encoder.{name}" for name in found.untouched] + ["decoder", "prompts", "heads"]
-    return weights.Conversion(own, found.taken, found.ignored, untouched), {"encoder": options.encoder}
+    untouched = [f"encoder.{name}" for name in found.untouched]
+    return Conversion(own, found.taken, found.ignored, untouched), {"encoder": options.encoder}
 
 
-def report(conversion: weights.Conversion) -> str:
+def report(converted: Conversion) -> str:
     """What was taken, ignored and left untouched: counts, and names grouped by their first two parts."""
     lines = []
     for title in ("taken", "ignored", "untouched"):
-        names: list[str] = getattr(conversion, title)
+        names: list[str] = getattr(converted, title)
         groups = Counter(".".join(name.split(".")[:2]) for name in names)
         lines.append(f"{title}: {len(names)}")
         lines += [f"  {group}  ({count})" for group, count in groups.items()]
     return "\n".join(lines)
 
 
-def _authors(state: dict[str, Any], options: argparse.Namespace) -> tuple[weights.Conversion, dict[str, Any]]:
-    network = UPerConvNeXt(**weights.authors_arguments(state))
+def _authors(state: dict[str, Any], options: argparse.Namespace) -> tuple[Conversion, dict[str, Any]]:
+    network = UPerConvNeXt(**conversion.authors_arguments(state))
     mean, std = (network.encoder.mean, network.encoder.std) if options.input == "rgb" else (None, None)
-    conversion = weights.convert_authors(state, network, path=options.source, mean=mean, std=std)
-    return conversion, network.network_config()
+    converted = conversion.convert_authors(state, network, path=options.source, mean=mean, std=std)
+    return converted, network.network_config()
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ def load_split(
     positions: Sequence[str],
     heads: Mapping[str, str | None] | None = None,
     merge_structures: bool = False,
+    neutral_positions: Sequence[str] = (),
     fold: int | None = None,
-    allow_leaks: bool | str = False,
+    allow_leaks: bool | str | None = False,
 ) -> list[dict[str, Any]]:
     """The items of one split, as item dictionaries in the manifest's order.
 
@@ -54,6 +55,7 @@ def load_split(
         heads: label set of the manifest -> label set of the network, classes joined by their index; None leaves the
             manifest's label set out. A label set that is not named here keeps its name, and its classes must be equal.
         merge_structures: every structure of the manifest counts as the network's structure 1.
+        neutral_positions: positions of the manifest that the network does not know and shall take for unknown.
         fold: with a number, ``val`` is that fold and ``train`` all other folds.
         allow_leaks: the exact text of ``ALLOW_LEAKS`` lets splits pass that share patients or near-duplicates.
 
@@ -77,12 +79,14 @@ def load_split(
         heads=heads or {},
         merge_structures=merge_structures,
     )
-    root = os.path.abspath(Path(name).parent / manifest["root"])
-    chosen = [
-        _item(raw, table=tables[raw["dataset"]], root=root, positions=positions, where=f"{name} item {i}")
-        for i, (raw, part) in enumerate(zip(manifest["items"], parts, strict=True))
-        if part == split
-    ]
+    root = os.path.normpath(os.path.join(os.path.realpath(Path(name).parent), manifest["root"]))
+    chosen = []
+    for index, (raw, part) in enumerate(zip(manifest["items"], parts, strict=True)):
+        if part != split:
+            continue
+        where, table = f"{name} item {index}", tables[raw["dataset"]]
+        position = _position(raw, entry=table["entry"], positions=positions, neutral=neutral_positions, where=where)
+        chosen.append(_item(raw, table=table, root=root, position=position, where=where))
     if not chosen:
         counts = Counter(p for p in parts if p)
         raise ValueError(
@@ -187,12 +191,11 @@ def _tables(
     merge_structures: bool,
 ) -> dict[str, dict[str, Any]]:
     """Per data set what its items have in common: mask_values, labeled, classes -> (head, index), position, nature."""
-    known = {entry["label_set"] for entry in datasets.values() if "label_set" in entry}
     for source, head in heads.items():
-        if source not in known or (head is not None and head not in label_sets):
+        if head is not None and head not in label_sets:
             raise ValueError(
-                f"{name}: heads must join a label set of the manifest {sorted(known)} with one of the network "
-                f"{list(label_sets)} or null, got {source!r}: {head!r}; correct heads in the config."
+                f"{name}: heads must join a label set of the manifest with one of the network's {list(label_sets)} or "
+                f"null, got {source!r}: {head!r}; correct heads in the config."
             )
     tables = {}
     for dataset, entry in datasets.items():
@@ -262,30 +265,37 @@ def _yaml(names: Sequence[str]) -> str:
     return f"[{', '.join(names)}]"
 
 
-def _item(
-    raw: Mapping[str, Any], *, table: Mapping[str, Any], root: str, positions: Sequence[str], where: str
-) -> dict[str, Any]:
-    entry = table["entry"]
-    label = raw.get("label", [])
-    labels = [label] if isinstance(label, str) else list(label)
-    position, nature = (str(raw.get(key, entry[key])) for key in ("position", "nature"))
+def _position(
+    raw: Mapping[str, Any], *, entry: Mapping[str, Any], positions: Sequence[str], neutral: Sequence[str], where: str
+) -> str:
+    position = str(raw.get("position", entry["position"]))
+    if position in neutral:
+        return UNKNOWN
     if position not in (*positions, "", UNKNOWN):
         raise ValueError(
             f"{where} (dataset {raw['dataset']!r}), key 'position': expected one of {[*positions, UNKNOWN]}, got "
-            f"{position!r}; correct it, or add it to positions in the config."
+            f"{position!r}; correct it, or add it to positions in the config, or to neutral_positions."
         )
+    return position
+
+
+def _item(raw: Mapping[str, Any], *, table: Mapping[str, Any], root: str, position: str, where: str) -> dict[str, Any]:
+    entry = table["entry"]
+    label = raw.get("label", [])
+    labels = [label] if isinstance(label, str) else list(label)
     return {
         "image": os.path.join(root, raw["image"]),
         "label": [os.path.join(root, path) for path in labels],
         "mask_values": dict(table["mask_values"]) if labels else {},
         "mask_kind": entry.get("mask_kind", "filled"),
+        "mask_scaled": bool(entry.get("mask_scaled", False)),
         "labeled": list(table["labeled"]) if labels else [False] * len(table["labeled"]),
         "cls": list(table["classes"][raw["class"]] if "class" in raw else table["no_class"]),
         "dataset": raw["dataset"],
         "patient": raw["patient"],
         "group": raw["group"],
         "position": position,
-        "nature": nature,
+        "nature": str(raw.get("nature", entry["nature"])),
         "spacing": [float(v) for v in raw.get("spacing", (math.nan, math.nan))],
         "item": where,
     }

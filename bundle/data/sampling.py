@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -15,9 +15,9 @@ from torch.utils.data import DistributedSampler
 
 
 class Draw(NamedTuple):
-    """One draw of the sampler: the item's index and the seed of its random transforms."""
+    """One draw of the sampler: the item's place in the list and the seed of its random transforms."""
 
-    index: int
+    place: int
     seed: int
 
 
@@ -33,7 +33,7 @@ class SeededDataset(Dataset):
             return super().__getitem__(index)
         if isinstance(self.transform, Randomizable):
             self.transform.set_random_state(seed=index.seed)
-        return apply_transform(self.transform, self.data[index.index])
+        return apply_transform(self.transform, self.data[index.place])
 
 
 class BalancedSampler(DistributedSampler[Draw]):
@@ -76,7 +76,10 @@ class BalancedSampler(DistributedSampler[Draw]):
         if not len(data):
             raise ValueError("training items expected, got none; check the split and the datalist.")
         replicas = num_replicas or idist.get_world_size()
-        super().__init__(data, num_replicas=replicas, rank=idist.get_rank() if rank is None else rank, seed=seed)
+        self.count = len(data)
+        super().__init__(
+            cast(Dataset, data), num_replicas=replicas, rank=idist.get_rank() if rank is None else rank, seed=seed
+        )
         self.batch_size = batch_size
         self.weights = None if task_weights is None else item_weights(data, task_weights, dataset_weights or {})
         self.num_samples = -(-(num_samples or len(data)) // replicas)
@@ -88,8 +91,8 @@ class BalancedSampler(DistributedSampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         rng = np.random.default_rng([self.seed, self.epoch])
         if self.weights is None:
-            passes = -(-self.total_size // len(self.dataset))
-            order = np.concatenate([rng.permutation(len(self.dataset)) for _ in range(passes)])[: self.total_size]
+            passes = -(-self.total_size // self.count)
+            order = np.concatenate([rng.permutation(self.count) for _ in range(passes)])[: self.total_size]
         else:
             order = _systematic(self.weights, self.total_size, rng)
         seeds = rng.integers(0, 2**32, self.total_size, dtype=np.uint64)
@@ -110,7 +113,8 @@ def _systematic(weights: np.ndarray, count: int, rng: np.random.Generator) -> np
     order = np.lexsort((rng.random(len(weights)), weights))
     edges = np.cumsum(weights[order])
     points = (np.arange(count) + rng.random()) / count * edges[-1]
-    return rng.permutation(order[np.searchsorted(edges, points, side="right").clip(max=len(weights) - 1)])
+    drawn: np.ndarray = rng.permutation(order[np.searchsorted(edges, points, side="right").clip(max=len(weights) - 1)])
+    return drawn
 
 
 def item_weights(
@@ -133,9 +137,10 @@ def item_weights(
                 weights[i] += share * dataset_weights.get(name, 1.0) / total / sizes[name]
     if weights.sum() <= 0:
         raise ValueError(
-            f"task_weights must give weight to a task that the training items have labels for, got {dict(task_weights)}."
+            f"task_weights must weigh a task that the items have labels for, got {dict(task_weights)}; correct them."
         )
-    return weights / weights.sum()
+    normalized: np.ndarray = weights / weights.sum()
+    return normalized
 
 
 def _tasks(item: Mapping[str, Any]) -> set[str]:

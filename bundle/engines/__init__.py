@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What MONAI's engines need around them for a multi-task, prompted network."""
 
-from bundle.engines.batches import PromptedInferer, TrainingNetwork, prepare_batch, prepare_evaluation
+from bundle.engines.batches import (
+    PromptedInferer,
+    TrainingNetwork,
+    distributed_network,
+    prepare_batch,
+    prepare_evaluation,
+)
 from bundle.engines.checkpoints import Checkpoints
 from bundle.engines.handlers import (
     GradientClipping,
@@ -24,6 +30,7 @@ __all__ = [
     "TrainingNetwork",
     "TrainingProgress",
     "UpdateAverage",
+    "distributed_network",
     "ema_model",
     "prepare_batch",
     "prepare_evaluation",

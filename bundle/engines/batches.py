@@ -96,6 +96,21 @@ class TrainingNetwork(nn.Module):
             return {"seg": seg, **outputs}
 
 
+def distributed_network(network: nn.Module, *, device: torch.device | str, amp: bool = True) -> nn.Module:
+    """The training network on this process's device, its gradients averaged over all processes.
+
+    Batch norm is synchronized on GPUs. A head without labels in a process's batch is allowed.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return nn.parallel.DistributedDataParallel(
+        TrainingNetwork(network, device=device, amp=amp),
+        device_ids=[device] if device.type == "cuda" else None,
+        find_unused_parameters=True,
+    )
+
+
 class PromptedInferer(Inferer):
     """Runs ``network.predict`` with a prompt; a structure that the prompted organ does not have gets no probability.
 
@@ -130,7 +145,7 @@ class PromptedInferer(Inferer):
         self.allowed[:, 0] = True
         self.allowed[list(positions).index(NEUTRAL_POSITION)] = True
         for organ, names in organ_structures.items():
-            if organ not in positions or (unknown := set(names) - set(structures)):
+            if organ not in positions or not set(names) <= set(structures):
                 raise ValueError(
                     f"organ_structures must map positions {list(positions)} to structures {list(structures)}, "
                     f"got {organ!r}: {list(names)}; correct the config."

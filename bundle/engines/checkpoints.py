@@ -17,6 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Checkpoints:
         self,
         *,
         network: nn.Module,
-        average: nn.Module,
+        average: AveragedModel,
         optimizer: torch.optim.Optimizer,
         lr_scheduler: Any,
         evaluator: Engine | None,
@@ -54,7 +55,12 @@ class Checkpoints:
         model_path: str,
         resume: bool = False,
     ) -> None:
-        self.parts = {"network": network, "average": average, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.parts: dict[str, Any] = {
+            "network": network,
+            "average": average,
+            "optimizer": optimizer,
+            "lr_scheduler": lr_scheduler,
+        }
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), resume
 

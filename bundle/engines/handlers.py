@@ -40,6 +40,7 @@ class GradientClipping:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Clips; raises FloatingPointError on gradients that are not finite."""
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -84,6 +85,7 @@ class SeededEpochs:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Seeds PyTorch from (seed, epoch, process)."""
         torch.manual_seed(self.seed + 1_000_003 * engine.state.epoch + idist.get_rank())
 
 
@@ -98,7 +100,7 @@ class TrainingProgress(ProgressBar):
         super().__init__(persist=True)
         self.evaluator = evaluator
 
-    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+    def attach(self, engine: Engine) -> None:
         """Registers the bar with a trainer, on the first process alone."""
         if idist.get_rank() == 0:
             super().attach(engine, output_transform=self._shown)
@@ -130,12 +132,15 @@ class MetricsHistory:
     def attach(self, engine: Engine) -> None:
         """Registers the handler with a trainer, after the validation handler in the list."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.losses.append(engine.state.output["loss"].detach()))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _start(self) -> None:
         self.losses.clear()
         self.started = time.monotonic()
+
+    def _note(self, engine: Engine) -> None:
+        self.losses.append(engine.state.output["loss"].detach())
 
     def _write(self, engine: Engine) -> None:
         loss = idist.all_reduce(float(torch.stack(self.losses).mean()), op="SUM") / idist.get_world_size()
@@ -150,7 +155,8 @@ class MetricsHistory:
         if idist.get_rank() != 0:
             return
         shown = ("loss", "val_score", "val_dice", "val_auroc")
-        logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs} " + " ".join(f"{k} {row[k]}" for k in shown if k in row))
+        text = ", ".join(f"{k} {row[k]}" for k in shown if k in row)
+        logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: {text}")
         rows = [r for r in self._read() if int(r["epoch"]) < engine.state.epoch] + [row]
         names = list(dict.fromkeys(name for r in rows for name in r))
         new = self.path.with_suffix(".tmp")
@@ -184,6 +190,7 @@ class RunSummary:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self) -> None:
+        """Logs the summary."""
         if idist.get_rank() != 0:
             return
         if self.evaluator is not None and self.evaluator.state.best_metric_epoch > 0:

@@ -126,10 +126,10 @@ class MultiTaskScore(Metric):
 
     def compute(self) -> float:
         """The score in [0, 1]; ``parts`` then holds what it was made of."""
-        self.rows = _gather(self.rows, keys=("image", "structure"))
-        self.paper_rows = _gather(self.paper_rows, keys=("image", "structure"))
-        self.classification_rows = _gather(self.classification_rows, keys=("image", "label_set"))
-        self.unreadable = _gather(self.unreadable, keys=("image",))
+        self.rows = gather_rows(self.rows, keys=("image", "structure"))
+        self.paper_rows = gather_rows(self.paper_rows, keys=("image", "structure"))
+        self.classification_rows = gather_rows(self.classification_rows, keys=("image", "label_set"))
+        self.unreadable = gather_rows(self.unreadable, keys=("image",))
         dice = {f"val_dice_{dataset}_{structure}": v for (dataset, structure), v in mean_dice(self.rows).items()}
         areas, accuracies = self._class_scores()
         means = {
@@ -162,7 +162,7 @@ class MultiTaskScore(Metric):
         return areas, accuracies
 
 
-def _gather(rows: list[Row], *, keys: tuple[str, ...]) -> list[Row]:
+def gather_rows(rows: list[Row], *, keys: tuple[str, ...]) -> list[Row]:
     """The rows of all processes, in the same order on each, equal keys once.
 
     Samplers repeat images to give every process as many; a repeated image must not count twice.

@@ -20,6 +20,10 @@ class ConvNeXtEncoder(nn.Module):
         weights_file: local file of ConvNeXt weights (``.pt``, ``.pth``, ``.safetensors``) to start from; ``None``
             starts from random weights.
 
+    Attributes:
+        channels: channels C_i of the four stages.
+        mean, std: normalization of the image (RGB, values in [0, 1]) that published weights of this encoder expect.
+
     Raises:
         ValueError: when timm has no ConvNeXt of that name, or the weights are not those of that encoder.
 
@@ -46,7 +50,11 @@ class ConvNeXtEncoder(nn.Module):
             weights.load_encoder(self, name=name, path=weights_file)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Stage outputs [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i) and feature vector (B, C_4) of an image (B, C, H, W)."""
+        """Stage outputs [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i) and feature vector (B, C_4).
+
+        Args:
+            image: (B, in_channels, H, W), normalized by ``mean`` and ``std``.
+        """
         levels: list[Tensor] = self.backbone(image)
         feature: Tensor = self.norm(torch.mean(levels[3], dim=(2, 3)))
         return levels, feature

@@ -57,6 +57,7 @@ class UPerConvNeXt(nn.Module):
         _check_tables(structures, label_sets)
         self.in_channels = in_channels
         self.prompt_length = prompt_length(positions)
+        self.neutral_prompt: Tensor
         self.register_buffer("neutral_prompt", torch.tensor([encode_prompt({}, positions)]), persistent=False)
 
         self.encoder = ConvNeXtEncoder(

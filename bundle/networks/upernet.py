@@ -47,7 +47,7 @@ class UPerNetDecoder(nn.Module):
         self.refine = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         # A random mixture of the logits would hide them from the first gradients: start as the identity.
         nn.init.dirac_(self.refine.weight)
-        nn.init.zeros_(self.refine.bias)
+        nn.init.zeros_(self.refine.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Logits (B, out_channels, 4 H_1, 4 W_1) of the maps [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i)."""
@@ -102,9 +102,16 @@ class SafeBatchNorm2d(nn.BatchNorm2d):
         """Normalized map of a map, both (B, C, H, W)."""
         batch_statistics = self.training and x.size(0) * x.size(2) * x.size(3) > 1
         if batch_statistics:
-            self.num_batches_tracked.add_(1)
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, batch_statistics, self.momentum, self.eps
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            batch_statistics,
+            self.momentum,  # type: ignore[arg-type]
+            self.eps,
         )
 
 

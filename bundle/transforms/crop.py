@@ -51,10 +51,11 @@ class RandCropToStructured(RandomizableTransform, MapTransform):
         return start, end
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item, cropped or whole."""
         item = dict(data)
         self.randomize(None)
         mask = torch.as_tensor(item[self.label_key])[0]
-        present = [int(v) for v in mask.unique() if v > 0] if self._do_transform else []
+        present = [int(v) for v in torch.unique(mask) if v > 0] if self._do_transform else []
         if not present:
             return item
         start, end = self._box(mask == int(self.R.choice(present)))

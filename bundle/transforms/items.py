@@ -27,12 +27,14 @@ class ItemDefaultsd(Transform):
         self.num_sets = len(label_sets)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with every key."""
         label = data.get("label") or []
         label = [label] if isinstance(label, str) else list(label)
         item: dict[str, Any] = {
             "label": label,
             "mask_values": {},
             "mask_kind": "filled",
+            "mask_scaled": False,
             "labeled": [bool(label)] * self.num_structures,
             "cls": [-1] * self.num_sets,
             "dataset": UNKNOWN,

@@ -12,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from skimage.morphology import convex_hull_image
 
@@ -34,9 +35,9 @@ def _float_limits(pixels: np.ndarray) -> tuple[float, float]:
 def _to_unit(raw: Raw) -> torch.Tensor:
     """Pixels (H, W) or (H, W, 3) as float32 (3, H, W) in [0, 1].
 
-    8 bit: divided by 255. Where the header gives the range (DICOM): that range. Other integers: divided by 255 when none
-    exceeds it, else by the maximum. Floats: as they are within 0..1, divided by 255 when they are integers within
-    0..255, else from their minimum and maximum.
+    8 bit: divided by 255. Where the header gives the range (DICOM): that range. Other integers: divided by 255 when
+    none exceeds it, else by the maximum. Floats: as they are within 0..1, divided by 255 when they are integers
+    within 0..255, else from their minimum and maximum.
     """
     pixels = raw.pixels
     if pixels.dtype == bool:
@@ -49,7 +50,7 @@ def _to_unit(raw: Raw) -> torch.Tensor:
         pixels = pixels.astype(np.float32)
     image = torch.from_numpy(np.ascontiguousarray(pixels))
     image = image.permute(2, 0, 1) if image.ndim == 3 else image.expand(3, -1, -1)
-    image = image.to(torch.float32, memory_format=torch.contiguous_format)
+    image = image.to(torch.float32).contiguous()
     span = (high - low) or 1.0  # a constant image becomes black
     image = image.div_(span) if low == 0 else image.sub_(low).div_(span)
     return image if raw.pixels.dtype in (bool, np.uint8) else image.clamp_(0, 1)
@@ -106,7 +107,7 @@ class LoadUltrasoundd(MapTransform):
 
 def _stored_mask(path: str, table: Mapping[int, int]) -> np.ndarray:
     """Stored values (H, W) of a mask file, as integers."""
-    pixels = read_file(path, as_mask=True).pixels
+    pixels: np.ndarray = read_file(path, as_mask=True).pixels
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise ValueError(
@@ -131,7 +132,7 @@ def _map_values(stored: np.ndarray, path: str, table: Mapping[int, int]) -> np.n
         for value, index in table.items():
             if 0 <= value < len(lookup):
                 lookup[value] = index
-        mapped = lookup[stored]
+        mapped: np.ndarray = lookup[stored]
         if int(mapped.min()) >= 0:
             return mapped.astype(np.uint8)
     wrong = sorted({int(v) for v in np.unique(stored)} - set(table))
@@ -142,23 +143,30 @@ def _map_values(stored: np.ndarray, path: str, table: Mapping[int, int]) -> np.n
 
 
 def _fill_outline(mask: np.ndarray) -> np.ndarray:
-    """Fills each structure's closed outline (H, W); one that the image border cuts open is closed by its convex hull."""
+    """Fills each structure's closed outline (H, W); its convex hull where the image border cuts the outline open."""
     filled = np.zeros_like(mask)
     for index in (int(v) for v in np.unique(mask) if v > 0):
         outline = mask == index
         inside = binary_fill_holes(outline)
         if inside.sum() <= 2 * outline.sum() and outline.sum() > 2:
-            inside = convex_hull_image(outline)
+            inside = convex_hull_image(outline) | outline
         filled[inside] = index
     return filled
+
+
+def _same_proportions(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one size (H, W) is the other one scaled, as far as whole pixels allow."""
+    scale = max(shape) / max(other)
+    return all(abs(a - b * scale) <= max(1.0, scale) for a, b in zip(shape, other, strict=True))
 
 
 class LoadMaskd(MapTransform):
     """Reads the mask files of an item: MetaTensor (1, H, W) uint8 of structure indices at the image's native size.
 
-    Several files are merged, the greater index on top. No file ([] or "") gives background only. ``item["mask_values"]``
-    maps stored values to indices ({} = they are indices); ``item["mask_kind"]`` "outline" is filled. A tensor instead of
-    paths is left as it is. 1-bit white is 255 when the table has 255 and not 1, else 1.
+    Several files are merged, the greater index on top. No file ([] or "") gives background only.
+    ``item["mask_values"]`` maps stored values to indices ({} = they are indices); ``item["mask_kind"]`` "outline" is
+    filled. A tensor instead of paths is left as it is. With ``item["mask_scaled"]`` a mask of
+    another size but the image's proportions is scaled to it (nearest neighbor). 1-bit white is 255 when the table has 255 and not 1, else 1.
 
     Args:
         keys: keys of a path or of a list of paths.
@@ -186,15 +194,20 @@ class LoadMaskd(MapTransform):
 
     def _load(self, item: Mapping[str, Any], paths: Sequence[str]) -> MetaTensor:
         image = item[self.image_key]
+        if not isinstance(image, MetaTensor):
+            image = LoadUltrasoundd(self.image_key)(item)[self.image_key]
         shape = tuple(int(n) for n in image.meta["spatial_shape"])
         table = self._table(item) if paths else {}
         merged = np.zeros(shape, np.uint8)
         for path in paths:
             stored = _stored_mask(path, table)
+            if item.get("mask_scaled") and _same_proportions(stored.shape, shape):
+                stored = np.asarray(Image.fromarray(stored).resize(shape[::-1], Image.Resampling.NEAREST))
             if stored.shape != shape:
                 raise ValueError(
-                    f"{path}: mask must have the size of its image {image.meta['filename_or_obj']}, {shape[0]}x{shape[1]}"
-                    f" (rows x columns), got {stored.shape[0]}x{stored.shape[1]}; pair the right files or resample."
+                    f"{path}: mask must have the size of its image {image.meta['filename_or_obj']},"
+                    f" {shape[0]}x{shape[1]} (rows x columns), got {stored.shape[0]}x{stored.shape[1]};"
+                    " pair the right files or resample."
                 )
             mask = _map_values(stored, path, table)
             np.maximum(merged, _fill_outline(mask) if item.get("mask_kind") == "outline" else mask, out=merged)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 from bundle.vocabulary import PROMPTS, UNKNOWN, encode_prompt
@@ -36,6 +37,7 @@ class EncodePromptd(RandomizableTransform):
         self.sample_task = sample_task
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with its ``prompt``."""
         item = dict(data)
         prompt = {name: item.get(name, UNKNOWN) for name in PROMPTS}
         if self.sample_task:
@@ -64,6 +66,7 @@ class SplitPredictiond(MapTransform):
         super().__init__(keys)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``pred`` split."""
         item = dict(data)
         for key in self.key_iterator(item):
             outputs = item[key] if isinstance(item[key], Mapping) else {"seg": item[key]}
@@ -72,5 +75,6 @@ class SplitPredictiond(MapTransform):
                 for name, logits in outputs.items()
                 if name.startswith("cls_")
             }
-            item[key] = outputs["seg"].float().softmax(0)
+            # MONAI's Invertd looks for the history of the image only where the prediction is a MetaTensor
+            item[key] = MetaTensor(outputs["seg"].float().softmax(0))
         return item

@@ -7,6 +7,8 @@ MONAI's readers stop short of palettes, YBR, 1-bit, 16-bit, window and region ca
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
@@ -45,7 +47,8 @@ class Raw:
 
     Attributes:
         pixels: upright stored values, (H, W) or (H, W, 3).
-        file_shape: shape of the study in the file's own index order, x first: (W, H), (W, H, 1) ...
+        file_shape: shape of the study in the file's own index order, x first: (W, H), (W, H, 1) ...; before the turn
+            that a JPEG's EXIF orientation asks for.
         spacing: row and column spacing in mm, nan when the file does not say.
         limits: stored values that mean 0 and 1; None when the header does not say.
     """
@@ -74,7 +77,8 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
             raise ValueError(f"image must be single-frame, got {frames} frames; save the one you need as a file.")
         size = opened.size
         _check_size(*size)
-        image = ImageOps.exif_transpose(opened)
+        ImageOps.exif_transpose(opened, in_place=True)
+        image: Image.Image = opened
         if image.mode in ("LA", "La"):
             image = image.convert("LA").getchannel(0)
         elif image.mode not in ("L", "1", "RGB", "F", "I") and not image.mode.startswith("I;16"):
@@ -100,7 +104,7 @@ def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     # A header that names no unit and says 1.0 was left at its default.
     if min(zooms) > 0 and not (unit == "unknown" and zooms == [1.0, 1.0]):
         spacing = (zooms[1] * MM_PER_UNIT[unit], zooms[0] * MM_PER_UNIT[unit])
-    return Raw(pixels.swapaxes(0, 1), shape, spacing)
+    return Raw(np.array(pixels.swapaxes(0, 1), order="C"), shape, spacing)
 
 
 def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
@@ -148,6 +152,21 @@ def _dicom_grey(stored: np.ndarray, ds: Any) -> tuple[np.ndarray, tuple[float, f
     return values, limits[::-1] if ds.PhotometricInterpretation == "MONOCHROME1" else limits
 
 
+def _dicom_colors(stored: np.ndarray, ds: Any) -> Raw:
+    """Colors (H, W, 3) of palette indices (H, W), 8-bit where the table holds 8-bit colors."""
+    colors = apply_color_lut(stored, ds)[..., :3]
+    if colors.dtype == np.uint16:
+        # pydicom reads plain 16-bit tables as little endian whatever the file is.
+        if not ds.file_meta.TransferSyntaxUID.is_little_endian and "RedPaletteColorLookupTableData" in ds:
+            colors = colors.byteswap()
+        # 8-bit colors lie in the high byte of 16-bit entries, or in the low byte by some makes of scanner.
+        if colors.max() <= 255:
+            colors = colors.astype(np.uint8)
+        elif not (colors & 255).any():
+            colors = (colors >> 8).astype(np.uint8)
+    return Raw(colors, (int(ds.Columns), int(ds.Rows)), _dicom_spacing(ds), (0.0, float(np.iinfo(colors.dtype).max)))
+
+
 def _dicom_pixels(ds: Any) -> np.ndarray:
     """Stored values, (H, W) or RGB (H, W, 3), of native or compressed pixel data."""
     stored = ds.pixel_array
@@ -169,9 +188,7 @@ def _read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         stored = _dicom_pixels(ds)
         spacing, shape = _dicom_spacing(ds), (int(ds.Columns), int(ds.Rows))
         if ds.PhotometricInterpretation == "PALETTE COLOR" and not as_mask:
-            colors = apply_color_lut(stored, ds)
-            # 16-bit tables hold 8-bit colors in their low byte in some makes of scanner.
-            return Raw(colors, shape, spacing, (0.0, 255.0 if colors.max() <= 255 else 65535.0))
+            return _dicom_colors(stored, ds)
         if as_mask:
             return Raw(stored, shape, spacing)
         if stored.ndim == 3:
@@ -223,7 +240,9 @@ def read_file(path: str, *, as_mask: bool = False) -> Raw:
             f"{path}: must be a readable image of type {' '.join(IMAGE_SUFFIXES)}, got an unknown or damaged format;"
             " convert it to PNG or copy it again."
         ) from e
-    except (OSError, EOFError, SyntaxError, ImageFileError, Image.DecompressionBombError) as e:
+    except Image.DecompressionBombError as e:
+        raise ValueError(f"{path}: image must have at most {MAX_PIXELS} pixels; crop or downscale it. ({e})") from e
+    except (OSError, EOFError, SyntaxError, zlib.error, struct.error, ImageFileError) as e:
         raise OSError(f"{path}: cannot be decoded: {e}; copy it again or remove it from the data set.") from e
     if raw.pixels.dtype.kind == "f" and not np.isfinite(raw.pixels).all():
         raise ValueError(f"{path}: pixels must be finite, got NaN or infinite values; repair or remove the file.")

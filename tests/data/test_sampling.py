@@ -19,7 +19,7 @@ def items(**counts: int) -> list[dict[str, Any]]:
 
 
 def shares(data: list[dict[str, Any]], sampler: BalancedSampler) -> dict[str, float]:
-    drawn = Counter(data[d.index]["dataset"] for d in sampler)
+    drawn = Counter(data[d.place]["dataset"] for d in sampler)
     return {k: v / sampler.num_samples for k, v in drawn.items()}
 
 
@@ -45,14 +45,14 @@ def test_a_set_with_both_labels_counts_for_both_tasks() -> None:
 def test_tasks_are_interleaved() -> None:
     data = items(s=500, c=500)
     sampler = BalancedSampler(data, seed=0, batch_size=16, task_weights={"segmentation": 1, "classification": 1})
-    order = [data[d.index]["dataset"] for d in sampler]
+    order = [data[d.place]["dataset"] for d in sampler]
     batches = [set(order[i : i + 16]) for i in range(0, 1000 - 16, 16)]
     assert all(batch == {"s", "c"} for batch in batches)
 
 
 def test_plain_shuffle_draws_each_item_once() -> None:
     sampler = BalancedSampler(items(s=37), seed=0, batch_size=4)
-    assert sorted(d.index for d in sampler) == list(range(37))
+    assert sorted(d.place for d in sampler) == list(range(37))
 
 
 def test_epochs_differ_and_repeat_exactly() -> None:
@@ -70,8 +70,8 @@ def test_two_processes_see_the_batches_of_one(count: int) -> None:
     two = [list(BalancedSampler(items(s=count), seed=0, batch_size=4, num_replicas=2, rank=r)) for r in (0, 1)]
     for b in range(count // 8):
         joint = two[0][b * 4 : b * 4 + 4] + two[1][b * 4 : b * 4 + 4]
-        assert [d.index for d in joint] == [d.index for d in one[b * 8 : b * 8 + 8]]
-    drawn = Counter(d.index for part in two for d in part)
+        assert [d.place for d in joint] == [d.place for d in one[b * 8 : b * 8 + 8]]
+    drawn = Counter(d.place for part in two for d in part)
     assert set(drawn) == set(range(count))
     assert drawn.total() == count + count % 2
 
@@ -84,7 +84,7 @@ def test_same_draw_gives_the_same_sample() -> None:
 
 def test_one_image_data_set() -> None:
     sampler = BalancedSampler(items(s=1), seed=0, batch_size=4, task_weights={"segmentation": 1.0})
-    assert [d.index for d in sampler] == [0]
+    assert [d.place for d in sampler] == [0]
 
 
 def test_no_items_are_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine
-from monai.data import MetaTensor
+from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
 from bundle.metrics import MultiTaskScore
@@ -140,8 +140,6 @@ def test_in_monais_evaluator_loaded_keys_are_found_in_the_batch() -> None:
         "cls": torch.tensor([-1]),
         "dataset": "BUSI",
     }
-    from monai.data import DataLoader
-
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader([item, {**item, "dataset": "OTHER"}], batch_size=2),
@@ -155,6 +153,7 @@ def test_in_monais_evaluator_loaded_keys_are_found_in_the_batch() -> None:
 
 
 def _score_on(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)  # the forked OpenMP pool has no threads behind it
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     batches = [[MASKS[0], CLASSES[0], CLASSES[1]], [MASKS[1]]] if rank == 0 else [[MASKS[2], *CLASSES[2:], MASKS[0]]]
     metrics, score = run(batches)
@@ -163,7 +162,9 @@ def _score_on(rank: int, folder: str) -> None:
 
 
 def test_two_processes_get_the_score_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_score_on, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    torch.multiprocessing.start_processes(  # forked, as importing MONAI twice takes longer than all tests here
+        _score_on, args=(str(tmp_path),), nprocs=2, start_method="fork"
+    )
     expected, _ = run([MASKS + CLASSES])
     for rank in (0, 1):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the readers found to one manifest: files checked, near-duplicates joined, split by patient."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from bundle.data.duplicates import Fingerprint, fingerprint, near_duplicates
+from bundle.data.known_sets import PublicSet
+from bundle.data.manifest import check_datalist
+from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
+
+
+@dataclass
+class Assembly:
+    """A manifest and what there is to say about it.
+
+    ``pairs`` are the near-duplicates of different patients, as indices of the manifest's items; ``problems`` the files
+    that were left out.
+    """
+
+    manifest: dict[str, Any]
+    pairs: list[tuple[int, int]]
+    problems: list[str]
+    notices: list[str]
+
+
+def assemble(
+    sets: Sequence[PublicSet],
+    *,
+    folder: str | Path,
+    fractions: Mapping[str, float],
+    seed: int,
+    folds: int | None = None,
+    given: bool = False,
+    leaks_accepted: bool = False,
+) -> Assembly:
+    """One manifest of all sets.
+
+    Args:
+        sets: what the readers found.
+        folder: where the manifest will lie; its root is relative to it.
+        fractions: share of train, val and test.
+        seed: seed of the split.
+        folds: number of folds outside the test split.
+        given: the sets' own splits were asked for.
+        leaks_accepted: note in the manifest that the user accepts its leaks.
+
+    Raises:
+        ValueError: when two sets have one name but differ, no readable image is left, or there are fewer groups than
+            folds.
+    """
+    datasets = _join_datasets(sets)
+    problems = [problem for found in sets for problem in found.problems]
+    items = sorted((dict(item) for found in sets for item in found.items), key=lambda i: (i["dataset"], i["image"]))
+    items, prints = _readable(items, problems=problems)
+    if not items:
+        raise ValueError(
+            f"expected images, got none that can be read ({len(problems)} left out{_first(problems)}); "
+            "correct the paths."
+        )
+    pairs = [(i, j) for i, j in near_duplicates(prints) if items[i]["patient"] != items[j]["patient"]]
+    for item, group in zip(items, join_groups([i["patient"] for i in items], pairs), strict=True):
+        item["group"] = group
+    split_items(items, fractions=fractions, seed=seed, folds=folds)
+    _check_folds(items, folds=folds)
+    root = _common_root(items)
+    for item in items:
+        _make_relative(item, root=root)
+    manifest = {
+        "version": 1,
+        "root": os.path.relpath(root, os.path.realpath(folder)),
+        "datasets": {name: datasets[name] for name in sorted({item["dataset"] for item in items})},
+        "split": {
+            "seed": seed,
+            "fractions": dict(fractions),
+            "folds": folds,
+            "given": given,
+            "near_duplicates": len(pairs),
+            "leaks": find_leaks(items, pairs),
+            "leaks_accepted": leaks_accepted,
+        },
+        "items": items,
+    }
+    check_datalist(manifest, name="the new manifest")
+    return Assembly(manifest, pairs, problems, [n for found in sets for n in found.notices] + _notices(items, pairs))
+
+
+def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
+    """Write a manifest in one step: the file is either whole or as it was before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = {key: value for key, value in manifest.items() if key != "items"}
+    lines = ",\n".join("  " + json.dumps(item, ensure_ascii=False) for item in manifest["items"])
+    text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "items": [\n{lines}\n ]\n}}\n'
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def summary_table(assembly: Assembly) -> str:
+    """The manifest in figures, one line per data set and one in total, as text."""
+    items = assembly.manifest["items"]
+    names = list(assembly.manifest["datasets"])
+    header = ["dataset", "images", "masks", "classes", "patients", "groups", "largest group", "near-duplicate pairs"]
+    rows = [[*header, "train/val/test"]]
+    for name in [*names, "total"] if len(names) > 1 else names:
+        chosen = [i for i, item in enumerate(items) if name in (item["dataset"], "total")]
+        rows.append(_summary_row(name, items=items, chosen=set(chosen), pairs=assembly.pairs))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _summary_row(
+    name: str, *, items: Sequence[Mapping[str, Any]], chosen: set[int], pairs: Sequence[tuple[int, int]]
+) -> list[str]:
+    own = [items[i] for i in sorted(chosen)]
+    splits = Counter(item["split"] for item in own)
+    groups = Counter(item["group"] for item in own)
+    classes = Counter(item["class"] for item in own if "class" in item)
+    counts = [
+        len(own),
+        sum("label" in item for item in own),
+        " ".join(f"{label}:{n}" for label, n in sorted(classes.items())) if name != "total" else sum(classes.values()),
+        len({item["patient"] for item in own}),
+        len(groups),
+        max(groups.values()),
+        sum(i in chosen or j in chosen for i, j in pairs),
+        "/".join(str(splits[split]) for split in SPLITS),
+    ]
+    return [name, *(str(count) or "-" for count in counts)]
+
+
+def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
+    datasets: dict[str, Any] = {}
+    for found in sets:
+        for name, entry in found.datasets.items():
+            if datasets.setdefault(name, entry) != entry:
+                raise ValueError(
+                    f"data set {name!r}: expected one description, got two that differ ({datasets[name]} and {entry}); "
+                    "rename one of the folders."
+                )
+    return datasets
+
+
+def _readable(
+    items: Sequence[dict[str, Any]], *, problems: list[str]
+) -> tuple[list[dict[str, Any]], list[Fingerprint]]:
+    """The items whose files can be read, with their fingerprints; the others are named in ``problems``."""
+    kept, prints = [], []
+    for item in tqdm(items, desc="reading images", unit="image", leave=False):
+        path = item["image"]
+        labels = [item["label"]] if isinstance(item.get("label"), str) else item.get("label", [])
+        try:
+            mark = fingerprint(path)
+            for path in labels:
+                _check_header(path)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            problems.append(f"{path}: expected an image, got a file that cannot be read ({_reason(path, error)})")
+            continue
+        kept.append(item)
+        prints.append(mark)
+    return kept, prints
+
+
+def _check_header(path: str) -> None:
+    with Image.open(path):
+        pass
+
+
+def _reason(path: str, error: Exception) -> str:
+    if os.path.isdir(path):
+        return "it is a folder"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "it is empty"
+    return str(error).replace(f" {path!r}", "")
+
+
+def _common_root(items: Sequence[Mapping[str, Any]]) -> str:
+    return str(os.path.commonpath([os.path.dirname(item["image"]) for item in items]))
+
+
+def _make_relative(item: dict[str, Any], *, root: str) -> None:
+    label = item.get("label")
+    item["image"] = Path(os.path.relpath(item["image"], root)).as_posix()
+    if isinstance(label, str):
+        item["label"] = Path(os.path.relpath(label, root)).as_posix()
+    elif label:
+        item["label"] = [Path(os.path.relpath(path, root)).as_posix() for path in label]
+
+
+def _check_folds(items: Sequence[Mapping[str, Any]], *, folds: int | None) -> None:
+    used = {item["fold"] for item in items if "fold" in item}
+    if folds and len(used) < folds:
+        raise ValueError(
+            f"expected at least {folds} groups of patients outside the test split for {folds} folds, got {len(used)}; "
+            "ask for fewer --folds."
+        )
+
+
+def _notices(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]]) -> list[str]:
+    notices = []
+    differ = [(i, j) for i, j in pairs if items[i].get("class") != items[j].get("class")]
+    if differ:
+        i, j = differ[0]
+        notices.append(
+            f"{len(differ)} near-duplicate pairs have different classes, the first {items[i]['image']} "
+            f"({items[i].get('class')}) and {items[j]['image']} ({items[j].get('class')}): one of each pair is wrong"
+        )
+    for split in SPLITS:
+        if not any(item["split"] == split for item in items):
+            notices.append(f"the {split} split is empty")
+    return notices
+
+
+def _first(problems: Sequence[str]) -> str:
+    return f", the first: {problems[0]}" if problems else ""

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks of each image of a folder: which files, under which names the results go, with which prompts."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bundle.vocabulary import encode_prompt
+
+logger = logging.getLogger(__name__)
+
+PROMPT_COLUMNS = ("position", "nature", "task")
+_ANNOTATION = re.compile(r"(.+)_mask(_\d+)?")
+
+
+def _relative(path: str, top: Path) -> str:
+    """Path below ``top`` with forward slashes; the bare file name when it lies elsewhere."""
+    file = Path(path).absolute()
+    return file.relative_to(top).as_posix() if file.is_relative_to(top) else file.name
+
+
+def _stem(name: str) -> str:
+    return name[:-7] if name.lower().endswith(".nii.gz") else str(Path(name).with_suffix(""))
+
+
+def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_dir: str) -> list[dict[str, Any]]:
+    """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix where that is unique.
+
+    Left out, and logged: what lies in ``output_dir``, and masks beside their image (``x_mask.png``, ``x_mask_1.png``
+    beside ``x.png``).
+    """
+    top, results = Path(dataset_dir).absolute(), Path(output_dir).absolute()
+    items = [{**item, "file": _relative(str(item["image"]), top)} for item in data]
+    stems = Counter(_stem(item["file"]) for item in items)
+
+    def is_result(item: Mapping[str, Any]) -> bool:
+        match = _ANNOTATION.fullmatch(_stem(item["file"]))
+        return Path(item["image"]).absolute().is_relative_to(results) or (match is not None and match[1] in stems)
+
+    kept = [item for item in items if not is_result(item)]
+    if len(kept) < len(items):
+        logger.info(f"{len(items) - len(kept)} of {len(items)} files are masks of others or earlier results: left out.")
+    for item in kept:
+        stem = _stem(item["file"])
+        item["output"] = stem if stems[stem] == 1 else item["file"]
+    return kept
+
+
+def _read_rows(prompts: str) -> dict[str, dict[str, str]]:
+    """File name -> prompts that its row gives."""
+    try:
+        with open(prompts, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError) as e:
+        raise ValueError(f"prompts must be a readable CSV file, got {prompts}: {e}; correct --prompts.") from e
+    if "file" not in columns or set(columns) - {"file", *PROMPT_COLUMNS}:
+        raise ValueError(
+            f"{prompts}: columns must be file and some of {list(PROMPT_COLUMNS)}, got {list(columns)}; correct the"
+            " first line."
+        )
+    if twice := [name for name, n in Counter(row["file"] for row in rows).items() if n > 1]:
+        raise ValueError(f"{prompts}: each file must have one row, got several for {twice[:5]}; remove the others.")
+    given = {row["file"]: {key: (row.get(key) or "").strip() for key in PROMPT_COLUMNS} for row in rows}
+    return {name: {key: value for key, value in row.items() if value} for name, row in given.items()}
+
+
+def add_prompts(
+    items: Sequence[Mapping[str, Any]], *, positions: Sequence[str], defaults: Mapping[str, str], prompts: str | None
+) -> list[dict[str, Any]]:
+    """Items with ``position``, ``nature`` and ``task``: from their row in the CSV file, else from the defaults.
+
+    Args:
+        items: with ``file``, see :func:`name_items`.
+        positions: the position table.
+        defaults: prompt name -> value for all files without their own.
+        prompts: CSV with the columns file and some of position, nature, task; None for none. An empty cell is the
+            default.
+
+    Raises:
+        ValueError: when the CSV cannot be read, names a file that is not there, or a prompt is in no table.
+    """
+    rows = _read_rows(prompts) if prompts else {}
+    if missing := sorted(set(rows) - {item["file"] for item in items}):
+        raise ValueError(
+            f"{prompts}: files must be images below dataset_dir, got {missing[:5]} that are not there; give paths"
+            " relative to dataset_dir, with suffix."
+        )
+    for name, row in [("the command line", dict(defaults)), *rows.items()]:
+        try:
+            encode_prompt(row, positions)
+        except ValueError as e:
+            raise ValueError(f"prompts of {name}: {e}") from e
+    return [{**defaults, **item, **rows.get(item["file"], {})} for item in items]

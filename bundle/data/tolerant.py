@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set of requests, in which a file that cannot be read does not cost the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import Dataset, MetaTensor
+
+from bundle.data.requests import add_prompts, name_items
+from bundle.vocabulary import UNKNOWN
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, without MONAI's "applying transform" wrappers."""
+    while str(error).startswith("applying transform") and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+class TolerantDataset(Dataset):
+    """Images of a folder with their prompts; one that fails comes as a black image with the reason in ``error``.
+
+    Every item has the keys of the transform's result and ``error``, which is "" where all went well. Black images pass
+    through the same transforms, so that they collate and invert like the others. MONAI's ``Dataset`` stops instead.
+
+    Args:
+        data: items with ``image``, a path.
+        transform: transforms, the first to touch ``image`` being ``LoadUltrasoundd``.
+        dataset_dir: folder that names of results are relative to.
+        output_dir: folder of the results; images in it are left out.
+        positions: the position table.
+        image_size: side of the black image, in pixels.
+        prompts: CSV file with prompts per file, see :func:`bundle.data.requests.add_prompts`.
+        position: position prompt of files without their own.
+        nature: nature prompt of files without their own.
+        task: task prompt of files without their own.
+
+    Raises:
+        ValueError: see :func:`bundle.data.requests.add_prompts`.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Any],
+        *,
+        dataset_dir: str,
+        output_dir: str,
+        positions: Sequence[str],
+        image_size: int,
+        prompts: str | None = None,
+        position: str = UNKNOWN,
+        nature: str = UNKNOWN,
+        task: str = UNKNOWN,
+    ) -> None:
+        named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
+        defaults = {"position": position, "nature": nature, "task": task}
+        super().__init__(add_prompts(named, positions=positions, defaults=defaults, prompts=prompts), transform)
+        self.image_size = image_size
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        item = self.data[index]
+        try:
+            return {**self.transform(item), "error": ""}
+        except Exception as error:
+            black = torch.zeros(3, self.image_size, self.image_size)
+            image = MetaTensor(black, meta={"filename_or_obj": str(item["image"])})
+            return {**self.transform({**item, "image": image}), "error": reason(error)}

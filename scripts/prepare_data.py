@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make the manifest (datalist.json) of a data folder: no image is copied."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bundle.data.assemble import Assembly, assemble, summary_table, write_datalist
+from bundle.data.public_sets import KNOWN, PublicSet, SetOptions, read_busi, read_folders, read_hc18
+from bundle.data.splits import SPLITS
+
+EPILOG = f"""\
+examples:
+  python scripts/prepare_data.py --busi Dataset_BUSI_with_GT --output data/busi/datalist.json
+  python scripts/prepare_data.py --busi BUSI --folders ROOT --hc18 HC18 --output data/real/datalist.json --folds 5
+  python scripts/prepare_data.py --folders ROOT/segmentation/MYSET --position MYSET=thyroid --nature MYSET=tumor \\
+      --structure MYSET=255:nodule --patient-regex 'MYSET=(\\d+)_' --output data/myset/datalist.json
+
+--folders reads ROOT/segmentation/SET/{{imgs,masks}} and ROOT/classification/SET/LABEL/*, or one such SET.
+Known by name: {", ".join(sorted(KNOWN))}.
+Of others, say --position, --nature and, where config.yaml does not, --structure or --classes.
+
+exit status:
+  0  the manifest is written
+  1  it is written without the files that cannot be read (0 with --skip-unreadable), or
+     it is not written because the given splits leak (0 and written with --accept-leaks)
+  2  an error
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    output = Path(options.output)
+    _check_output(output, overwrite=options.overwrite)
+    assembly = assemble(
+        _read(options),
+        folder=output.parent,
+        fractions=_fractions(options.fractions),
+        seed=options.seed,
+        folds=options.folds,
+        given=options.given_splits,
+        leaks_accepted=options.accept_leaks,
+    )
+    print(summary_table(assembly))
+    for notice in assembly.notices:
+        print(f"note: {notice}")
+    for problem in assembly.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    leaks = assembly.manifest["split"]["leaks"]
+    if leaks:
+        _print_leaks(assembly, accepted=options.accept_leaks)
+        if not options.accept_leaks:
+            return 1
+    write_datalist(assembly.manifest, output)
+    print(f"{output}: {len(assembly.manifest['items'])} items")
+    if assembly.problems and not options.skip_unreadable:
+        print(
+            f"error: {len(assembly.problems)} files were left out of the manifest (listed above); repair them, or "
+            "accept that with --skip-unreadable.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _read(options: argparse.Namespace) -> list[PublicSet]:
+    told = SetOptions(
+        position=_pairs(options.position, flag="--position"),
+        nature=_pairs(options.nature, flag="--nature"),
+        structures=_structures(options.structure),
+        label_set=_pairs(options.label_set, flag="--label-set"),
+        classes={
+            name: tuple(c.strip() for c in v.split(","))
+            for name, v in _pairs(options.classes, flag="--classes").items()
+        },
+        patient=_pairs(options.patient_regex, flag="--patient-regex"),
+    )
+    sets = [read_busi(folder, options=told) for folder in options.busi]
+    sets += [read_folders(folder, options=told, given_splits=options.given_splits) for folder in options.folders]
+    sets += [read_hc18(folder, options=told) for folder in options.hc18]
+    if not sets:
+        raise ValueError("expected data, got none; add --busi, --folders or --hc18 with a folder.")
+    names = {name for found in sets for name in found.datasets}
+    if strangers := told.mentioned() - names:
+        raise ValueError(
+            f"expected options about the data sets {sorted(names)}, got {sorted(strangers)}; correct the names."
+        )
+    return sets
+
+
+def _pairs(entries: Sequence[str], *, flag: str) -> dict[str, str]:
+    pairs = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{flag}: expected SET=VALUE, got {entry!r}; correct it.")
+        pairs[name] = value
+    return pairs
+
+
+def _structures(entries: Sequence[str]) -> dict[str, dict[int, str]]:
+    tables: dict[str, dict[int, str]] = {}
+    for entry in entries:
+        name, _, rest = entry.partition("=")
+        value, _, structure = rest.partition(":")
+        if not (name and value.isdigit() and structure):
+            raise ValueError(
+                f"--structure: expected SET=VALUE:NAME, such as MYSET=255:lesion, got {entry!r}; correct it."
+            )
+        tables.setdefault(name, {})[int(value)] = structure
+    return tables
+
+
+def _fractions(values: Sequence[float]) -> dict[str, float]:
+    if min(values) < 0 or abs(sum(values) - 1) > 1e-6:
+        raise ValueError(
+            f"--fractions: expected three shares (train, val, test) from 0 to 1 that add up to 1, got {list(values)}; "
+            "correct them."
+        )
+    return dict(zip(SPLITS, values, strict=True))
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse before the long work what would fail after it."""
+    if output.is_dir():
+        raise ValueError(f"--output {output}: expected a file, got a folder; add the name, such as datalist.json.")
+    if output.exists() and not overwrite:
+        raise ValueError(f"--output {output}: expected a new file, got one that exists; add --overwrite to replace it.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(output.parent, os.W_OK):
+        raise ValueError(
+            f"--output {output}: expected a folder that can be written, got {output.parent}; choose another."
+        )
+
+
+def _print_leaks(assembly: Assembly, *, accepted: bool) -> None:
+    leaks = assembly.manifest["split"]["leaks"]
+    for first, second, reason in leaks:
+        print(f"leak: {first} | {second} | {reason}", file=sys.stderr)
+    print(
+        f"{'warning' if accepted else 'error'}: expected given splits that share no patient and no near-duplicate, got "
+        f"{len(leaks)} leaking pairs (listed above); "
+        + (
+            "the manifest records them, and training refuses it unless told otherwise in so many words."
+            if accepted
+            else "nothing is written. Leave out --given-splits for a split by patient, or add --accept-leaks to have "
+            "the manifest written with the leaks recorded."
+        ),
+        file=sys.stderr,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prepare_data.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_argument_group("data (each may be repeated; all go into one manifest)")
+    data.add_argument("--busi", action="append", default=[], metavar="DIR", help="the public release of BUSI")
+    data.add_argument("--folders", action="append", default=[], metavar="DIR", help="layout of UniUSNet/UltraUPConvNet")
+    data.add_argument("--hc18", action="append", default=[], metavar="DIR", help="the public release of HC18")
+    out = parser.add_argument_group("output")
+    out.add_argument("--output", required=True, metavar="FILE", help="the manifest, such as data/real/datalist.json")
+    out.add_argument("--overwrite", action="store_true", help="replace the manifest if it exists")
+    out.add_argument("--skip-unreadable", action="store_true", help="exit with 0 though files had to be left out")
+    split = parser.add_argument_group("split (by patient; near-duplicates stay together)")
+    split.add_argument("--seed", type=int, default=0, help="another seed gives another split (default %(default)s)")
+    split.add_argument(
+        "--fractions",
+        nargs=3,
+        type=float,
+        default=[0.7, 0.15, 0.15],
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="shares of the images (default 0.7 0.15 0.15)",
+    )
+    split.add_argument("--folds", type=_folds, metavar="K", help="add K folds over all but the test split")
+    split.add_argument(
+        "--given-splits", action="store_true", help="keep to train.txt, val.txt and test.txt of --folders"
+    )
+    split.add_argument("--accept-leaks", action="store_true", help="write the manifest though the given splits leak")
+    about = parser.add_argument_group("what the files do not say (each may be repeated)")
+    for flag, metavar, text in (
+        ("--position", "SET=NAME", "organ or body part, such as MYSET=thyroid"),
+        ("--nature", "SET=NAME", "tumor, organ or unknown"),
+        ("--structure", "SET=VALUE:NAME", "structure of a value in the masks, such as MYSET=255:nodule"),
+        ("--label-set", "SET=NAME", "label set of the classes (default: the position)"),
+        ("--classes", "SET=A,B,...", "names of the classes in the order of the numbered folders"),
+        ("--patient-regex", "SET=REGEX", "start of an image's name; its first group is the patient or video"),
+    ):
+        about.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
+    return parser
+
+
+def _folds(text: str) -> int:
+    folds = int(text)
+    if folds < 2:
+        raise argparse.ArgumentTypeError(f"expected 2 or more folds, got {folds}; leave --folds out for none")
+    return folds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundle.data.datalist import ALLOW_LEAKS, list_images, load_split, read_datalist
+from bundle.data.manifest import SCHEMA_PATH
+from bundle.vocabulary import NATURES
+
+NETWORK: dict[str, Any] = {
+    "structures": ["background", "lesion", "head", "nerve", "vessel"],
+    "label_sets": {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia", "covid-19"]},
+    "positions": ["breast", "indis", "limb", "lung"],
+}
+
+MANIFEST: dict[str, Any] = {
+    "version": 1,
+    "root": "images",
+    "datasets": {
+        "B": {
+            "position": "breast",
+            "nature": "tumor",
+            "mask_values": {"0": "background", "255": "lesion"},
+            "label_set": "breast",
+            "classes": ["normal", "benign", "malignant"],
+        },
+        "L": {"position": "lung", "nature": "", "label_set": "lung", "classes": ["healthy", "pneumonia", "covid-19"]},
+        "U": {
+            "position": "limb",
+            "nature": "organ",
+            "mask_values": {"0": "background", "1": "nerve", "2": "vessel"},
+            "mask_kind": "outline",
+        },
+    },
+    "split": {"leaks": [], "leaks_accepted": False},
+    "items": [
+        {"image": "b0.png", "dataset": "B", "patient": "B/0", "group": "B/0", "split": "train", "fold": 0,
+         "label": ["b0_m.png", "b0_m1.png"], "class": "malignant"},
+        {"image": "b1.png", "dataset": "B", "patient": "B/1", "group": "B/1", "split": "val", "fold": 1,
+         "label": "b1_m.png"},
+        {"image": "l0.png", "dataset": "L", "patient": "L/0", "group": "L/0", "split": "train", "fold": 1,
+         "class": "pneumonia"},
+        {"image": "/abs/u0.png", "dataset": "U", "patient": "U/0", "group": "U/0", "split": "train", "fold": 0,
+         "label": "u0_m.png", "spacing": [0.1, 0.2], "position": "unknown"},
+    ],
+}  # fmt: skip
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def _write(change: Change = lambda manifest: None) -> Path:
+        manifest = copy.deepcopy(MANIFEST)
+        change(manifest)
+        path = tmp_path / "datalist.json"
+        path.write_text(json.dumps(manifest))
+        return path
+
+    return _write
+
+
+def test_items_of_a_split_all_have_the_same_keys(write: Callable[..., Path], tmp_path: Path) -> None:
+    breast, lung, limb = load_split(write(), split="train", **NETWORK)
+    images = str((tmp_path / "images").resolve())
+    assert breast == {
+        "image": f"{images}/b0.png",
+        "label": [f"{images}/b0_m.png", f"{images}/b0_m1.png"],
+        "mask_values": {0: 0, 255: 1},
+        "mask_kind": "filled",
+        "labeled": [True, True, False, False, False],
+        "cls": [2, -1],
+        "dataset": "B",
+        "patient": "B/0",
+        "group": "B/0",
+        "position": "breast",
+        "nature": "tumor",
+        "spacing": pytest.approx([math.nan, math.nan], nan_ok=True),
+        "item": f"{tmp_path / 'datalist.json'} item 0",
+    }
+    assert list(breast) == list(lung) == list(limb)
+    assert (lung["label"], lung["mask_values"], lung["labeled"], lung["cls"]) == ([], {}, [False] * 5, [-1, 1])
+    assert (limb["image"], limb["spacing"], limb["position"]) == ("/abs/u0.png", [0.1, 0.2], "unknown")
+    assert (limb["mask_kind"], limb["mask_values"], limb["cls"]) == ("outline", {0: 0, 1: 3, 2: 4}, [-1, -1])
+    assert limb["labeled"] == [True, False, False, True, True]
+
+
+def test_merged_structures_are_all_index_one(write: Callable[..., Path]) -> None:
+    network = NETWORK | {"structures": ["background", "foreground"]}
+    limb = load_split(write(), split="train", merge_structures=True, **network)[2]
+    assert (limb["mask_values"], limb["labeled"]) == ({0: 0, 1: 1, 2: 1}, [True, True])
+
+
+def test_heads_join_label_sets_by_index(write: Callable[..., Path]) -> None:
+    network = NETWORK | {"label_sets": {"four": ["0", "1", "2", "3"]}}
+    breast, lung, _ = load_split(write(), split="train", heads={"breast": "four", "lung": None}, **network)
+    assert (breast["cls"], lung["cls"]) == ([2], [-1])
+
+
+def test_neutral_positions_become_unknown(write: Callable[..., Path]) -> None:
+    network = NETWORK | {"positions": ["breast", "indis", "limb"]}
+    assert load_split(write(), split="train", neutral_positions=["lung"], **network)[1]["position"] == "unknown"
+
+
+def test_a_fold_is_the_validation_split(write: Callable[..., Path]) -> None:
+    names = {
+        s: [Path(i["image"]).stem for i in load_split(write(), split=s, fold=1, **NETWORK)] for s in ("train", "val")
+    }
+    assert names == {"train": ["b0", "u0"], "val": ["b1", "l0"]}
+    with pytest.raises(ValueError, match=r"expected fold to be one of the manifest's folds \[0, 1\], got 2"):
+        load_split(write(), split="val", fold=2, **NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["items"][1].pop("image"), r"json: item 1: expected .*image, dataset.*, got no key 'image' among"),
+        (lambda m: m.pop("split"), r"datalist\.json: expected an object with version.*, got no key 'split'"),
+        (lambda m: m["items"][2].update(dataset="X"), r"item 2, key 'dataset': expected one of \['B', 'L',.*got 'X'"),
+        (lambda m: m["items"][0].update({"class": "cyst"}), r"item 0, key 'class': expected .*malignant.*, got 'cyst'"),
+        (lambda m: m["items"][2].update(label="m.png"), r"item 2, key 'label': .*'L' has no mask_values, got 'm.png'"),
+        (lambda m: m["items"][3].update(spacing=[0.1]), r"item 3, key 'spacing': expected two pos.*, got \[0\.1\]"),
+        (lambda m: m["items"][3].update(spacing=[0.1, -1]), r"item 3, key 'spacing/1': expected a positive.*, got -1"),
+        (lambda m: m["items"][3].update(spacing=[math.nan, 1]), r"item 3, key 'spacing': expected .*got \[nan"),
+        (lambda m: m["items"][3].update(split="dev"), r"item 3, key 'split': expected \"train\", .*, got 'dev'"),
+        (lambda m: m["items"][3].update(nature="bone"), r"item 3, key 'nature': expected \"tumor\".*, got 'bone'"),
+        (lambda m: m["items"][3].update(postion="limb"), r"item 3: expected .*, got additional properties.*'postion'"),
+        (lambda m: m.update(items=[]), r"key 'items': expected a list of at least one item, got \[\]"),
+        (lambda m: m["items"][1].update(image="b0.png"), r"item 1, key 'image': expected each image once, got 'b0"),
+        (lambda m: m["datasets"]["L"].pop("classes"), r"dataset 'L': expected .*, got no key 'classes' among"),
+        (lambda m: m["datasets"].update(X={"position": "", "nature": ""}), r"dataset 'X': expected mask_values, or"),
+        (lambda m: m["datasets"]["B"]["mask_values"].update({"a": "b"}), r"dataset 'B', key 'mask_values'.*'a' do"),
+    ],
+)  # fmt: skip
+def test_a_bad_manifest_is_refused_by_file_item_and_key(
+    write: Callable[..., Path], change: Change, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_datalist(write(change))
+
+
+def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.json: expected a manifest .*, got no file"):
+        read_datalist(tmp_path / "none.json")
+    (tmp_path / "half.json").write_text('{"version": 1,')
+    with pytest.raises(ValueError, match=r"half\.json: expected JSON, got a file that cannot be decoded"):
+        read_datalist(tmp_path / "half.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"structures": ["background", "head"]}, r"datalist\.json: dataset 'B', key 'mask_values'.*got 'lesion'; add"),
+        ({"positions": ["breast", "indis"]}, r"item 2 \(dataset 'L'\), key 'position': expected .*, got 'lung'"),
+        ({"label_sets": {"breast": ["normal", "benign", "malignant"]}}, r"add 'lung: \[healthy, pneumonia, covid"),
+        ({"label_sets": NETWORK["label_sets"] | {"lung": ["sick", "well"]}}, r"expected the network's classes \['si"),
+        ({"heads": {"lung": "two"}, "label_sets": NETWORK["label_sets"] | {"two": ["a", "b"]}}, r"at most 2 classes"),
+        ({"heads": {"lung": "nine"}}, r"heads must join .*, got 'lung': 'nine'"),
+        ({"structures": ["background"], "merge_structures": True}, r"beside the background to merge into"),
+        ({"split": "test"}, r"expected items in split 'test', got none; the manifest has \{'train': 3, 'val': 1\}"),
+        ({"split": "dev"}, r"split must be one of"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_does_not_fit_the_network_is_refused(
+    write: Callable[..., Path], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_split(write(), **{"split": "train", **NETWORK, **options})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["split"].update(leaks=[["b0.png", "b1.png", "near-duplicates in train and val"]]),
+        lambda m: m["items"][1].update(group="B/0"),
+    ],
+)
+def test_leaking_splits_are_refused_unless_said_in_so_many_words(write: Callable[..., Path], change: Change) -> None:
+    path = write(change)
+    for answer in (False, True, "yes", None):
+        with pytest.raises(ValueError, match=re.escape(ALLOW_LEAKS)):
+            load_split(path, split="train", allow_leaks=answer, **NETWORK)
+    assert ALLOW_LEAKS == "I know that the splits leak"
+    assert len(load_split(path, split="train", allow_leaks="I know that the splits leak", **NETWORK)) == 3
+
+
+def test_the_schema_knows_the_vocabulary() -> None:
+    schema = json.loads(SCHEMA_PATH.read_text())
+    for kind in ("item", "dataset"):
+        assert schema["definitions"][kind]["properties"]["nature"]["enum"] == [*NATURES, "unknown", ""]
+
+
+def test_images_of_a_folder_are_found_by_name_and_content(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a/c.nii.gz", "a/d.jpeg", "notes.txt", ".hidden.png", ".cache/e.png", "a/._f.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "IM_0001").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "README").write_text("text")
+    found = [str(Path(entry["image"]).relative_to(tmp_path)) for entry in list_images(tmp_path)]
+    assert found == ["1.2.840.113", "IM_0001", "a/c.nii.gz", "a/d.jpeg", "b.PNG", "folder.png"]
+    assert list_images(tmp_path / "notes.txt") == [{"image": str(tmp_path / "notes.txt")}]
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected images .*, got none"):
+        list_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none: expected a folder with images, got no such folder"):
+        list_images(tmp_path / "none")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import timm
+import torch
+
+from bundle.networks.encoder import ConvNeXtEncoder
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "convnext_atto", "convnextv2_atto", "convnext_atto_ols"])
+def test_levels_are_the_raw_stage_outputs_and_feature_is_the_normalized_mean(name):
+    encoder = ConvNeXtEncoder(name).eval()
+    image = torch.randn(2, 3, 64, 96)
+    levels, feature = encoder(image)
+    assert [tuple(level.shape) for level in levels] == [
+        (2, c, 64 // s, 96 // s) for c, s in zip(encoder.channels, [4, 8, 16, 32], strict=True)
+    ]
+    mean = levels[3].mean((2, 3))
+    expected = (mean - mean.mean(1, keepdim=True)) / (mean.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    torch.testing.assert_close(feature, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
+def test_timm_weights_give_timms_features(name, tmp_path):
+    theirs = timm.create_model(name, pretrained=False).eval()
+    torch.nn.init.normal_(theirs.head.norm.weight)
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    encoder = ConvNeXtEncoder(name, weights_file=str(tmp_path / "timm.pth")).eval()
+    image = torch.randn(2, 3, 64, 32)
+    levels, feature = encoder(image)
+    expected = theirs.forward_features(image)
+    torch.testing.assert_close(levels[3], expected)
+    torch.testing.assert_close(feature, theirs.forward_head(expected, pre_logits=True))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "hf_hub:timm/convnext_atto", "convnext", ""])
+def test_names_that_are_no_convnext_are_refused(name):
+    with pytest.raises(ValueError, match=f"timm's ConvNeXt names.*got '{name}'; list them with: python -c"):
+        ConvNeXtEncoder(name)
+
+
+def test_pretrained_tag_chooses_the_normalization():
+    assert ConvNeXtEncoder("test_convnext").mean == (0.5, 0.5, 0.5)
+    assert ConvNeXtEncoder("convnext_atto").std == (0.229, 0.224, 0.225)

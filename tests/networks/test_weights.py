@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import pickle
+import stat
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bundle import __version__
+from bundle.networks.encoder import ConvNeXtEncoder
+from bundle.networks.weights import load_network, read_file, save_checkpoint
+
+
+@pytest.fixture
+def checkpoint(make_network, tmp_path):
+    network = make_network()
+    save_checkpoint(tmp_path / "model.pt", model=network.state_dict(), network_config=network.network_config())
+    return tmp_path / "model.pt"
+
+
+def test_checkpoint_round_trip(make_network, checkpoint):
+    network, other = make_network(), make_network()
+    torch.nn.init.zeros_(other.decoder.refine.weight)
+    config = load_network(other, checkpoint)
+    assert config == {**network.network_config(), "version": __version__}
+    for name, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_failed_save_keeps_the_former_file(checkpoint):
+    before = checkpoint.read_bytes()
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError), match="pickle"):
+        save_checkpoint(checkpoint, model={"weight": lambda: 0}, network_config={})
+    assert checkpoint.read_bytes() == before
+    assert os.listdir(checkpoint.parent) == ["model.pt"]
+    assert stat.S_IMODE(checkpoint.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"encoder": "test_convnext2", "decoder_channels": 24},
+            "model.pt was made with encoder test_convnext, decoder width 16; this network has encoder test_convnext2, "
+            "decoder width 24; use --encoder test_convnext --decoder_channels 16, or other weights",
+        ),
+        ({"structures": ["background", "lesion", "nerve"]}, r"made with structures \['background', 'lesion', 'head'\]"),
+        ({"label_sets": {"breast": ["normal", "benign", "malignant"]}}, "made with label sets {'breast': .*'lung': "),
+        ({"positions": ["breast", "indis"]}, r"made with positions .* use --positions '\["),
+        ({"conditioning": "none"}, "made with conditioning film; .* use --conditioning film"),
+        ({"norm": "batch"}, "made with norm group; this network has norm batch"),
+    ],
+)
+def test_checkpoints_of_other_networks_are_refused(make_network, checkpoint, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_network(make_network(**changes), checkpoint)
+
+
+def test_damaged_tensors_are_refused_and_the_network_stays(make_network, checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    content["model"]["decoder.refine.bias"] = torch.ones(7)
+    content["model"]["surplus"] = torch.ones(1)
+    torch.save(content, checkpoint)
+    network = make_network()
+    torch.nn.init.ones_(network.decoder.classifier.bias)
+    with pytest.raises(ValueError, match=r"2 tensors differ: decoder.refine.bias is \[7\] in the file, expected \[3\]"):
+        load_network(network, checkpoint)
+    assert network.decoder.classifier.bias.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_missing_file_and_folder_are_refused(make_network, tmp_path):
+    for path in (tmp_path / "absent.pt", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"got {path}, which is none"):
+            load_network(make_network(), path)
+
+
+def test_files_of_other_projects_are_refused(make_network, tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "raw.pt")
+    with pytest.raises(ValueError, match=r"raw.pt must hold 'model' and 'network_config'.*convert_checkpoint.py"):
+        load_network(make_network(), tmp_path / "raw.pt")
+
+
+def test_an_encoder_alone_is_refused_as_a_network(make_network, tmp_path):
+    save_checkpoint(tmp_path / "start.pt", model={}, network_config={"encoder": "convnext_atto"})
+    with pytest.raises(ValueError, match="got the encoder convnext_atto alone; give it as encoder_weights"):
+        load_network(make_network(), tmp_path / "start.pt")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello world", b"\x89PNG\r\n\x1a\n" + bytes(50)])
+def test_files_that_are_no_checkpoint_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} must be a checkpoint .* got a truncated or different file"):
+        read_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.999])
+def test_truncated_checkpoint_is_refused(checkpoint, part):
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(ValueError, match="got a truncated or different file"):
+        read_file(checkpoint)
+
+
+class Payload:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_pickled_payload_is_refused_and_not_executed(make_network, tmp_path, writer):
+    content = {"model": {"weight": Payload(tmp_path / "executed")}, "network_config": {}}
+    with open(tmp_path / "model.pt", "wb") as file:
+        torch.save(content, file) if writer == "torch" else pickle.dump(content, file)
+    with pytest.raises(ValueError, match=r"got pickled Python objects.*refused, nothing in it was executed"):
+        load_network(make_network(), tmp_path / "model.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_encoder_starts_from_a_whole_checkpoint(make_network, checkpoint):
+    encoder = ConvNeXtEncoder("test_convnext", weights_file=str(checkpoint))
+    for name, value in make_network().encoder.state_dict().items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+
+
+def test_encoder_starts_from_safetensors(make_network, tmp_path):
+    state = make_network().encoder.state_dict()
+    save_file({f"encoder.{n}": v for n, v in state.items()}, tmp_path / "start.safetensors")
+    network = make_network(encoder_weights=str(tmp_path / "start.safetensors"), label_sets={})
+    assert torch.equal(network.encoder.backbone.stem_0.weight, state["backbone.stem_0.weight"])
+
+
+def test_weights_of_another_encoder_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="made with encoder test_convnext; this one is convnext_atto; use --encoder"):
+        ConvNeXtEncoder("convnext_atto", weights_file=str(checkpoint))

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that an evaluation and a validation leave behind, from a real evaluator over real image files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from PIL import Image
+
+from bundle.metrics import MultiTaskScore
+from bundle.report import ContactSheet, EvaluationReport, draw_cases
+from bundle.report.pictures import make_case
+from bundle.report.tables import common_folder, without_folder
+
+STRUCTURES = ["background", "lesion"]
+SETS = {"breast": ["benign", "malignant"]}
+CASES = [  # file, data set, columns between truth and prediction (None: no truth), class, probability of malignant
+    ("set_a/$1_$.png", "A", 0, 0, 0.1),
+    ("set_a/two.png", "A", 5, 0, 0.6),
+    ("set_b/one.png", "B", 10, 1, 0.4),
+    ("set_b/none.png", "B", None, 1, 0.8),
+]
+
+
+def make_item(folder: Path, case: tuple[str, str, int | None, int, float]) -> dict[str, Any]:
+    name, dataset, shift, cls, positive = case
+    label, pred = torch.zeros(1, 40, 60, dtype=torch.uint8), torch.zeros(1, 40, 60, dtype=torch.uint8)
+    pred[0, 10:20, 10 + (shift or 0) : 20 + (shift or 0)] = 1
+    if shift is not None:
+        label[0, 10:20, 10:20] = 1
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gray = np.random.default_rng(0).integers(40, 120, (40, 60)).astype(np.uint8)
+    gray[10:20, 10:20] = 220
+    Image.fromarray(gray).save(path)
+    return {
+        "image": MetaTensor(torch.zeros(3, 32, 32), meta={"filename_or_obj": str(path)}),
+        "pred": MetaTensor(pred),
+        "label": MetaTensor(label),
+        "labeled": torch.tensor([True, True]),
+        "spacing": torch.tensor([0.5, 2.0] if dataset == "A" else [math.nan, math.nan]),
+        "cls": torch.tensor([cls]),
+        "probabilities": {"breast": torch.tensor([1 - positive, positive])},
+        "dataset": dataset,
+        "patient": str(path) if dataset == "B" else f"A/{name[-5]}",
+        "group": str(path) if dataset == "B" else f"A/{name[-5]}",
+        "error": "truncated" if name == "broken.png" else "",
+    }
+
+
+def evaluate(tmp_path: Path, handler_of: Any, cases: list[Any] = CASES, **options: Any) -> Engine:
+    score = MultiTaskScore(STRUCTURES, SETS, surface=True, **options)
+    engine = Engine(lambda engine, batch: batch)
+    score.attach(engine, "val_score")
+    handler_of(score).attach(engine)
+    items = [make_item(tmp_path / "secret", case) for case in cases]
+    engine.run([items[:2], items[2:]])
+    return engine
+
+
+def report(tmp_path: Path, score: MultiTaskScore) -> EvaluationReport:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    return EvaluationReport(
+        score, output_dir=str(tmp_path / "out"), weights=str(weights), split="test", resamples=50, worst=2
+    )
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    broken = ("broken.png", "A", 0, 0, 0.5)
+    evaluate(folder, lambda score: report(folder, score), cases=[*CASES, broken], protocol="paper")
+    return folder / "out"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_per_image_csv(out: Path) -> None:
+    rows = read_csv(out / "per_image.csv")
+    native = {row["image"]: row for row in rows if row["protocol"] == "native"}
+    assert set(native) == {case[0] for case in CASES}
+    assert float(native["set_a/two.png"]["dice"]) == pytest.approx(0.5)
+    assert (native["set_a/two.png"]["unit"], float(native["set_a/two.png"]["hd95"])) == (
+        "mm",
+        10.0,
+    )  # 5 columns of 2 mm
+    assert native["set_b/none.png"]["hd95"] == ""
+    assert native["set_b/one.png"]["patient"] == "set_b/one.png"
+    assert len([row for row in rows if row["protocol"] == "paper"]) == 4
+
+
+def test_per_image_classification_csv(out: Path) -> None:
+    rows = {row["image"]: row for row in read_csv(out / "per_image_classification.csv")}
+    assert rows["set_b/one.png"]["truth"] == "malignant"
+    assert rows["set_b/one.png"]["prediction"] == "benign"
+    assert float(rows["set_b/one.png"]["probability_malignant"]) == pytest.approx(0.4)
+
+
+def test_summary_json(out: Path) -> None:
+    summary = json.loads((out / "summary.json").read_text())
+    cells = {(e["dataset"], e["structure"]): e for e in summary["segmentation"]}
+    assert cells["A", "lesion"]["dice"]["value"] == pytest.approx(0.75)
+    assert cells["A", "lesion"]["surface"]["mm"]["hd95"]["value"] == pytest.approx(5.0)
+    assert cells["B", "lesion"]["false_alarm_rate"]["value"] == 1
+    assert summary["classification"][0]["auroc"]["value"] == pytest.approx(3 / 4)
+    assert summary["means"] == {"dice": pytest.approx(0.375), "auroc": pytest.approx(0.75)}
+    assert (summary["images"], summary["patients"], summary["split"], summary["protocol"]) == (4, 4, "test", "native")
+    assert summary["unreadable"] == [{"image": "broken.png", "error": "truncated"}]
+    assert summary["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert {e["protocol"] for e in summary["segmentation_paper_protocol"]} == {"paper"}
+
+
+def test_markdown(out: Path) -> None:
+    text = (out / "results.md").read_text()
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.count("|") > 3 for line in tables)
+    assert "| A | lesion | 2 | 2 | 2 | 0.750 (0.500 to 1.000) |" in text
+    # squares that touch: 10 + 10 of 36 + 36 boundary pixels lie 1 pixel apart, the tolerance is 1.44
+    assert "| B | lesion | 1 | 0.278 | 2 % of the diagonal | 10.0 | px |" in text
+    assert "| breast | 4 | 4 | 0.500 (" in text
+    assert text.count("Dice (paper protocol)") == 1
+    assert "- broken.png: truncated" in text
+
+
+def test_no_file_tells_where_the_data_lie(out: Path) -> None:
+    for file in out.iterdir():
+        assert b"secret" not in file.read_bytes(), file.name
+
+
+def test_worst_cases_are_a_picture(out: Path) -> None:
+    with Image.open(out / "worst_cases.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 500
+
+
+def test_an_output_folder_that_cannot_be_written_stops_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file in the way")
+    with pytest.raises(OSError, match=r"output_dir must be a writable folder, got .*choose another with --output_dir"):
+        evaluate(tmp_path, lambda score: report(tmp_path, score))
+
+
+def test_an_evaluation_without_masks_and_classes_still_reports(tmp_path: Path) -> None:
+    def nothing(engine: Engine, batch: Any) -> Any:
+        return [{**item, "labeled": torch.tensor([False, False]), "cls": torch.tensor([-1])} for item in batch]
+
+    score = MultiTaskScore(STRUCTURES, SETS)
+    engine = Engine(nothing)
+    score.attach(engine, "val_score")
+    report(tmp_path, score).attach(engine)
+    with pytest.warns(UserWarning, match="the score is 0"):
+        engine.run([[make_item(tmp_path, CASES[0])]])
+    assert "nothing was scored" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_contact_sheet_spreads_over_data_sets_and_classes(tmp_path: Path) -> None:
+    many = [(f"set_a/{i:02d}.png", "A", 1, int(i > 15), 0.3) for i in range(20)] + [("b.png", "B", 0, 0, 0.2)]
+    sheet = ContactSheet(str(tmp_path / "new" / "sheet.png"), STRUCTURES, SETS, max_images=5)
+    evaluate(tmp_path, lambda score: sheet, cases=many)
+    titles = [case.title for case in sheet._spread()]
+    assert titles == ["A · 00", "A · 16", "A · 01", "A · 17", "B · b"]
+    assert sheet._spread()[0].caption == "benign, predicted benign 0.70 · Dice lesion 0.90"
+    with Image.open(tmp_path / "new" / "sheet.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_contact_sheet_is_drawn_for_the_best_epoch_only(tmp_path: Path) -> None:
+    sheet = ContactSheet(str(tmp_path / "sheet.png"), STRUCTURES, SETS)
+    engine = Engine(lambda engine, batch: batch)
+    engine.state.best_metric_epoch = 3
+    sheet.attach(engine)
+    engine.run([[make_item(tmp_path, CASES[0])]])
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_picture_shows_truth_left_and_prediction_right(tmp_path: Path) -> None:
+    item = make_item(tmp_path, CASES[0])
+    item["label"] = torch.zeros_like(item["label"])  # nothing on the left, orange on the right
+    draw_cases(
+        [make_case(item, title="t", caption="c")], tmp_path / "p.png", structures=STRUCTURES, heading="h", columns=1
+    )
+    pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB")).astype(int)[100:]  # below heading and legend
+    orange = np.abs(pixels - [0xE6, 0x9F, 0x00]).max(axis=2) < 30
+    half = orange.shape[1] // 2
+    assert orange[:, half:].sum() > 100
+    assert orange[:, :half].sum() == 0
+
+
+def test_paths_are_shown_relative_to_their_common_folder() -> None:
+    folder = common_folder(["/data/x/a/1.png", "/data/x/b/1.png"])
+    assert folder == "/data/x"
+    rows = without_folder([{"image": "/data/x/b/1.png", "other": "/else/2.png", "n": 3}], folder)
+    assert rows == [{"image": "b/1.png", "other": "2.png", "n": 3}]
+    assert common_folder([]) == ""
