@@ -70,7 +70,8 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         contour = inside & ~binary_erosion(inside, iterations=width, border_value=1)
         drawn[inside] = (1 - FILL) * drawn[inside] + FILL * np.array(color(index), np.float32)
         drawn[contour] = color(index)
-    return drawn.round().astype(np.uint8)
+    result: np.ndarray = drawn.round().astype(np.uint8)
+    return result
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -95,7 +96,7 @@ class PredictionWriter:
 
     Per image, in the folders of the data set: ``<name>_mask.png`` (8 bit, value = structure index, native size) and
     ``<name>_overlay.png``. At the end ``predictions.json`` and ``predictions.csv``; until then the rows are in
-    ``predictions.partial.csv``, so that an interrupted run keeps what it had and does not touch an earlier run's tables.
+    ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
     Classes are those of the label set that the position prompt names: all without a prompt, none where an organ has
     no label set. Nothing of a file's header is written. Attach it last: it leaves the process.
 

@@ -63,7 +63,7 @@ def assemble(
     datasets = _join_datasets(sets)
     problems = [problem for found in sets for problem in found.problems]
     items = sorted((dict(item) for found in sets for item in found.items), key=lambda i: (i["dataset"], i["image"]))
-    items, prints = _readable(items, problems=problems)
+    items, prints, scaled = _readable(items, problems=problems)
     if not items:
         raise ValueError(
             f"expected images, got none that can be read ({len(problems)} left out{_first(problems)}); "
@@ -80,7 +80,10 @@ def assemble(
     manifest = {
         "version": 1,
         "root": os.path.relpath(root, os.path.realpath(folder)),
-        "datasets": {name: datasets[name] for name in sorted({item["dataset"] for item in items})},
+        "datasets": {
+            name: datasets[name] | ({"mask_scaled": True} if scaled[name] else {})
+            for name in sorted({item["dataset"] for item in items})
+        },
         "split": {
             "seed": seed,
             "fractions": dict(fractions),
@@ -93,7 +96,13 @@ def assemble(
         "items": items,
     }
     check_datalist(manifest, name="the new manifest")
-    return Assembly(manifest, pairs, problems, [n for found in sets for n in found.notices] + _notices(items, pairs))
+    notices = [notice for found in sets for notice in found.notices] + _notices(items, pairs)
+    notices += [
+        f"{name}: {count} masks have another size than their image, of the same proportions; they are scaled when read"
+        for name, count in scaled.items()
+        if count
+    ]
+    return Assembly(manifest, pairs, problems, notices)
 
 
 def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
@@ -163,27 +172,46 @@ def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
 
 def _readable(
     items: Sequence[dict[str, Any]], *, problems: list[str]
-) -> tuple[list[dict[str, Any]], list[Fingerprint]]:
-    """The items whose files can be read, with their fingerprints; the others are named in ``problems``."""
-    kept, prints = [], []
+) -> tuple[list[dict[str, Any]], list[Fingerprint], Counter[str]]:
+    """The items whose files can be read, their fingerprints, and per data set the masks of another scale.
+
+    The other items are named in ``problems``.
+    """
+    kept: list[dict[str, Any]] = []
+    prints: list[Fingerprint] = []
+    scaled: Counter[str] = Counter()
     for item in tqdm(items, desc="reading images", unit="image", leave=False):
         path = item["image"]
-        labels = [item["label"]] if isinstance(item.get("label"), str) else item.get("label", [])
         try:
             mark = fingerprint(path)
-            for path in labels:
-                _check_header(path)
+            size = _size(path)
+            sizes = {}
+            for path in _labels(item):
+                sizes[path] = _size(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             problems.append(f"{path}: expected an image, got a file that cannot be read ({_reason(path, error)})")
             continue
+        if wrong := [(mask, other) for mask, other in sizes.items() if not _same_proportions(size, other)]:
+            problems.append(
+                f"{wrong[0][0]}: expected a mask of the proportions of its image {item['image']}, {size[0]}x{size[1]} "
+                f"(columns x rows), got {wrong[0][1][0]}x{wrong[0][1][1]}"
+            )
+            continue
+        scaled[item["dataset"]] += any(other != size for other in sizes.values())
         kept.append(item)
         prints.append(mark)
-    return kept, prints
+    return kept, prints, scaled
 
 
-def _check_header(path: str) -> None:
-    with Image.open(path):
-        pass
+def _size(path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return int(image.width), int(image.height)
+
+
+def _same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one size is the other's at another scale, within a pixel of rounding."""
+    scale = max(size) / max(other)
+    return all(abs(a - b * scale) <= max(1.0, scale) for a, b in zip(size, other, strict=True))
 
 
 def _reason(path: str, error: Exception) -> str:
@@ -194,8 +222,14 @@ def _reason(path: str, error: Exception) -> str:
     return str(error).replace(f" {path!r}", "")
 
 
+def _labels(item: Mapping[str, Any]) -> list[str]:
+    label = item.get("label", [])
+    return [label] if isinstance(label, str) else list(label)
+
+
 def _common_root(items: Sequence[Mapping[str, Any]]) -> str:
-    return str(os.path.commonpath([os.path.dirname(item["image"]) for item in items]))
+    folders = {os.path.dirname(path) for item in items for path in (item["image"], *_labels(item))}
+    return str(os.path.commonpath(sorted(folders)))
 
 
 def _make_relative(item: dict[str, Any], *, root: str) -> None:

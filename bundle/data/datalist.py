@@ -2,9 +2,9 @@
 """From the manifest, or from a folder of images, to the item dictionaries that the transforms start from.
 
 Every item has the same keys, with a sentinel where something is missing: ``image`` (absolute path), ``label`` (paths,
-[] = no mask), ``mask_values`` (value in the mask file -> structure index), ``mask_kind``, ``labeled`` (a bool per
-structure: does the data set label it?), ``cls`` (an index per label set, -1 = no class), ``dataset``, ``patient``,
-``group``, ``position``, ``nature``, ``spacing`` (mm per row and column, nan = unknown) and ``item`` (for messages).
+[] = no mask), ``mask_values`` (value in the mask file -> structure index), ``mask_kind``, ``mask_scaled``, ``labeled``
+(a bool per structure: does the data set label it?), ``cls`` (an index per label set, -1 = no class), ``dataset``,
+``patient``, ``group``, ``position``, ``nature``, ``spacing`` (mm per row, column; nan = unknown), ``item`` (its name).
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from bundle.data.manifest import read_datalist
+from bundle.data.splits import SPLITS
 from bundle.vocabulary import BACKGROUND, UNKNOWN
 
 __all__ = ["ALLOW_LEAKS", "list_images", "load_split", "read_datalist"]
 
 ALLOW_LEAKS = "I know that the splits leak"
 """What ``allow_leaks`` must say, word for word, for a manifest with leaking splits to be used."""
-
-SPLITS = ("train", "val", "test")
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm",

@@ -30,7 +30,7 @@ def _stem(name: str) -> str:
 
 
 def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_dir: str) -> list[dict[str, Any]]:
-    """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix where that is unique.
+    """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix if that is unique.
 
     Left out, and logged: what lies in ``output_dir``, and masks beside their image (``x_mask.png``, ``x_mask_1.png``
     beside ``x.png``).

@@ -19,6 +19,8 @@ from ignite.handlers import DiskSaver
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from bundle import __version__
+
 logger = logging.getLogger(__name__)
 
 BEST, LAST = "best.pt", "last.pt"
@@ -122,7 +124,8 @@ class Checkpoints:
     def _save_epoch(self, engine: Engine) -> None:
         best = (-1.0, -1) if self.evaluator is None else _best(self.evaluator)
         if best[1] in (-1, engine.state.epoch):
-            served = {"model": self.average.module.state_dict(), "network_config": self.network_config()}
+            config = {**self.network_config(), "version": __version__}
+            served = {"model": self.average.module.state_dict(), "network_config": config}
             self._save(served, BEST)
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"epoch": engine.state.epoch, "best": best, "network_config": self.network_config()}

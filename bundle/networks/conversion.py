@@ -123,7 +123,9 @@ def convert_encoder(
     untouched = [n for n in target if n not in converted]
     # A head-less variant may lack the last norm; a backbone with holes would be random in part.
     optional = {n: target[n] for n in untouched if n.startswith("norm.")}
-    require_fit({**optional, **converted}, target, path, f"encoder {name}; choose the --encoder they were made with")
+    require_fit(
+        {**optional, **converted}, target, path=path, whose=f"encoder {name}; choose the --encoder they were made with"
+    )
     return Conversion(converted, taken, [n for n in state if n not in set(taken)], untouched)
 
 
@@ -166,19 +168,17 @@ def convert_authors(
     ignored = [n for n in state if n.startswith(_AUTHORS_UNUSED)]
     converted = {f"encoder.{n}": v for n, v in encoder.state.items()}
     rest = [n for n in state if n not in set(ignored) and not n.startswith("backbone.")]
-    for source in rest:
-        name = source
-        for pattern, replacement in _AUTHORS_NAMES:
-            name = re.sub(pattern, replacement, name)
-        converted[name] = state[source]
+    converted |= {_from_authors(n): state[n] for n in rest}
     if mean is not None and std is not None:
         stem = "encoder.backbone.stem_0."
-        converted |= _fold_normalization(converted[stem + "weight"], converted[stem + "bias"], mean, std, stem)
-    require_fit(converted, network.state_dict(), path, "the paper's network; see AUTHORS_NETWORK")
+        converted |= _fold_normalization(
+            converted[stem + "weight"], converted[stem + "bias"], mean=mean, std=std, prefix=stem
+        )
+    require_fit(converted, network.state_dict(), path=path, whose="the paper's network; see AUTHORS_NETWORK")
     return Conversion(converted, encoder.taken + rest, ignored, [])
 
 
-def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], path: str | Path, whose: str = "") -> None:
+def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path: str | Path, whose: str = "") -> None:
     """Refuses weights whose names or shapes are not those of a network.
 
     Args:
@@ -204,7 +204,7 @@ def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], path: st
 
 
 def _fold_normalization(
-    weight: Tensor, bias: Tensor, mean: Sequence[float], std: Sequence[float], prefix: str
+    weight: Tensor, bias: Tensor, *, mean: Sequence[float], std: Sequence[float], prefix: str
 ) -> dict[str, Tensor]:
     rgb = weight.double().flip(1)
     scale = torch.tensor(std, dtype=torch.float64)[:, None, None]
@@ -213,6 +213,12 @@ def _fold_normalization(
         prefix + "weight": (rgb * scale).to(weight.dtype),  # values = normalized * std + mean
         prefix + "bias": (bias.double() + (rgb * shift).sum((1, 2, 3))).to(bias.dtype),
     }
+
+
+def _from_authors(name: str) -> str:
+    for pattern, replacement in _AUTHORS_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _from_facebook(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Renamed:

@@ -68,15 +68,10 @@ class UPerConvNeXt(nn.Module):
         self.level_prompts = nn.ModuleList(prompts)
         self.feature_prompt = build_prompt(conditioning, channels=channels[-1], prompt_length=self.prompt_length)
         self.decoder = UPerNetDecoder(
-            in_channels=channels,
-            channels=decoder_channels,
-            out_channels=len(structures),
-            norm=norm,
-            dropout=dropout,
+            in_channels=channels, channels=decoder_channels, out_channels=len(structures), norm=norm, dropout=dropout
         )
         self.dropout = nn.Dropout(dropout)
-        heads = {f"cls_{name}": nn.Linear(channels[-1], len(classes)) for name, classes in label_sets.items()}
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict({f"cls_{n}": nn.Linear(channels[-1], len(k)) for n, k in label_sets.items()})
         self._config = {
             "encoder": encoder,
             "decoder_channels": decoder_channels,

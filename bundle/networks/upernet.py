@@ -35,7 +35,7 @@ class UPerNetDecoder(nn.Module):
     ):
         super().__init__()
         coarse_to_fine = in_channels[-2::-1]  # [1/16, 1/8, 1/4]
-        self.ppm = PyramidPooling(in_channels[-1], channels, norm)
+        self.ppm = PyramidPooling(in_channels[-1], channels, norm=norm)
         self.laterals = nn.ModuleList(conv_norm_relu(c, channels, kernel_size=1, norm=norm) for c in coarse_to_fine)
         self.smooths = nn.ModuleList(
             conv_norm_relu(channels, channels, kernel_size=3, norm=norm) for _ in coarse_to_fine
@@ -72,7 +72,7 @@ class PyramidPooling(nn.Module):
         Zhao et al. 2017, "Pyramid Scene Parsing Network", arXiv 1612.01105.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm):
+    def __init__(self, in_channels: int, out_channels: int, *, norm: Norm):
         super().__init__()
         width = in_channels // len(POOLING_BINS)
         self.bins = list(POOLING_BINS)

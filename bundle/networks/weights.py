@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -93,9 +94,28 @@ def load_network(network: nn.Module, path: str | Path) -> dict[str, Any]:
             f"{path} was made with {_listed(config, differing)}; this network has {_listed(own, differing)}; "
             f"use {_as_flags(config, differing)}, or other weights."
         )
-    require_fit(content["model"], network.state_dict(), path)
+    require_fit(content["model"], network.state_dict(), path=path)
     network.load_state_dict(content["model"])
     return config
+
+
+class WeightsLoader:
+    """Handler that loads a checkpoint into the network before an evaluation or inference starts.
+
+    MONAI's ``CheckpointLoader`` neither says which network a file was made for nor stops on missing weights.
+
+    Args:
+        network: a ``UPerConvNeXt``.
+        path: file such as ``models/model.pt``.
+    """
+
+    def __init__(self, network: nn.Module, path: str) -> None:
+        self.network = network
+        self.path = path
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with an engine; raises as ``load_network`` when that starts."""
+        engine.add_event_handler(Events.STARTED, lambda: load_network(self.network, self.path))
 
 
 def load_encoder(encoder: nn.Module, *, name: str, path: str | Path) -> Conversion:

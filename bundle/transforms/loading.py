@@ -12,7 +12,6 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from skimage.morphology import convex_hull_image
 
@@ -88,6 +87,7 @@ class LoadUltrasoundd(MapTransform):
         super().__init__(keys)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with the image in place of its path."""
         item = dict(data)
         for key in self.key_iterator(item):
             given = item.get("spacing")
@@ -116,7 +116,7 @@ def _stored_mask(path: str, table: Mapping[int, int]) -> np.ndarray:
         pixels = pixels[..., 0]
     if pixels.dtype == bool:  # 1-bit files have no say in whether white is 1 or 255
         white = 255 if 255 in table and 1 not in table else 1
-        return pixels.astype(np.uint8) * np.uint8(white)
+        pixels = np.where(pixels, np.uint8(white), np.uint8(0))
     if pixels.dtype.kind == "f":
         if (pixels != np.round(pixels)).any():
             raise ValueError(f"{path}: mask values must be integers, got fractions; save the mask without resampling.")
@@ -149,7 +149,7 @@ def _fill_outline(mask: np.ndarray) -> np.ndarray:
         outline = mask == index
         inside = binary_fill_holes(outline)
         if inside.sum() <= 2 * outline.sum() and outline.sum() > 2:
-            inside = convex_hull_image(outline) | outline
+            inside = convex_hull_image(outline, offset_coordinates=False) | outline
         filled[inside] = index
     return filled
 
@@ -160,13 +160,20 @@ def _same_proportions(shape: Sequence[int], other: Sequence[int]) -> bool:
     return all(abs(a - b * scale) <= max(1.0, scale) for a, b in zip(shape, other, strict=True))
 
 
+def _scale(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Mask (H, W) of any type at another size, nearest neighbor by pixel centers."""
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(np.intp) for n, m in zip(shape, mask.shape, strict=True))
+    scaled: np.ndarray = mask[np.ix_(rows, columns)]
+    return scaled
+
+
 class LoadMaskd(MapTransform):
     """Reads the mask files of an item: MetaTensor (1, H, W) uint8 of structure indices at the image's native size.
 
     Several files are merged, the greater index on top. No file ([] or "") gives background only.
     ``item["mask_values"]`` maps stored values to indices ({} = they are indices); ``item["mask_kind"]`` "outline" is
-    filled. A tensor instead of paths is left as it is. With ``item["mask_scaled"]`` a mask of
-    another size but the image's proportions is scaled to it (nearest neighbor). 1-bit white is 255 when the table has 255 and not 1, else 1.
+    filled. A tensor instead of paths is left as it is. With ``item["mask_scaled"]`` a mask of another size but the
+    image's proportions is scaled to it (nearest neighbor). 1-bit white is 255 when the table has 255 and not 1, else 1.
 
     Args:
         keys: keys of a path or of a list of paths.
@@ -202,7 +209,7 @@ class LoadMaskd(MapTransform):
         for path in paths:
             stored = _stored_mask(path, table)
             if item.get("mask_scaled") and _same_proportions(stored.shape, shape):
-                stored = np.asarray(Image.fromarray(stored).resize(shape[::-1], Image.Resampling.NEAREST))
+                stored = _scale(stored, shape)
             if stored.shape != shape:
                 raise ValueError(
                     f"{path}: mask must have the size of its image {image.meta['filename_or_obj']},"
@@ -215,6 +222,7 @@ class LoadMaskd(MapTransform):
         return MetaTensor(torch.from_numpy(merged)[None], meta=meta)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with the merged mask in place of its paths."""
         item = dict(data)
         for key in self.key_iterator(item):
             if not isinstance(item[key], torch.Tensor):

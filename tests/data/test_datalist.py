@@ -74,6 +74,7 @@ def test_items_of_a_split_all_have_the_same_keys(write: Callable[..., Path], tmp
         "label": [f"{images}/b0_m.png", f"{images}/b0_m1.png"],
         "mask_values": {0: 0, 255: 1},
         "mask_kind": "filled",
+        "mask_scaled": False,
         "labeled": [True, True, False, False, False],
         "cls": [2, -1],
         "dataset": "B",

@@ -23,10 +23,9 @@ def breast(grid: Grid, body: Generator, view: Generator, *, variant: str) -> Tis
     tissue = _layers(grid, near, body, fat=(0.12, 0.26), bottom=(0.76, 0.96))
     for _ in range(body.integers(2, 5)):
         _lobule(tissue, near, body)
-    if variant == "normal":
-        if body.random() < 0.6:
-            _shadowing_ligament(tissue, near, body)
-    else:
+    for _ in range(body.binomial(2, {"normal": 0.55, "benign": 0.4, "malignant": 0.15}[variant])):
+        _shadowing_ligament(tissue, near, body)
+    if variant != "normal":
         _lesion(tissue, near, body, malignant=variant == "malignant")
     _poor_contact(tissue, grid, view)
     return tissue
@@ -145,8 +144,8 @@ def _lobule(tissue: Tissue, grid: Grid, body: Generator) -> None:
 def _shadowing_ligament(tissue: Tissue, grid: Grid, body: Generator) -> None:
     """A dark band below a small bright ligament: a shadow without a mass."""
     center = (body.uniform(-0.6, 0.6) * grid.half_width, body.uniform(0.2, 0.4))
-    rho, _ = _polar(grid, center=center, axes=(body.uniform(0.05, 0.12), 0.02), angle=body.uniform(-0.4, 0.4))
-    tissue.paint(np.exp(-(rho**2)), 5.0, body.uniform(200, 450))
+    rho, _ = _polar(grid, center=center, axes=(body.uniform(0.05, 0.16), 0.02), angle=body.uniform(-0.4, 0.4))
+    tissue.paint(np.exp(-(rho**2)), 5.0, body.uniform(200, 500))
 
 
 def _poor_contact(tissue: Tissue, grid: Grid, view: Generator) -> None:

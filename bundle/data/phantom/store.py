@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -150,8 +149,10 @@ def synthesize(root: Path, *, seed: int, patients: int) -> Path:
 
 
 def _stamp(root: Path) -> Any:
-    """What the phantom in ``root`` was made with; None when there is none."""
+    """What the phantom in ``root`` was made with; None when there is none, or none with a manifest."""
     try:
+        if not (root / "datalist.json").is_file():
+            return None
         return json.loads((root / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
@@ -178,7 +179,6 @@ def _publish(made: Path, root: Path, *, stamp: dict[str, int], trash: Path) -> N
             return
         except OSError:  # another process was faster with one of the two renames: look again
             continue
-    shutil.rmtree(made)
     raise FileExistsError(
         f"{root}: expected to put the phantom there, got a folder that other processes keep changing."
     )
@@ -213,8 +213,8 @@ def _write_items(made: Path, *, seed: int, patients: int) -> dict[str, Any]:
 
 def _plan(patients: int) -> Iterator[tuple[_Kind, int, str, str]]:
     """All patients: kind, number within the kind, variant, split. Each class has its share in each split."""
-    counts = [max(9 if kind.name == "PhantomBreast" else 3, round(kind.share * patients)) for kind in KINDS]
-    counts[0] += patients - sum(counts)
+    counts = [max(3, int(kind.share * patients)) for kind in KINDS]
+    counts[0] = patients - sum(counts[1:])
     for kind, count in zip(KINDS, counts, strict=True):
         classes = kind.variants if "classes" in kind.entry else ("",)
         for index in range(count):

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from bundle.data.requests import add_prompts, name_items
+
+POSITIONS = ["breast", "head", "indis"]
+DEFAULTS = {"position": "head", "nature": "unknown", "task": "unknown"}
+
+
+def named(tmp_path: Path, *files: str) -> list[dict[str, str]]:
+    data = [{"image": str(tmp_path / file)} for file in files]
+    return name_items(data, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+
+
+def test_results_take_the_suffix_only_where_names_collide(tmp_path: Path) -> None:
+    items = named(tmp_path, "a.png", "a.jpg", "b.png", "sub/a.png", "c.nii.gz", "1.2.840.dcm")
+    assert [item["file"] for item in items] == ["a.png", "a.jpg", "b.png", "sub/a.png", "c.nii.gz", "1.2.840.dcm"]
+    assert [item["output"] for item in items] == ["a.png", "a.jpg", "b", "sub/a", "c", "1.2.840"]
+
+
+def test_masks_and_earlier_results_are_left_out(tmp_path: Path) -> None:
+    files = ["a.png", "a_mask.png", "a_mask_1.png", "lone_mask.png", "out/a_overlay.png"]
+    assert [item["file"] for item in named(tmp_path, *files)] == ["a.png", "lone_mask.png"]
+
+
+def test_files_from_elsewhere_go_by_their_name(tmp_path: Path) -> None:
+    items = name_items([{"image": "/elsewhere/x.png"}], dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    assert (items[0]["file"], items[0]["output"]) == ("x.png", "x")
+
+
+def test_prompts_of_the_file_go_before_the_defaults(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text("file,position,nature\nsub/a.png,breast,tumor\nb.png,,organ\n")
+    items = add_prompts(
+        named(tmp_path, "sub/a.png", "b.png", "c.png"), positions=POSITIONS, defaults=DEFAULTS, prompts=str(table)
+    )
+    found = [(item["position"], item["nature"], item["task"]) for item in items]
+    assert found == [("breast", "tumor", "unknown"), ("head", "organ", "unknown"), ("head", "unknown", "unknown")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name,position\na.png,head\n", r"prompts\.csv: columns must be file and some of \['position', 'nature'"),
+        ("file,organ\na.png,head\n", r"prompts\.csv: columns must be .*got \['file', 'organ'\]"),
+        ("", r"prompts\.csv: columns must be"),
+        ("file,position\nother.png,head\n", r"prompts\.csv: files must be images below dataset_dir, got \['other"),
+        ("file,position\na.png,head\na.png,breast\n", r"prompts\.csv: each file must have one row, got several"),
+        ("file,position\na.png,elbow\n", r"prompts of a\.png: position must be one of \['breast', .*got 'elbow'"),
+        (None, r"prompts must be a readable CSV file, got .*prompts\.csv"),
+    ],
+)  # fmt: skip
+def test_bad_prompt_tables_are_named(tmp_path: Path, content: str | None, message: str) -> None:
+    table = tmp_path / "prompts.csv"
+    if content is not None:
+        table.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        add_prompts(named(tmp_path, "a.png"), positions=POSITIONS, defaults=DEFAULTS, prompts=str(table))
+
+
+def test_unknown_default_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prompts of the command line: position must be one of \['breast', 'head'"):
+        add_prompts(
+            named(tmp_path, "a.png"), positions=POSITIONS, defaults={**DEFAULTS, "position": "brest"}, prompts=None
+        )

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import DataLoader, MetaTensor, decollate_batch
+from monai.transforms import Compose, Invertd, Resized, SpatialPadd
+from PIL import Image
+
+from bundle.data.tolerant import TolerantDataset, reason
+from bundle.transforms.loading import LoadUltrasoundd
+
+
+def make(folder: Path) -> TolerantDataset:
+    Image.fromarray(np.full((20, 30), 255, np.uint8)).save(folder / "good.png")
+    (folder / "bad.png").write_bytes((folder / "good.png").read_bytes()[:50])
+    transform = Compose(
+        [
+            LoadUltrasoundd("image"),
+            Resized("image", spatial_size=16, size_mode="longest"),
+            SpatialPadd("image", spatial_size=(16, 16)),
+        ]
+    )
+    return TolerantDataset(
+        [{"image": str(folder / name)} for name in ("bad.png", "good.png")],
+        transform,
+        dataset_dir=str(folder),
+        output_dir=str(folder / "out"),
+        positions=["indis"],
+        image_size=16,
+    )
+
+
+def test_a_bad_file_comes_black_with_its_reason(tmp_path: Path) -> None:
+    bad, good = make(tmp_path)
+    assert bad.keys() == good.keys()
+    assert good["error"] == ""
+    assert bad["error"].startswith(f"{tmp_path / 'bad.png'}: ")
+    assert bad["image"].shape == good["image"].shape == (3, 16, 16)
+    assert bad["image"].abs().sum() == 0
+    assert bad["image"].meta["filename_or_obj"] == str(tmp_path / "bad.png")
+
+
+def test_bad_and_good_collate_and_invert_together(tmp_path: Path) -> None:
+    dataset = make(tmp_path)
+    batch = next(iter(DataLoader(dataset, batch_size=2)))
+    batch["pred"] = MetaTensor(torch.ones(2, 4, 16, 16))
+    invert = Invertd("pred", transform=dataset.transform, orig_keys="image", nearest_interp=False)
+    bad, good = (invert(item) for item in decollate_batch(batch))
+    assert good["pred"].shape == (4, 20, 30)
+    assert bad["pred"].shape == (4, 16, 16)
+
+
+def test_reason_is_the_first_error_below_the_wrappers() -> None:
+    inner = ValueError("a.png: broken")
+    inner.__cause__ = OSError("detail")
+    wrapper = RuntimeError("applying transform <x>")
+    wrapper.__cause__ = inner
+    assert reason(wrapper) == "a.png: broken"
+    assert reason(KeyError()) == "KeyError"

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs/inference.yaml")
+SMALL = {"encoder": "test_convnext", "decoder_channels": 16}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small network in the layout of models/model.pt."""
+    parser = ConfigParser(ConfigParser.load_config_file(CONFIG))
+    parser.update(SMALL)
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save({"model": network.state_dict(), "network_config": network.network_config()}, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of different sizes and kinds."""
+    random = np.random.default_rng(0)
+    top = tmp_path / "images"
+    (top / "sub").mkdir(parents=True)
+    Image.fromarray(random.integers(0, 255, (40, 70), np.uint8)).save(top / "a.png")
+    Image.fromarray(random.integers(0, 255, (90, 50, 3), np.uint8)).save(top / "a.jpg")
+    Image.fromarray(random.integers(0, 255, (30, 30), np.uint8)).save(top / "sub/b.png")
+    (top / "notes.txt").write_text("no image")
+    return top
+
+
+def run(folder: Path, out: Path, weights: Path, **options: Any) -> list[dict[str, Any]]:
+    overrides = {"bundle_root": str(ROOT), "dataset_dir": str(folder), "output_dir": str(out), "num_workers": 0}
+    workflow = ConfigWorkflow(
+        workflow_type="infer", config_file=CONFIG, meta_file=None, logging_file=False,
+        **overrides, **SMALL, ckpt_path=str(weights), **options,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    images: list[dict[str, Any]] = json.loads((out / "predictions.json").read_text())["images"]
+    return images
+
+
+def test_command_line_reports_the_bad_file_and_does_the_rest(folder: Path, tmp_path: Path, weights: Path) -> None:
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:300])
+    (folder / "zero.png").touch()
+    options = {"dataset_dir": folder, "output_dir": tmp_path / "out", "ckpt_path": weights, **SMALL}
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    text = done.stdout + done.stderr
+    assert "cut.png: cannot be decoded" in text
+    assert "zero.png: file must hold an image, got 0 bytes" in text
+    assert "2 files failed: cut.png, zero.png" in text
+    assert "Iteration" in done.stderr  # the progress bar
+    records = {r["file"]: r for r in json.loads((tmp_path / "out/predictions.json").read_text())["images"]}
+    assert sorted(records) == ["a.jpg", "a.png", "cut.png", "sub/b.png", "zero.png"]
+    assert [name for name, record in records.items() if record["error"]] == ["cut.png", "zero.png"]
+    for file, mask, size in (
+        ("a.png", "a.png", (70, 40)),
+        ("a.jpg", "a.jpg", (50, 90)),
+        ("sub/b.png", "sub/b", (30, 30)),
+    ):
+        assert records[file]["mask"] == f"{mask}_mask.png"
+        with Image.open(tmp_path / "out" / f"{mask}_mask.png") as written:
+            assert written.size == size
+            assert np.asarray(written).max() < 5
+        with Image.open(tmp_path / "out" / f"{mask}_overlay.png") as written:
+            assert written.size == size
+
+
+def test_named_organ_limits_structures_and_classes(folder: Path, tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "prompts.csv").write_text("file,position\nsub/b.png,lung\n")
+    images = run(folder, tmp_path / "out", weights, position="breast", prompts=str(tmp_path / "prompts.csv"))
+    found = {image["file"]: image for image in images}
+    assert list(found["a.png"]["classes"]) == ["breast"]
+    assert list(found["sub/b.png"]["classes"]) == ["lung"]
+    assert found["sub/b.png"]["prompts"] == {"position": "lung", "nature": "unknown", "task": "unknown"}
+    assert all(found["a.png"]["areas"][name]["pixels"] == 0 for name in ("head", "nerve", "vessel"))
+    assert all(area["pixels"] == 0 for area in found["sub/b.png"]["areas"].values())
+
+
+def test_a_second_run_does_not_read_the_first_ones_results(folder: Path, tmp_path: Path, weights: Path) -> None:
+    for _ in range(2):
+        assert len(run(folder, folder / "out", weights)) == 3
+
+
+def test_masks_are_upright_and_at_their_place(tmp_path: Path, weights: Path) -> None:
+    """Turning the image by half turns the mask: a swap of axes or a shifted letterbox would break that."""
+    blob = np.zeros((64, 128), np.uint8)
+    blob[4:20, 8:40] = 255
+    top = tmp_path / "images"
+    top.mkdir()
+    for name, pixels in (("wide", blob), ("tall", blob.T.copy())):
+        Image.fromarray(pixels).save(top / f"{name}.png")
+    parser = ConfigParser(ConfigParser.load_config_file(CONFIG))
+    parser.update({**SMALL, "bundle_root": str(ROOT)})
+    preprocessing = parser.get_parsed_content("preprocessing")
+    postprocessing = parser.get_parsed_content("postprocessing")
+    for name, pixels in (("wide", blob), ("tall", blob.T)):
+        item = preprocessing({"image": str(top / f"{name}.png")})
+        # a network that sees lesion where it is bright
+        bright = item["image"].as_tensor()[0] > 0
+        item["pred"] = {"seg": torch.stack([~bright, bright]).float() * 20, "cls_breast": torch.zeros(3)}
+        assert np.array_equal(postprocessing(item)["pred"][0].numpy() == 1, pixels == 255), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position": "brest"}, r"position must be one of \['breast', .*got 'brest'"),
+        ({"dataset_dir": "/nowhere"}, "expected a folder with images, got no such folder"),
+        ({"ckpt_path": "/nowhere/model.pt"}, r"/nowhere/model\.pt"),
+        ({"encoder": "convnext_atto"}, "convnext_atto"),
+    ],
+)
+def test_errors_say_what_to_do(
+    folder: Path, tmp_path: Path, weights: Path, options: dict[str, Any], message: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "bundle_root": str(ROOT), "dataset_dir": str(folder), "output_dir": str(tmp_path / "out"), "num_workers": 0,
+        "ckpt_path": str(weights), **SMALL, **options,
+    }  # fmt: skip
+    workflow = ConfigWorkflow(
+        workflow_type="infer", config_file=CONFIG, meta_file=None, logging_file=False, **arguments
+    )
+    workflow.initialize()
+    with pytest.raises((RuntimeError, ValueError, OSError), match=r"\w") as caught:
+        workflow.run()
+    error: BaseException | None = caught.value
+    while error is not None and not re.search(message, str(error)):
+        error = error.__cause__  # MONAI wraps errors of components in its own
+    assert error is not None, caught.value
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
+def test_bundle_properties_are_complete(folder: Path) -> None:
+    workflow = ConfigWorkflow(
+        workflow_type="infer", config_file=CONFIG, meta_file=str(ROOT / "configs/metadata.json"), logging_file=False,
+        bundle_root=str(ROOT), dataset_dir=str(folder),
+    )  # fmt: skip
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def test_network_and_image_transforms_are_those_of_training() -> None:
+    train = ConfigParser.load_config_file(str(ROOT / "configs/train.yaml"))
+    inference = ConfigParser.load_config_file(CONFIG)
+    shared = [
+        "structures", "label_sets", "positions", "organ_structures", "encoder", "decoder_channels", "conditioning",
+        "norm", "dropout", "drop_path", "network_def", "network", "device", "image_size", "image_mean", "image_std",
+        "load_transforms", "letterbox_transforms", "normalize_transforms",
+    ]  # fmt: skip
+    assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}

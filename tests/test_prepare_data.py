@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prepare_data.py"
+
+
+def prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def picture(path: Path, seed: int) -> None:
+    """An image of coarse shapes and finer texture, another for every seed."""
+    rng = np.random.default_rng(seed)
+    layers = [Image.fromarray(rng.integers(0, 256, (n, n), dtype=np.uint8)).resize((80, 60)) for n in (8, 32)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.blend(*layers, 0.5).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """USGRA with ten images, of which 0 and 9 are mirror images, and lists that put them apart."""
+    folder = tmp_path / "root/segmentation/USGRA"
+    for i in range(9):
+        picture(folder / f"imgs/u{i}.png", seed=i)
+    with Image.open(folder / "imgs/u0.png") as first:
+        first.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "imgs/u9.png")
+    (folder / "masks").mkdir()
+    for i in range(10):
+        Image.new("L", (80, 60)).save(folder / f"masks/u{i}.png")
+    (folder / "config.yaml").write_text("0:background:0\n1:nerve:1\n2:vessel:2\n")
+    (folder / "train.txt").write_text("".join(f"u{i}.png\n" for i in range(7)))
+    (folder / "val.txt").write_text("u7.png\nu8.png\n")
+    (folder / "test.txt").write_text("u9.png\n")
+    return tmp_path / "root"
+
+
+def test_a_mixture_becomes_one_manifest(folders: Path, tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"busi/benign/benign ({i}).png", seed=20 + i)
+        Image.new("L", (80, 60)).save(tmp_path / f"busi/benign/benign ({i})_mask.png")
+    output = tmp_path / "out/datalist.json"
+    done = prepare("--folders", folders, "--busi", tmp_path / "busi", "--output", output, "--folds", 2)
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    total = next(line for line in done.stdout.splitlines() if line.startswith("total"))
+    assert total.split()[1:8] == ["14", "14", "4", "14", "13", "2", "1"]
+    manifest = read_datalist(output)
+    assert manifest["root"] == ".."
+    groups = {Path(item["image"]).stem: (item["group"], item["split"]) for item in manifest["items"]}
+    assert groups["u0"] == groups["u9"]
+    again = prepare("--busi", tmp_path / "busi", "--folders", folders, "--output", output, "--folds", 2, "--overwrite")
+    assert again.returncode == 0
+    assert read_datalist(output) == manifest
+    structures = ["background", "lesion", "nerve", "vessel"]
+    label_sets = {"breast": ["normal", "benign", "malignant"]}
+    items = load_split(
+        output, split="train", structures=structures, label_sets=label_sets, positions=["indis", "breast", "limb"]
+    )
+    assert all(Path(path).is_file() for item in items for path in (item["image"], *item["label"]))
+
+
+def test_given_splits_that_leak_are_listed_and_not_written(folders: Path, tmp_path: Path) -> None:
+    output = tmp_path / "datalist.json"
+    refused = prepare("--folders", folders, "--output", output, "--given-splits")
+    assert refused.returncode == 1
+    assert "leak: imgs/u0.png | imgs/u9.png | near-duplicates in train and test" in refused.stderr
+    assert "nothing is written" in refused.stderr
+    assert "--accept-leaks" in refused.stderr
+    assert not output.exists()
+    accepted = prepare("--folders", folders, "--output", output, "--given-splits", "--accept-leaks")
+    assert accepted.returncode == 0
+    manifest = json.loads(output.read_text())
+    assert manifest["split"]["leaks"] == [["imgs/u0.png", "imgs/u9.png", "near-duplicates in train and test"]]
+    assert manifest["split"]["leaks_accepted"] is True
+    network = {"structures": ["background", "nerve", "vessel"], "label_sets": {}, "positions": ["limb"]}
+    with pytest.raises(ValueError, match=ALLOW_LEAKS):
+        load_split(output, split="train", **network)
+    assert len(load_split(output, split="train", allow_leaks=ALLOW_LEAKS, **network)) == 7
+
+
+def test_masks_of_another_scale_are_noted_and_of_other_proportions_left_out(folders: Path, tmp_path: Path) -> None:
+    masks = folders / "segmentation/USGRA/masks"
+    Image.new("L", (119, 89)).save(masks / "u1.png")
+    Image.new("L", (60, 80)).save(masks / "u2.png")
+    done = prepare("--folders", folders, "--output", tmp_path / "datalist.json", "--skip-unreadable")
+    assert done.returncode == 0
+    assert "USGRA: 1 masks have another size than their image" in done.stdout
+    assert "u2.png: expected a mask of the proportions of its image" in done.stderr
+    assert "80x60 (columns x rows), got 60x80" in done.stderr
+    manifest = read_datalist(tmp_path / "datalist.json")
+    assert manifest["datasets"]["USGRA"]["mask_scaled"] is True
+    assert len(manifest["items"]) == 9
+
+
+def test_files_that_cannot_be_read_are_named_and_left_out(folders: Path, tmp_path: Path) -> None:
+    images = folders / "segmentation/USGRA/imgs"
+    (images / "u1.png").write_bytes(b"")
+    (images / "u2.png").write_bytes((images / "u3.png").read_bytes()[:900])
+    (images / "u4.png").unlink()
+    (images / "u4.png").mkdir()
+    (folders / "segmentation/USGRA/masks/u5.png").write_text("text")
+    output = tmp_path / "datalist.json"
+    done = prepare("--folders", folders, "--output", output)
+    assert done.returncode == 1
+    for name, reason in {
+        "imgs/u1": "empty",
+        "imgs/u2": "truncated",
+        "imgs/u4": "folder",
+        "masks/u5": "identify",
+    }.items():
+        assert any(f"{name}.png: expected an image" in line and reason in line for line in done.stderr.splitlines())
+    assert "--skip-unreadable" in done.stderr
+    assert len(read_datalist(output)["items"]) == 6
+    assert prepare("--folders", folders, "--output", output, "--overwrite", "--skip-unreadable").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected data, got none"),
+        (["--busi", "nowhere"], "nowhere: expected the folder of BUSI"),
+        (["--folders", "ROOT", "--position", "MYSET=liver"], "about the data sets ['USGRA'], got ['MYSET']"),
+        (["--folders", "ROOT", "--position", "liver"], "--position: expected SET=VALUE, got 'liver'"),
+        (["--folders", "ROOT", "--structure", "USGRA=nerve"], "--structure: expected SET=VALUE:NAME"),
+        (["--folders", "ROOT", "--fractions", "0.5", "0.5", "0.5"], "--fractions: expected three shares"),
+        (["--folders", "ROOT", "--folds", "40"], "expected at least 40 groups of patients"),
+    ],
+)  # fmt: skip
+def test_errors_are_text(folders: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    real = [str(folders) if argument == "ROOT" else argument for argument in arguments]
+    done = prepare(*real, "--output", tmp_path / "datalist.json")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_existing_manifest_is_not_replaced_by_accident(folders: Path, tmp_path: Path) -> None:
+    output = tmp_path / "datalist.json"
+    output.write_text("mine")
+    done = prepare("--folders", folders, "--output", output)
+    assert done.returncode == 2
+    assert "add --overwrite to replace it" in done.stderr
+    assert output.read_text() == "mine"
+
+
+def test_near_duplicates_of_busi_stay_together(real_data: Path, tmp_path: Path) -> None:
+    """One class of BUSI: known near-duplicates are joined, and no giant group comes of it."""
+    (tmp_path / "busi").mkdir()
+    (tmp_path / "busi/normal").symlink_to(real_data / "Dataset_BUSI_with_GT/normal")
+    done = prepare("--busi", tmp_path / "busi", "--output", tmp_path / "datalist.json")
+    assert done.returncode == 0, done.stderr
+    manifest = read_datalist(tmp_path / "datalist.json")
+    groups = [item["group"] for item in manifest["items"]]
+    assert manifest["split"]["near_duplicates"] >= 10
+    assert max(map(groups.count, groups)) <= 6

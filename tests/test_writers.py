@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from PIL import Image
+
+from bundle import __version__
+from bundle.transforms.loading import LoadUltrasoundd
+from bundle.writers import PredictionWriter, color, draw_overlay, sha256, write_atomically
+
+STRUCTURES = ["background", "lesion", "head"]
+LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]}
+
+
+def writer(tmp_path: Path, folder: str = "out") -> PredictionWriter:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    return PredictionWriter(
+        output_dir=str(tmp_path / folder),
+        structures=STRUCTURES,
+        label_sets=LABEL_SETS,
+        load=LoadUltrasoundd("image"),
+        weights=str(tmp_path / "model.pt"),
+    )
+
+
+def item(tmp_path: Path, file: str, **changes: Any) -> dict[str, Any]:
+    """An image of 6 rows and 9 columns whose mask has 3 pixels of lesion and 4 of head."""
+    path = tmp_path / "in" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((6, 9), 100, np.uint8)).save(path)
+    mask = torch.zeros(1, 6, 9, dtype=torch.uint8)
+    mask[0, 0, 1:4], mask[0, 5, 5:] = 1, 2
+    return {
+        "image": MetaTensor(torch.zeros(3, 8, 8), meta={"filename_or_obj": str(path)}),
+        "pred": MetaTensor(mask),
+        "probabilities": {"breast": torch.tensor([0.1, 0.2, 0.7]), "lung": torch.tensor([0.75, 0.25])},
+        "spacing": torch.tensor([0.5, 0.2], dtype=torch.float64),
+        "position": "unknown",
+        "nature": "unknown",
+        "task": "unknown",
+        "error": "",
+        "file": file,
+        "output": str(Path(file).with_suffix("")),
+        **changes,
+    }
+
+
+def run(handler: PredictionWriter, *items: dict[str, Any]) -> None:
+    """Splits items between batch and output as MONAI's evaluators do."""
+
+    def step(engine: Engine, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: one[key] for key in ("image", "pred", "probabilities")} for one in batch]
+
+    engine = Engine(step)
+    handler.attach(engine)
+    engine.run([[one] for one in items])
+
+
+def test_masks_hold_indices_and_tables_hold_numbers(tmp_path: Path) -> None:
+    run(writer(tmp_path), item(tmp_path, "sub/a.png"))
+    out = tmp_path / "out"
+    with Image.open(out / "sub/a_mask.png") as mask:
+        assert mask.mode == "L"
+        assert np.bincount(np.asarray(mask).ravel()).tolist() == [47, 3, 4]
+        assert np.asarray(mask)[0].tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 0]
+    with Image.open(out / "sub/a_overlay.png") as overlay:
+        assert overlay.size == (9, 6)
+    found = json.loads((out / "predictions.json").read_text())
+    assert found["model"] == {"version": __version__, "weights_sha256": sha256(tmp_path / "model.pt")}
+    assert found["structures"][1] == {"value": 1, "name": "lesion", "color": "#e6194b"}
+    (record,) = found["images"]
+    assert record["file"] == "sub/a.png"
+    assert record["areas"] == {"lesion": {"pixels": 3, "mm2": 0.3}, "head": {"pixels": 4, "mm2": 0.4}}
+    assert record["classes"]["breast"]["predicted"] == "malignant"
+    assert record["classes"]["lung"]["probabilities"] == {"healthy": 0.75, "pneumonia": 0.25}
+    (row,) = csv.DictReader((out / "predictions.csv").open(newline=""))
+    assert row["areas.lesion.mm2"] == "0.3"
+    assert row["classes.breast.probabilities.benign"] == "0.2"
+    assert row["mask"] == "sub/a_mask.png"
+    assert str(tmp_path) not in (out / "predictions.json").read_text()
+    assert {path.name for path in out.rglob("*.*")} == {
+        "a_mask.png", "a_overlay.png", "predictions.json", "predictions.csv"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("position", "sets"),
+    [("unknown", ["breast", "lung"]), ("indis", ["breast", "lung"]), ("breast", ["breast"]), ("head", [])],
+)
+def test_classes_are_those_of_the_named_organ(tmp_path: Path, position: str, sets: list[str]) -> None:
+    run(writer(tmp_path), item(tmp_path, "a.png", position=position))
+    (record,) = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    assert sorted(record["classes"]) == sets
+    assert record["prompts"]["position"] == position
+
+
+def test_area_in_mm2_is_null_without_spacing(tmp_path: Path) -> None:
+    run(writer(tmp_path), item(tmp_path, "a.png", spacing=torch.tensor([float("nan")] * 2)))
+    (record,) = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    assert record["areas"]["head"] == {"pixels": 4, "mm2": None}
+    assert record["spacing_mm"] == {"row": None, "column": None}
+
+
+def test_failed_files_are_named_and_the_status_tells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad = item(tmp_path, "bad.png", error=f"{tmp_path / 'in/bad.png'}: cannot be decoded; copy it again.")
+    with pytest.raises(SystemExit, match="1"):
+        run(writer(tmp_path), bad, item(tmp_path, "good.png"))
+    found = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    assert [record["error"] for record in found] == ["cannot be decoded; copy it again.", ""]
+    assert "bad.png: cannot be decoded; copy it again." in caplog.text
+    assert "1 files failed: bad.png" in caplog.text
+    assert not (tmp_path / "out/bad_mask.png").exists()
+    assert (tmp_path / "out/good_mask.png").exists()
+
+
+def test_an_interrupted_run_keeps_its_rows_and_the_earlier_tables(tmp_path: Path) -> None:
+    run(writer(tmp_path), item(tmp_path, "a.png"))
+    before = (tmp_path / "out/predictions.csv").read_text()
+    with pytest.raises(KeyError, match="pred"):
+        run(writer(tmp_path), item(tmp_path, "b.png"), {"image": None})
+    assert (tmp_path / "out/predictions.csv").read_text() == before
+    partial = (tmp_path / "out/predictions.partial.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in partial] == ["file", "b.png"]
+
+
+def test_output_folder_that_cannot_be_written_stops_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file in its place")
+    steps: list[int] = []
+    engine = Engine(lambda engine, batch: steps.append(batch))
+    writer(tmp_path).attach(engine)
+    with pytest.raises(OSError, match=r"output_dir must be a folder that can be written, got .*out.*--output_dir"):
+        engine.run([1])
+    assert not steps
+
+
+def test_overlay_fills_lightly_and_draws_the_contour() -> None:
+    mask = np.zeros((9, 9), np.uint8)
+    mask[2:7, 2:7] = 1
+    drawn = draw_overlay(np.full((9, 9, 3), 100, np.uint8), mask)
+    assert drawn[0, 0].tolist() == [100, 100, 100]
+    assert tuple(drawn[2, 4]) == color(1) == (230, 25, 75)
+    assert drawn[4, 4].tolist() == [132, 81, 94]  # 0.75 * 100 + 0.25 * color
+
+
+def test_atomic_writing_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError, match="bytes"):
+        write_atomically(path, "text")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
