@@ -4,7 +4,7 @@
 from bundle.transforms.crop import RandCropToStructured
 from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
-from bundle.transforms.prompts import EncodePromptd, SplitPredictiond
+from bundle.transforms.prompts import EncodePromptd, SplitPredictiond, ToLabelMapd
 
 __all__ = [
     "EncodePromptd",
@@ -13,4 +13,5 @@ __all__ = [
     "LoadUltrasoundd",
     "RandCropToStructured",
     "SplitPredictiond",
+    "ToLabelMapd",
 ]

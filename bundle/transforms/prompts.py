@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import Invertd, MapTransform, RandomizableTransform
 
 from bundle.vocabulary import PROMPTS, UNKNOWN, encode_prompt
 
@@ -77,4 +77,22 @@ class SplitPredictiond(MapTransform):
             }
             # MONAI's Invertd looks for the history of the image only where the prediction is a MetaTensor
             item[key] = MetaTensor(outputs["seg"].float().softmax(0))
+        return item
+
+
+class ToLabelMapd(Invertd):
+    """Takes probabilities (C, H', W') back to the image's native grid and names the most probable structure there.
+
+    ``pred`` becomes a MetaTensor (1, H, W) uint8 of structure indices. The inverse is MONAI's, on probabilities and
+    bilinear. MONAI's ``AsDiscrete`` would do for the rest, but ``torch.argmax`` over the first axis takes several times
+    as long as ``torch.max``, more than the network itself on a large image.
+    """
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with the label map in place of the probabilities."""
+        item: dict[str, Any] = super().__call__(data)
+        for key in self.key_iterator(item):
+            probabilities = item[key]
+            indices = probabilities.as_tensor().max(0, keepdim=True).indices.to(torch.uint8)
+            item[key] = MetaTensor(indices, meta=probabilities.meta)
         return item

@@ -171,16 +171,15 @@ def _publish(made: Path, root: Path, *, stamp: dict[str, int], trash: Path) -> N
     for attempt in range(10):
         if _stamp(root) == stamp:
             return
-        _refuse_foreign(root)
         try:
-            if root.exists():
+            if (root / STAMP).is_file():
                 os.replace(root, f"{trash}{attempt}")
             os.replace(made, root)
             return
         except OSError:  # another process was faster with one of the two renames: look again
             continue
     raise FileExistsError(
-        f"{root}: expected to put the phantom there, got a folder that other processes keep changing."
+        f"{root}: expected to put the phantom there, got a folder that other processes keep changing; try again."
     )
 
 
