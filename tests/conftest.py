@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+TRAIN = str(ROOT / "configs/train.yaml")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +31,104 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real ultrasound in {folder}; set ULTRASOUND_DATA to its folder")
     return folder
+
+
+TINY_SETS: dict[str, dict[str, Any]] = {
+    "Breast": {
+        "position": "breast",
+        "nature": "tumor",
+        "mask_values": {"0": "background", "255": "lesion"},
+        "label_set": "breast",
+        "classes": ["normal", "benign", "malignant"],
+    },
+    "Limb": {
+        "position": "limb",
+        "nature": "organ",
+        "mask_values": {"0": "background", "1": "nerve", "2": "vessel"},
+    },
+    "Lung": {"position": "lung", "nature": "organ", "label_set": "lung", "classes": ["healthy", "pneumonia", "covid-19"]},
+}
+"""Masks and classes, masks alone, classes alone."""
+
+
+def _tiny_item(folder: Path, *, dataset: str, number: int, split: str, random: np.random.Generator) -> dict[str, Any]:
+    entry, name = TINY_SETS[dataset], f"{dataset}{number}"
+    image = random.integers(0, 90, (40 + 4 * (number % 3), 56), np.uint8)
+    item = {"image": f"{name}.png", "dataset": dataset, "patient": name, "group": name, "split": split}
+    if "classes" in entry:
+        item["class"] = entry["classes"][number % 3]
+    if "mask_values" in entry:
+        mask = np.zeros_like(image)
+        values = [int(v) for v in entry["mask_values"]][1:]
+        if item.get("class") != "normal":
+            top, left = random.integers(4, 16, 2)
+            image[top : top + 20, left : left + 24] += 120
+            mask[top : top + 20, left : left + 24] = values[number % len(values)]
+        item["label"] = f"{name}_mask.png"
+        Image.fromarray(mask).save(folder / item["label"])
+    Image.fromarray(image).save(folder / item["image"])
+    return item
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with datalist.json: 12 training, 4 validation and 4 test images of about 40 x 56 pixels, of three sets."""
+    folder, random = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    plan = {"Breast": "ttttttvvveee", "Limb": "ttttve", "Lung": "tt"}
+    splits = {"t": "train", "v": "val", "e": "test"}
+    items = [
+        _tiny_item(folder, dataset=dataset, number=number, split=splits[letter], random=random)
+        for dataset, letters in plan.items()
+        for number, letter in enumerate(letters)
+    ]
+    split = {"seed": 0, "fractions": {}, "folds": None, "given": False, "near_duplicates": 0, "leaks": []}
+    manifest = {"version": 1, "root": ".", "datasets": TINY_SETS, "split": {**split, "leaks_accepted": False}}
+    (folder / "datalist.json").write_text(json.dumps({**manifest, "items": items}))
+    return folder
+
+
+@pytest.fixture
+def options(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
+    """Config ids that make a training of seconds: two epochs of three batches, to tmp_path/run and tmp_path/models."""
+    return {
+        "bundle_root": str(ROOT),
+        "dataset_dir": str(tiny_data),
+        "output_dir": str(tmp_path / "run"),
+        "ckpt_dir": str(tmp_path / "models"),
+        "encoder": "test_convnext",
+        "decoder_channels": 16,
+        "image_size": 64,
+        "batch_size": 4,
+        "num_workers": 0,
+        "num_threads": 1,
+        "max_epochs": 2,
+    }
+
+
+@pytest.fixture
+def run_training(options: dict[str, Any]) -> Iterator[Callable[..., None]]:
+    """Trains with the shipped train.yaml, and overlays, in this process: ``monai.bundle.run`` as MONAI Label calls it."""
+    from monai.bundle import run
+
+    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+
+    def train(run_id: str = "training", *overlays: str, **changes: Any) -> None:
+        run(run_id, config_file=[TRAIN, *overlays], logging_file=False, **{**options, **changes})
+
+    yield train
+    signal.signal(signal.SIGTERM, handler)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def training_command(options: dict[str, Any]) -> Callable[..., list[str]]:
+    """The command line of the same training."""
+
+    def command(*overlays: str, **changes: Any) -> list[str]:
+        files = str([TRAIN, *overlays]) if overlays else TRAIN
+        arguments = ["-m", "monai.bundle", "run", "training", "--config_file", files]
+        for name, value in {**options, **changes}.items():
+            arguments += [f"--{name}", str(value)]
+        return [sys.executable, *arguments]
+
+    return command

@@ -9,13 +9,13 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import DiskSaver
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -65,6 +65,7 @@ class Checkpoints:
         }
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), resume
+        self.saved = 0  # epochs of this run in last.pt
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with a trainer, after the validation handler in the list."""
@@ -75,18 +76,8 @@ class Checkpoints:
 
     def _start(self, engine: Engine) -> None:
         last = self.output_dir / LAST
-        try:
-            self.saver = DiskSaver(str(self.output_dir), require_empty=False)
-            for folder in {self.output_dir, self.model_path.parent}:
-                folder.mkdir(parents=True, exist_ok=True)
-                probe = folder / f".write_test_{os.getpid()}"
-                probe.touch()
-                probe.unlink()
-        except OSError as e:
-            raise OSError(
-                f"{self.output_dir} and {self.model_path.parent} must be writable folders, got: {e}; "
-                "choose others with --output_dir and --ckpt_path."
-            ) from e
+        writable_folder(str(self.output_dir))
+        writable_folder(str(self.model_path.parent))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _exit_on_signal)
         if self.resume:
@@ -104,16 +95,19 @@ class Checkpoints:
                 "--output_dir."
             )
         state = torch.load(last, map_location="cpu", weights_only=True)
-        if state["network_config"] != self.network_config():
+        own, saved = self.network_config(), state["network_config"]
+        if differing := [key for key, value in own.items() if saved.get(key) != value]:
+            expected, got = (", ".join(f"{key} {config.get(key)}" for key in differing) for config in (own, saved))
             raise ValueError(
-                f"{last} must be of this network {self.network_config()}, got {state['network_config']}; resume with "
-                "the options that the run was started with, or start anew in another --output_dir."
+                f"{last} must be of this network, with {expected}, got one with {got}; resume with the options that "
+                "the run was started with, or start anew in another --output_dir."
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["epoch"] * engine.state.epoch_length
         if self.evaluator is not None:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = state["best"]
+        self.saved = state["epoch"]
         logger.info(f"resumed {last} after epoch {state['epoch']} of {engine.state.max_epochs}")
 
     def network_config(self) -> dict[str, Any]:
@@ -130,41 +124,88 @@ class Checkpoints:
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"epoch": engine.state.epoch, "best": best, "network_config": self.network_config()}
         self._save(state, LAST)
+        self.saved = engine.state.epoch
 
     def _save(self, state: dict[str, Any], name: str) -> None:
-        try:
-            self.saver(state, name)
-        except (OSError, RuntimeError) as e:
-            raise OSError(
-                f"{self.output_dir / name} could not be saved ({e}); the checkpoint of the epoch before is kept. "
-                "Free disk space, then continue with --resume true."
-            ) from e
+        def write(new: Path) -> None:
+            with new.open("wb") as file:
+                torch.save(state, file)
+
+        if idist.get_rank() == 0:
+            replace_file(self.output_dir / name, write)
 
     def _serve(self, engine: Engine) -> None:
         best = self.output_dir / BEST
         if idist.get_rank() != 0 or not best.is_file():
             return
         if self.model_path.is_file():
+            digest = _digest(self.model_path)
+            if digest == _digest(best):  # a finished run that was resumed
+                return
             previous = self.model_path.parent / "previous"
             previous.mkdir(exist_ok=True)
-            digest = hashlib.sha256(self.model_path.read_bytes()).hexdigest()[:8]
             kept = previous / f"{self.model_path.stem}_{digest}{self.model_path.suffix}"
-            shutil.copy2(self.model_path, kept)
+            replace_file(kept, lambda new: shutil.copy2(self.model_path, new))
             logger.info(
                 f"moved the former {self.model_path} to {kept}; to bring it back: cp '{kept}' '{self.model_path}'"
             )
-        new = self.model_path.with_suffix(".tmp")
-        shutil.copyfile(best, new)
-        os.replace(new, self.model_path)
+        replace_file(self.model_path, lambda new: shutil.copyfile(best, new))
 
     def _interrupted(self, engine: Engine, error: BaseException) -> NoReturn:
         if isinstance(error, (KeyboardInterrupt, SystemExit)) and idist.get_rank() == 0:
-            done = max(0, engine.state.epoch - 1)
-            logger.warning(
-                f"interrupted in epoch {engine.state.epoch} of {engine.state.max_epochs}; {done} epochs are saved in "
-                f"{self.output_dir}. To continue, run the same command with --resume true."
-            )
+            remedy = "no epoch is saved yet. To train, run the same command again."
+            if self.saved:
+                remedy = (
+                    f"{self.saved} epochs are saved in {self.output_dir}. To continue, run the same command with "
+                    "--resume true."
+                )
+            logger.warning(f"interrupted in epoch {engine.state.epoch} of {engine.state.max_epochs}; {remedy}")
         raise error
+
+
+def writable_folder(path: str) -> str:
+    """``path``, a folder that is made if need be and can be written to.
+
+    Raises:
+        OSError: when it cannot.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        probe = Path(path, f".write_test_{os.getpid()}")
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise OSError(
+            f"{path} must be a writable folder, got: {e}; choose others with --output_dir and --ckpt_dir."
+        ) from e
+    return path
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets ``write`` make a file beside ``path`` and renames it over that; until then the old file stays whole.
+
+    ignite's ``DiskSaver`` leaves its half-written file on a full disk, and one more with every killed process.
+
+    Raises:
+        OSError: when it cannot be written, for example on a full disk.
+    """
+    new = path.with_suffix(".tmp")
+    try:
+        write(new)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except (OSError, RuntimeError) as e:
+        new.unlink(missing_ok=True)
+        reason = e if isinstance(e, OSError) else e.__context__ or e  # PyTorch hides what the disk said
+        raise OSError(
+            f"{path} could not be written ({reason}); the files of the epoch before are kept. Free disk space, then "
+            "continue with --resume true."
+        ) from e
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def _best(evaluator: Engine) -> tuple[float, int]:

@@ -18,6 +18,8 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from bundle.engines.checkpoints import replace_file
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,18 +77,23 @@ class UpdateAverage:
 
 
 class SeededEpochs:
-    """Seeds PyTorch at the start of every epoch, so that dropout repeats exactly in a resumed run."""
+    """Seeds PyTorch at the start of every epoch, so that dropout repeats exactly in a resumed run.
+
+    Before the first iteration rather than when the epoch starts: between the two, the first epoch of a run makes the
+    loader's worker processes, which draws a random number.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with a trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Seeds PyTorch from (seed, epoch, process)."""
-        torch.manual_seed(self.seed + 1_000_003 * engine.state.epoch + idist.get_rank())
+        """Seeds PyTorch from (seed, epoch, process) in the first iteration of an epoch."""
+        if (engine.state.iteration - 1) % engine.state.epoch_length == 0:
+            torch.manual_seed(self.seed + 1_000_003 * engine.state.epoch + idist.get_rank())
 
 
 class TrainingProgress(ProgressBar):
@@ -108,7 +115,7 @@ class TrainingProgress(ProgressBar):
     def _shown(self, output: Mapping[str, Any]) -> dict[str, float]:
         metrics = {} if self.evaluator is None else self.evaluator.state.metrics
         names = {"val_dice": "Dice", "val_auroc": "AUROC"}
-        return {"loss": float(output["loss"])} | {names[k]: float(metrics[k]) for k in names if k in metrics}
+        return {"loss": output["loss"].item()} | {names[k]: float(metrics[k]) for k in names if k in metrics}
 
 
 class MetricsHistory:
@@ -159,12 +166,14 @@ class MetricsHistory:
         logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: {text}")
         rows = [r for r in self._read() if int(r["epoch"]) < engine.state.epoch] + [row]
         names = list(dict.fromkeys(name for r in rows for name in r))
-        new = self.path.with_suffix(".tmp")
-        with new.open("w", newline="") as f:
-            writer = csv.DictWriter(f, names)
-            writer.writeheader()
-            writer.writerows(rows)
-        new.replace(self.path)
+
+        def write(new: Path) -> None:
+            with new.open("w", newline="") as f:
+                writer = csv.DictWriter(f, names)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        replace_file(self.path, write)
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():

@@ -36,9 +36,9 @@ def head(grid: Grid, body: Generator, view: Generator, *, variant: str) -> Tissu
     del variant
     near = grid.moved(view, angle=0.4, shift=0.05, zoom=0.1)
     tissue = _layers(grid, near, body, fat=(0.06, 0.14), bottom=(0.9, 1.2))
-    fluid = expit((_waves(near, body, wavelength=0.7) + body.uniform(-0.8, 0.5)) / 0.15)
+    fluid = expit((_waves(near, body, wavelength=0.7) + body.uniform(-1.0, 0.2)) / 0.15)
     tissue.paint(fluid * expit((grid.depth - 0.16) / 0.02), -24.0, -8.0)
-    for _ in range(body.integers(1, 4)):
+    for _ in range(body.integers(0, 3)):
         _bright_arc(tissue, near, body)
     length = body.uniform(0.29, 0.4)
     axes = (length, length * body.uniform(0.7, 0.85))
@@ -46,13 +46,13 @@ def head(grid: Grid, body: Generator, view: Generator, *, variant: str) -> Tissu
     angle = body.uniform(-0.6, 0.6)
     rho, phi = _polar(near, center=center, axes=axes, angle=angle)
     level = rho - _outline(phi, body, roughness=0.015)
-    tissue.paint(expit(-level / 0.02), -8.0 + 2.5 * _waves(near, body, wavelength=0.15))
+    tissue.paint(expit(-level / 0.02), -10.0 + 2.5 * _waves(near, body, wavelength=0.15))
     _brain(tissue, rho, phi, body)
     # A specular wall answers by the angle between beam and wall: strong above and below, weak at the sides.
     facing = np.abs(np.sin(phi + angle)) ** np.float32(body.uniform(0.6, 1.6))
     gaps = expit((_waves(near, view, wavelength=0.35) + 1.2) / 0.2)
     wall = np.exp(-((level / np.float32(body.uniform(0.05, 0.09))) ** 2))
-    tissue.paint(wall * gaps * (0.15 + 0.85 * facing), body.uniform(9.0, 15.0), body.uniform(20.0, 90.0))
+    tissue.paint(wall * gaps * (0.15 + 0.85 * facing), body.uniform(11.0, 16.0), body.uniform(20.0, 90.0))
     tissue.levels[255] = level - np.float32(0.03)
     _poor_contact(tissue, grid, view)
     return tissue
@@ -68,7 +68,7 @@ def limb(grid: Grid, body: Generator, view: Generator, *, variant: str) -> Tissu
     fibers = np.sin(
         body.uniform(60, 110) * (near.z + body.uniform(-0.4, 0.4) * near.x + 0.02 * _waves(near, body, wavelength=0.5))
     )
-    tissue.echo += np.where(tissue.echo > -6, 2.5, 1.0).astype(np.float32) * fibers - 2
+    tissue.echo += np.where(tissue.echo > -6, 2.5, 1.0).astype(np.float32) * fibers - 4
     for _ in range(body.integers(1, 3)):
         _bright_arc(tissue, near, body)
     side = body.choice([-1.0, 1.0])
@@ -137,7 +137,7 @@ def _lobule(tissue: Tissue, grid: Grid, body: Generator) -> None:
     height = body.uniform(0.03, 0.06)
     rho, phi = _polar(grid, center=center, axes=(height * body.uniform(2.3, 4), height), angle=body.uniform(-0.3, 0.3))
     level = rho - _outline(phi, body, roughness=0.05)
-    tissue.paint(expit(-level / 0.05), body.uniform(-10, -6))
+    tissue.paint(expit(-level / 0.05), body.uniform(-8, -5))
     tissue.paint(np.exp(-((level / np.float32(0.1)) ** 2)), body.uniform(0, 4))
 
 
@@ -162,7 +162,7 @@ def _lesion(tissue: Tissue, grid: Grid, body: Generator, *, malignant: bool) -> 
     def sign(benign: float, cancer: float, spread: float) -> float:
         return float((cancer if malignant else benign) + spread * body.standard_normal())
 
-    size, tall = body.uniform(0.125, 0.2), math.exp(sign(-0.36, 0.1, 0.15) / 2)
+    size, tall = body.uniform(0.135, 0.21), math.exp(sign(-0.36, 0.1, 0.15) / 2)
     center = (body.uniform(-0.5, 0.5) * grid.half_width, body.uniform(0.36, 0.6))
     rho, phi = _polar(grid, center=center, axes=(size / tall, size * tall), angle=body.uniform(-0.25, 0.25))
     radius = _outline(phi, body, roughness=max(0.02, sign(0.04, 0.1, 0.02)))
@@ -174,7 +174,7 @@ def _lesion(tissue: Tissue, grid: Grid, body: Generator, *, malignant: bool) -> 
         )
     level = rho / radius - 1
     blur = max(0.02, sign(0.03, 0.08, 0.02))
-    inner = sign(-12.0, -12.5, 2.5) + max(0.5, sign(1.2, 2.5, 0.6)) * _waves(grid, body, wavelength=0.1)
+    inner = sign(-14.0, -14.5, 2.5) + max(0.5, sign(1.2, 2.5, 0.6)) * _waves(grid, body, wavelength=0.1)
     rim = np.exp(-(((level - np.float32(blur)) / np.float32(blur * 2)) ** 2))
     tissue.paint(rim * 0.7, sign(3.0, 4.0, 1.5))
     tissue.paint(expit(-level / np.float32(blur)), inner, sign(-14.0, 34.0, 16.0) * 0.17 / size)
@@ -223,16 +223,16 @@ def _oval(tissue: Tissue, grid: Grid, body: Generator) -> None:
 
 def _nerve(tissue: Tissue, grid: Grid, body: Generator, *, center: tuple[float, float]) -> None:
     """Value 1: dark fascicles in bright connective tissue, a honeycomb, within a bright sheath."""
-    size, angle = body.uniform(0.1, 0.145), body.uniform(-0.5, 0.5)
+    size, angle = body.uniform(0.115, 0.155), body.uniform(-0.5, 0.5)
     rho, phi = _polar(grid, center=center, axes=(size * body.uniform(1.3, 1.8), size), angle=angle)
     level = rho - _outline(phi, body, roughness=0.04)
-    k, turn = 2 * math.pi / body.uniform(0.045, 0.065), body.uniform(0, 1)
+    k, turn = 2 * math.pi / body.uniform(0.05, 0.07), body.uniform(0, 1)
     comb = np.zeros_like(rho)
     for third in range(3):
         direction = turn + third * 2 * math.pi / 3
         comb += np.cos(np.float32(k * math.cos(direction)) * grid.x + np.float32(k * math.sin(direction)) * grid.z)
-    tissue.paint(expit(-level / 0.05), body.uniform(0.5, 4) - 11 * expit((comb - 0.2) / 0.3))
-    tissue.paint(np.exp(-(((level + 0.03) / np.float32(0.08)) ** 2)), body.uniform(3, 7))
+    tissue.paint(expit(-level / 0.05), body.uniform(3, 7) - 13 * expit((comb - 0.4) / 0.3))
+    tissue.paint(np.exp(-(((level + 0.03) / np.float32(0.08)) ** 2)), body.uniform(6, 10))
     tissue.levels[1] = level - np.float32(0.04)
 
 
@@ -250,9 +250,9 @@ def _tendon(tissue: Tissue, grid: Grid, body: Generator, *, center: tuple[float,
 
 def _vessel(tissue: Tissue, grid: Grid, body: Generator, *, center: tuple[float, float], pulse: float) -> None:
     """Value 2: free of echoes but for clutter, with a bright wall and enhancement below."""
-    size = body.uniform(0.095, 0.14) * pulse
+    size = body.uniform(0.105, 0.15) * pulse
     rho, phi = _polar(grid, center=center, axes=(size * body.uniform(0.95, 1.3), size), angle=body.uniform(-0.5, 0.5))
     level = rho - _outline(phi, body, roughness=0.03)
     tissue.paint(np.exp(-(((level - 0.08) / np.float32(0.1)) ** 2)), body.uniform(1, 7))
-    tissue.paint(expit(-level / 0.05), body.uniform(-26, -15), body.uniform(-26, -6))
+    tissue.paint(expit(-level / 0.05), body.uniform(-28, -18), body.uniform(-26, -6))
     tissue.levels[2] = level

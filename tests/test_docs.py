@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documents say is so: commands, files, ids, versions."""
+
+import functools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser
+
+from bundle import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+FIRST_COMMAND = "pip install -e . && python -m monai.bundle run training --config_file configs/train.yaml"
+DOCUMENTS = [
+    path.relative_to(ROOT).as_posix()
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.txt")])
+]
+CONFIGS = [f"configs/{path.name}" for path in sorted((ROOT / "configs").glob("*.yaml"))]
+HOSTS = {
+    "arxiv.org",
+    "creativecommons.org",
+    "doi.org",
+    "github.com",
+    "keepachangelog.com",
+    "semver.org",
+}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def commands(name: str) -> Iterator[list[str]]:
+    """Commands of a document's code blocks, or of a config's header, as words."""
+    text = read(name)
+    if name.endswith(".yaml"):
+        lines = re.findall(r"^#   ((?:python|torchrun) .*)$", text, re.MULTILINE)
+    else:
+        blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    for line in lines:
+        for command in line.split("&&"):
+            if words := shlex.split(command, comments=True):
+                yield words
+
+
+@functools.cache
+def help_text(script: str) -> str:
+    done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@functools.cache
+def merged(files: str) -> dict[str, Any]:
+    names = [name.strip(" '\"") for name in files.strip("[]").split(",")]
+    config: dict[str, Any] = ConfigParser.load_config_files([str(ROOT / name) for name in names])
+    return config
+
+
+def check_bundle_run(words: list[str]) -> None:
+    """``run [ID] --config_file FILES --id value ...``: files, section and ids are there."""
+    files = words[words.index("--config_file") + 1]
+    config = merged(files)
+    run_id = words[1] if not words[1].startswith("--") else "run"
+    assert run_id in config, f"{files} has no section {run_id!r}"
+    for flag in (word[2:] for word in words if word.startswith("--") and word != "--config_file"):
+        assert ConfigParser(config).get(flag.split("#")[0], "absent") != "absent", f"{files} has no id {flag!r}"
+
+
+def check_command(words: list[str]) -> None:
+    if "monai.bundle" in words:
+        assert words[0] in ("python", "torchrun")
+        check_bundle_run(words[words.index("monai.bundle") + 1 :])
+    elif words[0] == "python" and words[1].startswith("scripts/"):
+        text = help_text(words[1])
+        for flag in (word for word in words if word.startswith("--")):
+            assert flag in text, f"{words[1]} has no option {flag}"
+    elif words[:3] == ["pip", "install", "-e"]:
+        extra = re.search(r"\[(.+)\]", words[3])
+        assert extra is None or re.search(rf"^{extra[1]} = \[", read("pyproject.toml"), re.MULTILINE)
+    elif words[0] == "make":
+        assert re.search(rf"^{words[1]}:", read("Makefile"), re.MULTILINE)
+    else:
+        known = ["pytest", "pip install pre-commit", "pre-commit install"]
+        known += ["python -m venv .venv", ". .venv/bin/activate"]
+        assert shlex.join(words) in known, f"no check for the command {shlex.join(words)!r}"
+
+
+def test_readme_is_short_and_begins_with_the_command() -> None:
+    lines = read("README.md").splitlines()
+    assert len(lines) <= 120
+    assert lines.index(FIRST_COMMAND) < 25
+    assert 'pip install -e ".[test]" && pytest' in lines
+    assert re.search(r"!\[.+\]\(docs/images/.+\.png\)", read("README.md"))
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, *CONFIGS])
+def test_commands_name_files_sections_and_options_that_exist(name: str) -> None:
+    found = list(commands(name))
+    assert found or name not in ("README.md", "docs/README.md", "CONTRIBUTING.md", *CONFIGS)
+    for words in found:
+        check_command(words)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_and_paths_lead_to_files(name: str) -> None:
+    text, folder = read(name), (ROOT / name).parent
+    for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if not link.startswith("https://"):
+            assert (folder / link).exists(), f"{name}: no file {link}"
+    for path in re.findall(r"`((?:bundle|configs|scripts|tests|docs|\.ci)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), f"{name}: no file {path}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_hold_nothing_of_one_machine_and_nothing_left_to_do(name: str) -> None:
+    text = read(name)
+    assert not re.findall(r"(?<![\w.}\])*~:/<-])/[a-z]\w*/", text), f"{name} has an absolute path"
+    assert not re.findall(r"\b(?:TODO|FIXME|TBD|XXX)\b", text)
+    assert set(re.findall(r"https?://([^/\s)]+)", text)) <= HOSTS
+
+
+def test_configs_have_the_ids_that_the_way_of_one_image_names() -> None:
+    sections = re.split(r"^## ", read("docs/data_path.md"), flags=re.MULTILINE)[1:]
+    files = ["configs/train.yaml", "configs/train.yaml,configs/evaluate.yaml", "configs/inference.yaml"]
+    for section, file in zip(sections, files, strict=True):
+        parser = ConfigParser(merged(file))
+        for row in re.findall(r"^\| \w[^|]* \| (`[^|]+) \|", section, re.MULTILINE):
+            for name in re.findall(r"`([^`]+)`", row):
+                assert parser.get(name, "absent") != "absent", f"{file} has no id {name!r}"
+
+
+def test_lines_to_change_are_in_the_files_that_contributing_names() -> None:
+    rows = re.findall(r"^\| (\S[^|]*\.\w+) \| `([^`]+)` \|", read("CONTRIBUTING.md"), re.MULTILINE)
+    assert len(rows) > 15
+    for files, line in rows:
+        for file in files.split(", "):
+            assert line in read(file), f"{file} has no line with {line!r}"
+
+
+def test_model_card_gives_the_size_of_the_network() -> None:
+    parser = ConfigParser(merged("configs/inference.yaml"))
+    count = sum(p.numel() for p in parser.get_parsed_content("network_def").parameters())
+    assert f"{count / 1e6:.1f} million parameters" in read("docs/README.md").replace("\n", " ")
+
+
+def test_versions_agree() -> None:
+    metadata = json.loads(read("configs/metadata.json"))
+    newest = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", read("CHANGELOG.md"), re.MULTILINE)[0]
+    assert newest == __version__ == metadata["version"] == next(iter(metadata["changelog"]))
+
+
+def test_license_is_complete() -> None:
+    text = read("LICENSE")
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert "APPENDIX: How to apply the Apache License to your work." in text
+    assert 'license = { text = "Apache-2.0" }' in read("pyproject.toml")
