@@ -58,7 +58,7 @@ class BalancedSampler(DistributedSampler[Draw]):
         rank: this process; None: as initialized, else 0.
 
     Raises:
-        ValueError: when there is no item, or a weight names a data set that is not there.
+        ValueError: when there is no item, weights are no mapping, or a weight names a data set that is not there.
     """
 
     def __init__(
@@ -75,6 +75,12 @@ class BalancedSampler(DistributedSampler[Draw]):
     ) -> None:
         if not len(data):
             raise ValueError("training items expected, got none; check the split and the datalist.")
+        for name, given in (("task_weights", task_weights), ("dataset_weights", dataset_weights)):
+            if given is not None and not isinstance(given, Mapping):  # the command line gives "null" as text
+                raise ValueError(
+                    f"{name} must map names to weights, or be None, got {given!r}; write --{name} None, or "
+                    f"--{name} \"{{'name': 1.0}}\"."
+                )
         replicas = num_replicas or idist.get_world_size()
         self.count = len(data)
         super().__init__(

@@ -43,6 +43,18 @@ def prepare_evaluation(
     return image, batchdata.get("label"), (), prompt
 
 
+def switch(value: bool | str, name: str) -> bool:
+    """A switch of the config as a bool: the command line gives ``true`` and ``false`` as text, and all text is true.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"{name} must be true or false, got {value!r}; correct --{name}.")
+    return text == "true"
+
+
 def autocast_dtype(amp: bool, device: torch.device | str) -> torch.dtype | None:
     """The reduced precision that pays on ``device``: bfloat16 where the hardware computes in it, else None."""
     if not amp:
@@ -69,7 +81,7 @@ class TrainingNetwork(nn.Module):
         super().__init__()
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device_type = torch.device(device).type
-        self.dtype = autocast_dtype(amp, device)
+        self.dtype = autocast_dtype(switch(amp, "amp"), device)
 
     def forward(self, image: Tensor, prompt: Tensor | None = None, labeled: Tensor | None = None) -> dict[str, Tensor]:
         """Logits of all heads.

@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from bundle import __version__
+from bundle.engines.batches import switch
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Checkpoints:
             "lr_scheduler": lr_scheduler,
         }
         self.network, self.average, self.evaluator = network, average, evaluator
-        self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), resume
+        self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
         self.saved = 0  # epochs of this run in last.pt
 
     def attach(self, engine: Engine) -> None:

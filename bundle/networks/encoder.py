@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from bundle.networks import weights
 
 
+RANDOM_LAYER_SCALE = 0.1
+"""Start of the residual branches' scale where the encoder starts from random weights.
+
+ConvNeXt's 1e-6 suits trainings of hundreds of epochs on ImageNet; here it keeps the blocks switched off for the first
+thousand images. On the phantom, after 960 of them, 0.1 gave a lesion Dice of 0.70 and 1e-6 one of 0.02.
+"""
+
+
 class ConvNeXtEncoder(nn.Module):
     """Gives the four raw stage outputs of a timm ConvNeXt and the normalized mean of the last one.
 
@@ -48,6 +56,8 @@ class ConvNeXtEncoder(nn.Module):
         self.norm = nn.LayerNorm(self.channels[-1], eps=1e-6)
         if weights_file is not None:
             weights.load_encoder(self, name=name, path=weights_file)
+        else:
+            _widen_layer_scale(self.backbone)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """Stage outputs [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i) and feature vector (B, C_4).
@@ -58,6 +68,13 @@ class ConvNeXtEncoder(nn.Module):
         levels: list[Tensor] = self.backbone(image)
         feature: Tensor = self.norm(torch.mean(levels[3], dim=(2, 3)))
         return levels, feature
+
+
+@torch.no_grad()
+def _widen_layer_scale(backbone: nn.Module) -> None:
+    for name, parameter in backbone.named_parameters():
+        if name.endswith(".gamma"):
+            parameter.fill_(RANDOM_LAYER_SCALE)
 
 
 def _require_convnext(name: str) -> None:
