@@ -46,7 +46,12 @@ TINY_SETS: dict[str, dict[str, Any]] = {
         "nature": "organ",
         "mask_values": {"0": "background", "1": "nerve", "2": "vessel"},
     },
-    "Lung": {"position": "lung", "nature": "organ", "label_set": "lung", "classes": ["healthy", "pneumonia", "covid-19"]},
+    "Lung": {
+        "position": "lung",
+        "nature": "organ",
+        "label_set": "lung",
+        "classes": ["healthy", "pneumonia", "covid-19"],
+    },
 }
 """Masks and classes, masks alone, classes alone."""
 
@@ -72,7 +77,7 @@ def _tiny_item(folder: Path, *, dataset: str, number: int, split: str, random: n
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with datalist.json: 12 training, 4 validation and 4 test images of about 40 x 56 pixels, of three sets."""
+    """A folder with datalist.json: 12 training, 4 validation and 4 test images of 40 to 48 x 56 pixels, three sets."""
     folder, random = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
     plan = {"Breast": "ttttttvvveee", "Limb": "ttttve", "Lung": "tt"}
     splits = {"t": "train", "v": "val", "e": "test"}
@@ -87,48 +92,67 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def options(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
-    """Config ids that make a training of seconds: two epochs of three batches, to tmp_path/run and tmp_path/models."""
-    return {
-        "bundle_root": str(ROOT),
-        "dataset_dir": str(tiny_data),
-        "output_dir": str(tmp_path / "run"),
-        "ckpt_dir": str(tmp_path / "models"),
-        "encoder": "test_convnext",
-        "decoder_channels": 16,
-        "image_size": 64,
-        "batch_size": 4,
-        "num_workers": 0,
-        "num_threads": 1,
-        "max_epochs": 2,
-    }
+@pytest.fixture(scope="session")
+def tiny_options(tiny_data: Path) -> Callable[..., dict[str, Any]]:
+    """Gives config ids for a training of seconds, two epochs of three batches, to folder/run and folder/models."""
+
+    def options(folder: Path, **changes: Any) -> dict[str, Any]:
+        return {
+            "bundle_root": str(ROOT),
+            "dataset_dir": str(tiny_data),
+            "output_dir": str(folder / "run"),
+            "ckpt_dir": str(folder / "models"),
+            "encoder": "test_convnext",
+            "decoder_channels": 16,
+            "image_size": 64,
+            "batch_size": 4,
+            "num_workers": 0,
+            "num_threads": 1,
+            "max_epochs": 2,
+            **changes,
+        }
+
+    return options
+
+
+@pytest.fixture(scope="session")
+def training_command(tiny_options: Callable[..., dict[str, Any]]) -> Callable[..., list[str]]:
+    """Gives the command line of such a training with the shipped train.yaml and overlays."""
+
+    def command(folder: Path, *overlays: str, **changes: Any) -> list[str]:
+        files = str([TRAIN, *overlays]) if overlays else TRAIN
+        arguments = ["-m", "monai.bundle", "run", "training", "--config_file", files]
+        for name, value in tiny_options(folder, **changes).items():
+            arguments += [f"--{name}", str(value)]
+        return [sys.executable, *arguments]
+
+    return command
 
 
 @pytest.fixture
-def run_training(options: dict[str, Any]) -> Iterator[Callable[..., None]]:
-    """Trains with the shipped train.yaml, and overlays, in this process: ``monai.bundle.run`` as MONAI Label calls it."""
+def run_training(tiny_options: Callable[..., dict[str, Any]]) -> Iterator[Callable[..., None]]:
+    """The same training in this process, as MONAI Label calls it."""
     from monai.bundle import run
 
     handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
 
-    def train(run_id: str = "training", *overlays: str, **changes: Any) -> None:
-        run(run_id, config_file=[TRAIN, *overlays], logging_file=False, **{**options, **changes})
+    def train(folder: Path, *overlays: str, run_id: str = "training", **changes: Any) -> None:
+        run(run_id, config_file=[TRAIN, *overlays], logging_file=False, **tiny_options(folder, **changes))
 
     yield train
     signal.signal(signal.SIGTERM, handler)
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def training_command(options: dict[str, Any]) -> Callable[..., list[str]]:
-    """The command line of the same training."""
+@pytest.fixture(scope="session")
+def reasons() -> Callable[[BaseException], str]:
+    """Gives the messages of an error and of what caused it: MONAI wraps the errors of components in its own."""
 
-    def command(*overlays: str, **changes: Any) -> list[str]:
-        files = str([TRAIN, *overlays]) if overlays else TRAIN
-        arguments = ["-m", "monai.bundle", "run", "training", "--config_file", files]
-        for name, value in {**options, **changes}.items():
-            arguments += [f"--{name}", str(value)]
-        return [sys.executable, *arguments]
+    def messages(error: BaseException | None) -> str:
+        found = []
+        while error is not None:
+            found.append(str(error))
+            error = error.__cause__
+        return "\n".join(found)
 
-    return command
+    return messages

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -55,8 +54,8 @@ def files(folder: Path) -> list[str]:
 def test_two_processes_equal_one_with_the_doubled_batch(
     training_command: Callable[..., list[str]], run_training: Callable[..., None], recorder: str, tmp_path: Path
 ) -> None:
-    two: dict[str, Any] = {"output_dir": tmp_path / "two/run", "ckpt_dir": tmp_path / "two/models", "batch_size": 2}
-    command = training_command(str(ROOT / "configs/multi_gpu_train.yaml"), recorder, **OPTIONS, **two)
+    overlays = (str(ROOT / "configs/multi_gpu_train.yaml"), recorder)
+    command = training_command(tmp_path / "two", *overlays, **OPTIONS, batch_size=2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,9 +65,9 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     )
     assert done.returncode == 0, done.stderr[-5000:]
 
-    run_training(**OPTIONS)
-    assert losses(tmp_path / "two/run") == pytest.approx(losses(tmp_path / "run"), rel=1e-4)
-    weights = [read_file(folder / "models/model.pt")["model"] for folder in (tmp_path, tmp_path / "two")]
+    run_training(tmp_path / "one", **OPTIONS, batch_size=4)
+    assert losses(tmp_path / "two/run") == pytest.approx(losses(tmp_path / "one/run"), rel=1e-4)
+    weights = [read_file(folder / "models/model.pt")["model"] for folder in (tmp_path / "one", tmp_path / "two")]
     for name, value in weights[0].items():  # AdamW turns rounding of tiny gradients into steps of the learning rate
         torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-3, msg=name)
 
@@ -82,6 +81,6 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     assert draws[0, 1] != draws[0, 2]
 
     # The second process writes nothing: no log of its own, and each line of the first is there once.
-    assert files(tmp_path / "two/run") == files(tmp_path / "run")
+    assert files(tmp_path / "two/run") == files(tmp_path / "one/run")
     assert done.stdout.count("epoch 1/3: loss") == 1
     assert done.stdout.count(f"weights: {tmp_path}/two/models/model.pt") == 1

@@ -25,6 +25,7 @@ from bundle.engines.batches import switch
 logger = logging.getLogger(__name__)
 
 BEST, LAST = "best.pt", "last.pt"
+_PARTS = ("network", "average", "optimizer", "lr_scheduler")
 
 
 class Checkpoints:
@@ -58,12 +59,8 @@ class Checkpoints:
         model_path: str,
         resume: bool = False,
     ) -> None:
-        self.parts: dict[str, Any] = {
-            "network": network,
-            "average": average,
-            "optimizer": optimizer,
-            "lr_scheduler": lr_scheduler,
-        }
+        parts = (network, average, optimizer, lr_scheduler)
+        self.parts: dict[str, Any] = dict(zip(_PARTS, parts, strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
         self.saved = 0  # epochs of this run in last.pt
@@ -95,7 +92,7 @@ class Checkpoints:
                 f"{last} expected to resume from, found none; start without --resume, or name the run's folder with "
                 "--output_dir."
             )
-        state = torch.load(last, map_location="cpu", weights_only=True)
+        state = _read(last)
         own, saved = self.network_config(), state["network_config"]
         if differing := [key for key, value in own.items() if saved.get(key) != value]:
             expected, got = (", ".join(f"{key} {config.get(key)}" for key in differing) for config in (own, saved))
@@ -162,6 +159,18 @@ class Checkpoints:
                 )
             logger.warning(f"interrupted in epoch {engine.state.epoch} of {engine.state.max_epochs}; {remedy}")
         raise error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The state in ``last.pt``; only tensors and plain values are read, no pickled code runs."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: state[key] for key in ("network_config", "epoch", "best", *_PARTS)}
+    except Exception as e:  # PyTorch raises nine kinds for damaged files
+        raise ValueError(
+            f"{path} must be the checkpoint of a training, got a damaged or different file ({type(e).__name__}), of "
+            "which nothing was executed; start anew without --resume."
+        ) from e
 
 
 def writable_folder(path: str) -> str:

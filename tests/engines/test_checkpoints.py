@@ -3,7 +3,7 @@
 
 import csv
 import json
-import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,14 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from bundle.engines.checkpoints import replace_file
 from bundle.networks.weights import read_file
 
 Train = Callable[..., None]
-EPOCHS = 4
-DEFAULTS = {"max_epochs": EPOCHS, "drop_path": 0.2, "dropout": 0.1, "num_workers": 1}  # all that draws random numbers
+RANDOM = {"max_epochs": 4, "drop_path": 0.2, "dropout": 0.1, "num_workers": 1}  # all that draws random numbers
 
 
 @pytest.fixture
@@ -76,27 +77,167 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert [row["epoch"] for row in tables[0]] == [str(e + 1) for e in range(len(tables[0]))]
 
 
-def folders(top: Path) -> dict[str, str]:
-    return {"output_dir": str(top / "run"), "ckpt_dir": str(top / "models")}
-
-
 def test_killed_and_interrupted_run_equals_an_unbroken_one(
     run_training: Train, training_command: Callable[..., list[str]], interruption: Callable[..., str], tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """Killed in epoch 2, ended by SIGTERM in epoch 3 and by Ctrl-C in epoch 4, of three iterations each."""
-    broken = DEFAULTS | folders(tmp_path / "broken")
-    run_training(**DEFAULTS, **folders(tmp_path / "unbroken"))
-    killed = subprocess.run(training_command(interruption(signal.SIGKILL, 5), **broken), capture_output=True, text=True)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    run_training(unbroken, **RANDOM)
+    command = training_command(broken, interruption(signal.SIGKILL, 5), **RANDOM)
+    killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with pytest.raises(SystemExit) as caught:
-        run_training("training", interruption(signal.SIGTERM, 8), **broken, resume=True)
-    assert caught.value.code == 128 + signal.SIGTERM
-    assert "interrupted in epoch 3 of 4; 2 epochs are saved in" in caplog.text
-    assert "run the same command with --resume true" in caplog.text
-    assert not (tmp_path / "broken/models/model.pt").exists()  # an unfinished run serves nothing
+        run_training(broken, interruption(signal.SIGTERM, 8), **RANDOM, resume=True)
+    assert caught.value.code == 143
+    assert f"interrupted in epoch 3 of 4; 2 epochs are saved in {broken}/run. To continue, run" in caplog.text
+    assert not (broken / "models/model.pt").exists()  # an unfinished run serves nothing
     with pytest.raises(KeyboardInterrupt):
-        run_training("training", interruption(signal.SIGINT, 11), **broken, resume=True)
-    assert "interrupted in epoch 4 of 4; 3 epochs are saved in" in caplog.text
-    run_training(**broken, resume=True)
-    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+        run_training(broken, interruption(signal.SIGINT, 11), **RANDOM, resume=True)
+    assert f"interrupted in epoch 4 of 4; 3 epochs are saved in {broken}/run. To continue, run" in caplog.text
+    run_training(broken, **RANDOM, resume=True)
+    assert_same_run(unbroken, broken)
+
+
+def test_terminated_command_exits_with_143_and_says_how_to_go_on(
+    training_command: Callable[..., list[str]], interruption: Callable[..., str], tmp_path: Path
+) -> None:
+    command = training_command(tmp_path, interruption(signal.SIGTERM, 4))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert f"1 epochs are saved in {tmp_path}/run. To continue, run the same command with --resume true." in done.stdout
+
+
+def test_interruption_before_the_first_checkpoint_says_to_start_again(
+    run_training: Train, interruption: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_training(tmp_path, interruption(signal.SIGINT, 1))
+    assert "interrupted in epoch 1 of 2; no epoch is saved yet. To train, run the same command again." in caplog.text
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(training_command: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Killed again and again, also while it starts, validates or saves, until it gets to its end."""
+    random = np.random.default_rng(0)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    start = time.monotonic()
+    subprocess.run(training_command(unbroken, **RANDOM), check=True, capture_output=True)
+    seconds = time.monotonic() - start
+    for attempt in range(20):
+        resume = (broken / "run/last.pt").exists()
+        process = subprocess.Popen(
+            training_command(broken, **RANDOM, resume=resume), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            if process.wait(random.uniform(0.5, 1.0 + 0.1 * attempt) * seconds) == 0:
+                break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert_same_run(unbroken, broken)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files of this process cannot grow beyond ``size`` bytes, as on a disk with that much left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_without_room_keeps_the_old_checkpoint(
+    run_training: Train, tmp_path: Path, reasons: Callable[[BaseException], str]
+) -> None:
+    run_training(tmp_path, max_epochs=1)
+    before = (tmp_path / "run/last.pt").read_bytes()
+    with largest_file(2_000_000), pytest.raises(RuntimeError) as caught:  # best.pt has 1 MB, last.pt has 4
+        run_training(tmp_path, resume=True)
+    assert re.search(
+        r"run/last\.pt could not be written \(.*File too large\); the files of the epoch before are kept\. "
+        r"Free disk space, then continue with --resume true",
+        reasons(caught.value),
+    )
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob("*tmp*"))  # no half-written file that takes room
+    run_training(tmp_path, resume=True)
+    assert read_file(tmp_path / "run/last.pt")["epoch"] == 2
+
+
+def test_resuming_another_network_is_refused(
+    run_training: Train, tmp_path: Path, reasons: Callable[[BaseException], str]
+) -> None:
+    run_training(tmp_path, max_epochs=1)
+    with pytest.raises(RuntimeError) as caught:
+        run_training(tmp_path, resume=True, decoder_channels=24)
+    assert re.search(
+        r"last\.pt must be of this network, with decoder_channels 24, got one with decoder_channels 16; resume with "
+        r"the options that the run was started with, or start anew in another --output_dir",
+        reasons(caught.value),
+    )
+
+
+def test_resuming_nothing_is_refused(
+    run_training: Train, tmp_path: Path, reasons: Callable[[BaseException], str]
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        run_training(tmp_path, resume=True)
+    assert re.search(r"run/last\.pt expected to resume from, found none; start without --resume", reasons(caught.value))
+
+
+def test_a_finished_run_stays_as_it_is_and_a_new_one_in_its_folder_warns(
+    run_training: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_training(tmp_path, max_epochs=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
+    run_training(tmp_path, max_epochs=1, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt")} == before
+    assert "will be overwritten" not in caplog.text
+    run_training(tmp_path, max_epochs=1, seed=1)
+    assert re.search(r"last\.pt of an earlier run will be overwritten.*add --resume true", caplog.text)
+    assert len(list((tmp_path / "models/previous").iterdir())) == 1
+
+
+def test_served_weights_are_the_average_of_the_best_epoch(run_training: Train, tmp_path: Path) -> None:
+    run_training(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    scores = [float(row["val_score"]) for row in rows]
+    last, best = read_file(tmp_path / "run/last.pt"), read_file(tmp_path / "run/best.pt")
+    assert last["best"] == (pytest.approx(max(scores), abs=1e-4), scores.index(max(scores)) + 1)
+    assert (tmp_path / "models/model.pt").read_bytes() == (tmp_path / "run/best.pt").read_bytes()
+    differing = [
+        name for name, value in best["model"].items() if not torch.equal(value, last["average"][f"module.{name}"])
+    ]
+    assert bool(differing) == (last["best"][1] != 2)
+
+
+@pytest.mark.parametrize("name", ["ckpt_dir", "output_dir"])
+def test_an_unwritable_folder_stops_the_run_at_its_start(
+    run_training: Train, tmp_path: Path, reasons: Callable[[BaseException], str], name: str
+) -> None:
+    """A file in its place, as tests may run as root, who may write everywhere."""
+    (tmp_path / "file").touch()
+    with pytest.raises(RuntimeError) as caught:
+        run_training(tmp_path, **{name: str(tmp_path / "file")})
+    assert re.search(
+        r"file must be a writable folder, got: .*; choose others with --output_dir and --ckpt_dir",
+        reasons(caught.value),
+    )
+    assert not (tmp_path / "run/metrics.csv").exists()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    replace_file(path, lambda new: new.write_text("old"))
+
+    def fail(new: Path) -> None:
+        new.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"table\.csv could not be written \(\[Errno 28\] No space left on device\)"):
+        replace_file(path, fail)
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+    assert path.read_text() == "old"

@@ -36,7 +36,7 @@ def head(grid: Grid, body: Generator, view: Generator, *, variant: str) -> Tissu
     del variant
     near = grid.moved(view, angle=0.4, shift=0.05, zoom=0.1)
     tissue = _layers(grid, near, body, fat=(0.06, 0.14), bottom=(0.9, 1.2))
-    fluid = expit((_waves(near, body, wavelength=0.7) + body.uniform(-1.0, 0.2)) / 0.15)
+    fluid = expit((_waves(near, body, wavelength=0.7) + body.uniform(-1.4, -0.2)) / 0.15)
     tissue.paint(fluid * expit((grid.depth - 0.16) / 0.02), -24.0, -8.0)
     for _ in range(body.integers(0, 3)):
         _bright_arc(tissue, near, body)
@@ -46,13 +46,13 @@ def head(grid: Grid, body: Generator, view: Generator, *, variant: str) -> Tissu
     angle = body.uniform(-0.6, 0.6)
     rho, phi = _polar(near, center=center, axes=axes, angle=angle)
     level = rho - _outline(phi, body, roughness=0.015)
-    tissue.paint(expit(-level / 0.02), -10.0 + 2.5 * _waves(near, body, wavelength=0.15))
+    tissue.paint(expit(-level / 0.02), -13.0 + 2.5 * _waves(near, body, wavelength=0.15))
     _brain(tissue, rho, phi, body)
     # A specular wall answers by the angle between beam and wall: strong above and below, weak at the sides.
     facing = np.abs(np.sin(phi + angle)) ** np.float32(body.uniform(0.6, 1.6))
     gaps = expit((_waves(near, view, wavelength=0.35) + 1.2) / 0.2)
-    wall = np.exp(-((level / np.float32(body.uniform(0.05, 0.09))) ** 2))
-    tissue.paint(wall * gaps * (0.15 + 0.85 * facing), body.uniform(11.0, 16.0), body.uniform(20.0, 90.0))
+    wall = np.exp(-((level / np.float32(body.uniform(0.06, 0.1))) ** 2))
+    tissue.paint(wall * gaps * (0.15 + 0.85 * facing), body.uniform(12.0, 17.0), body.uniform(20.0, 90.0))
     tissue.levels[255] = level - np.float32(0.03)
     _poor_contact(tissue, grid, view)
     return tissue
@@ -137,7 +137,7 @@ def _lobule(tissue: Tissue, grid: Grid, body: Generator) -> None:
     height = body.uniform(0.03, 0.06)
     rho, phi = _polar(grid, center=center, axes=(height * body.uniform(2.3, 4), height), angle=body.uniform(-0.3, 0.3))
     level = rho - _outline(phi, body, roughness=0.05)
-    tissue.paint(expit(-level / 0.05), body.uniform(-8, -5))
+    tissue.paint(expit(-level / 0.05), body.uniform(-7, -4))
     tissue.paint(np.exp(-((level / np.float32(0.1)) ** 2)), body.uniform(0, 4))
 
 
@@ -153,7 +153,7 @@ def _poor_contact(tissue: Tissue, grid: Grid, view: Generator) -> None:
     beams = grid.x[-1] / np.abs(grid.x[-1]).max()
     for _ in range(view.integers(0, 3)):
         band = np.exp(-(((beams - view.uniform(-1.1, 1.1)) / view.uniform(0.05, 0.15)) ** 2)).astype(np.float32)
-        tissue.attenuation += np.where(grid.depth < 0.05, np.float32(view.uniform(60, 260)), np.float32(0)) * band
+        tissue.attenuation += np.where(grid.depth < 0.05, np.float32(view.uniform(50, 200)), np.float32(0)) * band
 
 
 def _lesion(tissue: Tissue, grid: Grid, body: Generator, *, malignant: bool) -> None:
@@ -162,11 +162,11 @@ def _lesion(tissue: Tissue, grid: Grid, body: Generator, *, malignant: bool) -> 
     def sign(benign: float, cancer: float, spread: float) -> float:
         return float((cancer if malignant else benign) + spread * body.standard_normal())
 
-    size, tall = body.uniform(0.135, 0.21), math.exp(sign(-0.36, 0.1, 0.15) / 2)
+    size, tall = body.uniform(0.135, 0.21), math.exp(sign(-0.4, 0.16, 0.15) / 2)
     center = (body.uniform(-0.5, 0.5) * grid.half_width, body.uniform(0.36, 0.6))
     rho, phi = _polar(grid, center=center, axes=(size / tall, size * tall), angle=body.uniform(-0.25, 0.25))
     radius = _outline(phi, body, roughness=max(0.02, sign(0.04, 0.1, 0.02)))
-    spike = max(0.0, sign(0.02, 0.26, 0.07))
+    spike = max(0.0, sign(0.02, 0.32, 0.07))
     for place in np.linspace(0, 2 * math.pi, int(body.integers(7, 14)), endpoint=False) + body.uniform(0, 6.28):
         sharp, long = body.uniform(20, 70), spike * body.uniform(0.3, 1.4)
         radius += np.float32(long) * np.exp(

@@ -97,7 +97,7 @@ class Probe:
             gain=float(body.uniform(-7, 5)),
             gamma=float(body.uniform(0.8, 1.3)),
             smoothing=float(body.choice([0.5, 0.8, 1.1])),
-            tgc=(float(body.uniform(-10, 8)), float(body.uniform(0, 2.5)), float(body.uniform(0, 6.28))),
+            tgc=(float(body.uniform(-9, 7)), float(body.uniform(0, 2.5)), float(body.uniform(0, 6.28))),
         )
 
     @property

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped configs agree with each other, with metadata.json and with MONAI, and nothing in them is unused."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
+
+from bundle.engines import TrainingNetwork
+from bundle.networks import UPerConvNeXt
+from bundle.networks.conversion import AUTHORS_NETWORK
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAINS = {
+    "train": ("train.yaml",),
+    "inference": ("inference.yaml",),
+    "evaluate": ("train.yaml", "evaluate.yaml"),
+    "paper": ("train.yaml", "paper.yaml"),
+    "multi_gpu": ("train.yaml", "multi_gpu_train.yaml"),
+}
+OWN_VALUES = {"imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms"}
+"""Ids of both train.yaml and inference.yaml, each complete alone, that differ; training also drops prompts."""
+
+READ_BY_MONAI = {
+    "imports": "evaluated before anything else",
+    "initialize": "evaluated before the run",
+    "finalize": "evaluated after the run",
+    "run": "the default run id",
+    "training": "run id",
+    "evaluating": "run id",
+}
+
+
+def read(*names: str) -> dict[str, Any]:
+    """The merged content of shipped configs, unresolved."""
+    content: dict[str, Any] = ConfigParser.load_config_files([str(ROOT / "configs" / name) for name in names])
+    return content
+
+
+def parser(*names: str, **changes: Any) -> ConfigParser:
+    merged = ConfigParser(read(*names))
+    merged.update({"bundle_root": str(ROOT), **changes})
+    return merged
+
+
+def node(content: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        content = content[int(key)] if isinstance(content, list) else content[key]
+    return content
+
+
+def leaves(content: Any) -> Iterator[str]:
+    """All texts in nested mappings and lists."""
+    if isinstance(content, (dict, list)):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from leaves(value)
+    elif isinstance(content, str):
+        yield content
+
+
+def reached(content: dict[str, Any]) -> set[tuple[str, ...]]:
+    """Ids, as paths, that a run gets to by references from the ids that MONAI reads."""
+    waiting, seen = [(name,) for name in READ_BY_MONAI if name in content], set()
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            for text in leaves(node(content, path)):
+                waiting += [tuple(ref.split("::")) for ref in ReferenceResolver.match_refs_pattern(text)]
+    return seen
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_id_is_used(name: str) -> None:
+    """MONAI passes over misspelled ids in silence."""
+    content = read(*CHAINS[name])
+    used = reached(content)
+    ids = {(key,) for key in content if key not in ("train", "validate", "_meta_")}
+    ids |= {(part, key) for part in ("train", "validate") for key in content.get(part, {})}
+    unused = {path for path in ids if not any(other[: len(path)] == path for other in used)}
+    # An overlay may leave parts of train.yaml aside; it must not bring ids that nothing uses.
+    added = {
+        tuple(key.lstrip("+").split("#"))[:2]
+        for key in ConfigParser.load_config_file(ROOT / "configs" / CHAINS[name][-1])
+    }
+    assert {path for path in unused if path in added or path[:1] in added} == set()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "paper", "multi_gpu"])
+def test_overlays_change_what_is_there(name: str) -> None:
+    """The parent of each leaf that an overlay sets is in train.yaml, with the key or as arguments of a component."""
+    content = read("train.yaml")
+    for key in ConfigParser.load_config_file(ROOT / "configs" / CHAINS[name][-1]):
+        *parents, last = key.lstrip("+").split("#")
+        parent = node(content, tuple(parents))
+        assert not parents or "_target_" in parent or last in parent, key
+
+
+@pytest.mark.parametrize("files", CHAINS.values(), ids=CHAINS)
+def test_every_reference_has_its_id(files: tuple[str, ...]) -> None:
+    content = read(*files)
+    for path in reached(content):
+        node(content, path)  # KeyError names what is missing
+
+
+def test_the_two_complete_configs_agree() -> None:
+    train, inference = read("train.yaml"), read("inference.yaml")
+    shared = (train.keys() & inference.keys()) - OWN_VALUES
+    assert {"network_def", "structures", "positions", "label_sets", "organ_structures", "image_size"} <= shared
+    assert {"load_transforms", "letterbox_transforms", "normalize_transforms", "image_mean", "image_std"} <= shared
+    assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}
+
+
+def test_metadata_declares_what_the_network_does() -> None:
+    metadata = json.loads((ROOT / "configs/metadata.json").read_text())["network_data_format"]
+    image, pred = metadata["inputs"]["image"], metadata["outputs"]["pred"]
+    network = parser("inference.yaml").get_parsed_content("network_def").eval()
+    for n in (1, 2):
+        height, width = (int(text.split("*")[0]) * n for text in image["spatial_shape"])
+        logits = network(torch.rand(1, image["num_channels"], height, 2 * width))
+        assert logits.shape == (1, pred["num_channels"], height, 2 * width)
+        assert str(logits.dtype) == f"torch.{pred['dtype']}"
+    assert image["spatial_shape"] == pred["spatial_shape"]
+    assert list(pred["channel_def"].values()) == read("train.yaml")["structures"]
+    assert list(pred["channel_def"]) == [str(i) for i in range(pred["num_channels"])]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_bundle_properties_are_complete(tiny_options: Callable[..., dict[str, Any]], tmp_path: Path, name: str) -> None:
+    workflow = ConfigWorkflow(
+        workflow_type="train",
+        config_file=[str(ROOT / "configs" / file) for file in CHAINS[name]],
+        meta_file=str(ROOT / "configs/metadata.json"),
+        logging_file=False,
+        **tiny_options(tmp_path),
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def batch(content: ConfigParser, *, size: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Images, prompts and targets with each structure, each class head, and samples without mask and without class."""
+    random = torch.Generator().manual_seed(0)
+    structures, sets = len(content["structures"]), len(content["label_sets"])
+    count = sets + 2
+    labeled = torch.ones(count, structures, dtype=torch.bool)
+    labeled[0] = False
+    cls = torch.full((count, sets), -1)
+    cls[range(sets), range(sets)] = 1
+    prompt = content.get_parsed_content("network_def").neutral_prompt.shape[1]
+    targets = {"label": torch.randint(0, structures, (count, 1, size, size), generator=random), "labeled": labeled}
+    image = torch.rand(count, 3, size, size, generator=random)
+    return image, torch.rand(count, prompt, generator=random), {**targets, "cls": cls}
+
+
+@pytest.mark.parametrize("name", ["train", "paper"])
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    content = parser(*CHAINS[name], drop_path=0.0)
+    network: UPerConvNeXt = content.get_parsed_content("network_def")
+    for parameter_name, parameter in network.named_parameters():
+        if "prompt" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.3)  # off their zeros, which pass no gradient on
+    image, prompt, targets = batch(content, size=64)
+    outputs = TrainingNetwork(network, device="cpu", amp=False)(image, prompt, targets["labeled"])
+    content.get_parsed_content("loss")(outputs, targets).backward()
+    dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert dead == []
+
+
+def test_paper_overlay_builds_the_papers_network() -> None:
+    network: UPerConvNeXt = parser(*CHAINS["paper"]).get_parsed_content("network_def")
+    assert sum(p.numel() for p in network.parameters()) == 31_118_995
+    assert network.network_config() == {**AUTHORS_NETWORK, "conditioning": "additive"}
+
+
+def test_default_weights_stay_under_25_megabytes() -> None:
+    network = parser("train.yaml").get_parsed_content("network_def")
+    assert sum(value.nbytes for value in network.state_dict().values()) < 25e6
+
+
+def test_another_encoder_is_one_option_away() -> None:
+    content = parser("train.yaml", encoder="convnext_femto")
+    network: UPerConvNeXt = content.get_parsed_content("network_def")
+    assert network.encoder.channels == [48, 96, 192, 384]
+    assert network.network_config()["encoder"] == "convnext_femto"
