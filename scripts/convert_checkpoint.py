@@ -13,6 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from bundle.networks import UPerConvNeXt, conversion
 from bundle.networks.conversion import Conversion
 from bundle.networks.encoder import ConvNeXtEncoder
@@ -23,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Converts one file; 0 when it is written, 1 when it is refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="checkpoint: .pt, .pth or .safetensors")
-    parser.add_argument("destination", type=Path, help="file to write, such as models/paper.pt; must not exist")
+    parser.add_argument("destination", type=Path, help="file to write, such as models/start/paper.pt; must not exist")
     parser.add_argument("--layout", choices=("auto", "authors", "facebook", "timm"), default="auto")
     parser.add_argument("--encoder", help="timm name that facebook or timm weights belong to, such as convnext_atto")
     parser.add_argument(

@@ -41,8 +41,8 @@ def run(words: list[str], *options: str | Path) -> str:
 def lesion(path: Path, *, seed: int, radius: int) -> None:
     """An image of random texture with a dark disk, and its mask beside it."""
     rng = np.random.default_rng(seed)
-    layers = [Image.fromarray(rng.integers(60, 256, (n, n), dtype=np.uint8)).resize((96, 72)) for n in (8, 32)]
-    image, mask = Image.blend(*layers, 0.5), Image.new("L", (96, 72))
+    shapes, texture = (Image.fromarray(rng.integers(60, 256, (n, n), np.uint8)).resize((96, 72)) for n in (8, 32))
+    image, mask = Image.blend(shapes, texture, 0.5), Image.new("L", (96, 72))
     x, y = (int(v) for v in rng.integers((25, 25), (71, 47)))
     for picture, value in ((image, 10), (mask, 255)):
         ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)

@@ -26,7 +26,7 @@ ALLOW_LEAKS = "I know that the splits leak"
 """What ``allow_leaks`` must say, word for word, for a manifest with leaking splits to be used."""
 
 IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz", ".nrrd", ".dcm",
+    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".dcm", ".dicom", ".ima",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ _ANNOTATION = re.compile(r"(.+)_mask(_\d+)?")
 def _relative(path: str, top: Path) -> str:
     """Path below ``top`` with forward slashes; the bare file name when it lies elsewhere."""
     file = Path(path).absolute()
-    return file.relative_to(top).as_posix() if file.is_relative_to(top) else file.name
+    return file.relative_to(top).as_posix() if file.is_relative_to(top) and file != top else file.name
 
 
 def _stem(name: str) -> str:

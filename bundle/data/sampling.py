@@ -143,7 +143,7 @@ def item_weights(
                 weights[i] += share * dataset_weights.get(name, 1.0) / total / sizes[name]
     if weights.sum() <= 0:
         raise ValueError(
-            f"task_weights must weigh a task that the items have labels for, got {dict(task_weights)}; correct them."
+            f"task_weights must give weight to a task that items have labels for, got {dict(task_weights)}; correct it."
         )
     normalized: np.ndarray = weights / weights.sum()
     return normalized

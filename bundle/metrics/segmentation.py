@@ -10,7 +10,7 @@ What is counted, and how:
 - Truth present but nothing predicted: Dice, IoU and NSD are 0 and HD95 is the diagonal of the image.
 - Distances are in mm where the pixel spacing is known, else in pixels; means never mix the two.
 - NSD's tolerance is a number of mm where the spacing is known, else a fraction of the image's diagonal.
-- Protocol ``paper`` (for comparison with published figures only): the scores inside the centred square crop whose side
+- Protocol ``paper`` (for comparison with published figures only): the scores inside the centered square crop whose side
   is the shorter side of the image; images whose mask is empty there are left out of the means.
 """
 
@@ -49,7 +49,7 @@ def item_origin(item: Mapping[str, Any]) -> Row:
 
 
 def centered_square(mask: Tensor) -> Tensor:
-    """The centred square of (..., H, W) whose side is the shorter of H and W."""
+    """The centered square of (..., H, W) whose side is the shorter of H and W."""
     height, width = mask.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from bundle.networks import weights
 
-
 RANDOM_LAYER_SCALE = 0.1
 """Start of the residual branches' scale where the encoder starts from random weights.
 

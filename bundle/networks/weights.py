@@ -51,6 +51,7 @@ def read_file(path: str | Path) -> Any:
 def save_checkpoint(path: str | Path, *, model: Mapping[str, Tensor], network_config: Mapping[str, Any]) -> None:
     """Writes a checkpoint in one step: a former file stays whole until the new one is complete on the disk."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": dict(model), "network_config": {**network_config, "version": __version__}}
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform, SpatialCrop
+from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform, SpatialCrop
+from monai.utils import TraceKeys
 
 
-class RandCropToStructured(RandomizableTransform, MapTransform):
+class RandCropToStructured(RandomizableTransform, MapTransform, InvertibleTransform):
     """Crops a box round one structure of the mask, with a random margin on each side, and sets ``type`` to "local".
 
     The structure is drawn among those in the mask; items with an empty mask stay whole. MONAI's crops either use a
@@ -63,4 +64,14 @@ class RandCropToStructured(RandomizableTransform, MapTransform):
         for key in self.key_iterator(item):
             item[key] = crop(item[key])
         item["type"] = "local"
+        return item
+
+    def inverse(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with zeros where the crop took something away; what was not cropped is as it was."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            history = item[key].applied_operations
+            if history and history[-1][TraceKeys.CLASS_NAME] == SpatialCrop.__name__:
+                history[-1][TraceKeys.ID] = TraceKeys.NONE  # cropped by another object of the class
+                item[key] = SpatialCrop(roi_start=[0, 0], roi_end=[1, 1]).inverse(item[key])
         return item

@@ -26,13 +26,15 @@ def test_margin_is_at_least_the_minimum() -> None:
     assert item["label"].shape == (1, 26, 56)
 
 
-def test_crop_is_inverted_by_monai() -> None:
+def test_crop_is_inverted() -> None:
+    transform = RandCropToStructured(["image"], prob=1.0, margin=(0.5, 0.5), min_margin=0)
     data = sample()
-    item = RandCropToStructured(["image"], prob=1.0)(data)
-    from monai.transforms import SpatialCrop
-
-    back = SpatialCrop(roi_start=[0, 0], roi_end=[1, 1]).inverse(item["image"])
+    back = transform.inverse(transform(data))["image"]
     assert back.shape == (1, 60, 100)
+    assert torch.equal(back[0, 15:35, 20:100], data["image"][0, 15:35, 20:100])
+    assert back.sum() == data["image"][0, 15:35, 20:100].sum()  # zeros elsewhere
+    whole = RandCropToStructured(["image"], prob=0.0)
+    assert torch.equal(whole.inverse(whole(data))["image"], data["image"])
 
 
 @pytest.mark.parametrize("prob", [0.0, 1.0])

@@ -223,7 +223,7 @@ def _oval(tissue: Tissue, grid: Grid, body: Generator) -> None:
 
 def _nerve(tissue: Tissue, grid: Grid, body: Generator, *, center: tuple[float, float]) -> None:
     """Value 1: dark fascicles in bright connective tissue, a honeycomb, within a bright sheath."""
-    size, angle = body.uniform(0.115, 0.155), body.uniform(-0.5, 0.5)
+    size, angle = body.uniform(0.125, 0.165), body.uniform(-0.5, 0.5)
     rho, phi = _polar(grid, center=center, axes=(size * body.uniform(1.3, 1.8), size), angle=angle)
     level = rho - _outline(phi, body, roughness=0.04)
     k, turn = 2 * math.pi / body.uniform(0.05, 0.07), body.uniform(0, 1)
@@ -231,7 +231,7 @@ def _nerve(tissue: Tissue, grid: Grid, body: Generator, *, center: tuple[float, 
     for third in range(3):
         direction = turn + third * 2 * math.pi / 3
         comb += np.cos(np.float32(k * math.cos(direction)) * grid.x + np.float32(k * math.sin(direction)) * grid.z)
-    tissue.paint(expit(-level / 0.05), body.uniform(3, 7) - 13 * expit((comb - 0.4) / 0.3))
+    tissue.paint(expit(-level / 0.05), body.uniform(6, 10) - 10 * expit((comb - 0.4) / 0.3))
     tissue.paint(np.exp(-(((level + 0.03) / np.float32(0.08)) ** 2)), body.uniform(6, 10))
     tissue.levels[1] = level - np.float32(0.04)
 

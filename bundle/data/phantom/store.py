@@ -19,7 +19,7 @@ from bundle.data.phantom import organs
 from bundle.data.phantom.overlay import Bytes, burn_in
 from bundle.data.phantom.scan import Grid, Probe, Tissue
 
-VERSION = 1
+VERSION = 2
 """Of the generator: one more with every change of its pictures, so that phantoms made before are made again."""
 
 STAMP = "phantom.json"
