@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -137,7 +138,11 @@ def run_training(tiny_options: Callable[..., dict[str, Any]]) -> Iterator[Callab
     handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
 
     def train(folder: Path, *overlays: str, run_id: str = "training", **changes: Any) -> None:
-        run(run_id, config_file=[TRAIN, *overlays], logging_file=False, **tiny_options(folder, **changes))
+        try:
+            run(run_id, config_file=[TRAIN, *overlays], logging_file=False, **tiny_options(folder, **changes))
+        finally:
+            for worker in multiprocessing.active_children():  # collected as garbage, a loader waits 5 s for each
+                worker.terminate()
 
     yield train
     signal.signal(signal.SIGTERM, handler)

@@ -25,8 +25,8 @@ RANDOM = {"max_epochs": 4, "drop_path": 0.2, "dropout": 0.1, "num_workers": 1}  
 
 
 @pytest.fixture
-def interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Writes an overlay whose handler sends this process a signal in the middle of an epoch; gives its path."""
+def interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Writes an overlay whose handler sends its process a signal in the middle of an epoch; gives its path."""
     (tmp_path / "interruption.py").write_text(
         "import os\n"
         "from ignite.engine import Events\n\n\n"
@@ -40,6 +40,7 @@ def interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
 
     def overlay(number: signal.Signals, iteration: int) -> str:
         handler = {"_target_": "interruption.Interruption", "number": int(number), "iteration": iteration}
@@ -47,7 +48,8 @@ def interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         path.write_text(json.dumps({"+train#handlers": [handler]}))
         return str(path)
 
-    return overlay
+    yield overlay
+    signal.signal(signal.SIGINT, former)
 
 
 def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
