@@ -23,7 +23,7 @@ from bundle.networks import UPerConvNeXt
 from bundle.networks.weights import load_network, read_file
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-TRAIN, EVALUATE = str(CONFIGS / "train.yaml"), str(CONFIGS / "evaluate.yaml")
+TRAIN, EVALUATE, PAPER = (str(CONFIGS / name) for name in ("train.yaml", "evaluate.yaml", "paper.yaml"))
 Train = Callable[..., None]
 
 
@@ -130,6 +130,14 @@ def test_each_run_id_trains_once(
         run_training(tmp_path, run_id=run_id, max_epochs=1)
     assert caplog.text.count("epoch 1/1: loss") == 1
     assert len(rows(tmp_path)) == 1
+
+
+def test_the_papers_recipe_trains(run_training: Train, tmp_path: Path) -> None:
+    run_training(tmp_path, PAPER, max_epochs=1)
+    row = rows(tmp_path)[0]
+    assert 0 <= float(row["val_dice_Breast_foreground"]) <= 1
+    assert 0 <= float(row["val_accuracy_four"]) <= 1
+    assert read_file(tmp_path / "models/model.pt")["network_config"]["conditioning"] == "additive"
 
 
 def label_request(tiny_data: Path, *, val: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from bundle.engines.batches import (
     prepare_batch,
     prepare_evaluation,
 )
-from bundle.engines.checkpoints import Checkpoints
+from bundle.engines.checkpoints import Checkpoints, writable_folder
 from bundle.engines.handlers import (
     GradientClipping,
     MetricsHistory,
@@ -35,4 +35,5 @@ __all__ = [
     "prepare_batch",
     "prepare_evaluation",
     "warmup_polynomial",
+    "writable_folder",
 ]

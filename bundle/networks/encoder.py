@@ -12,8 +12,8 @@ from bundle.networks import weights
 RANDOM_LAYER_SCALE = 0.1
 """Start of the residual branches' scale where the encoder starts from random weights.
 
-ConvNeXt's 1e-6 suits trainings of hundreds of epochs on ImageNet; here it keeps the blocks switched off for the first
-thousand images. On the phantom, after 960 of them, 0.1 gave a lesion Dice of 0.70 and 1e-6 one of 0.02.
+ConvNeXt's 1e-6 suits trainings of hundreds of epochs on ImageNet; in a training of minutes it keeps the blocks switched
+off for the first steps.
 """
 
 

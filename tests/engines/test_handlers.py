@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import logging
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def test_an_epoch_has_the_same_random_numbers_in_a_resumed_run(workers: int) -> 
         SeededEpochs(seed=0).attach(trainer)
         loader = torch.utils.data.DataLoader([0, 1, 2], num_workers=workers, persistent_workers=workers > 0)
         trainer.run(loader, max_epochs=2)
+        for worker in multiprocessing.active_children():  # collected as garbage, a loader waits 5 s for each
+            worker.terminate()
         return drawn
 
     torch.manual_seed(123)
