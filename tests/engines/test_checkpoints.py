@@ -225,7 +225,7 @@ def test_an_unwritable_folder_stops_the_run_at_its_start(
     with pytest.raises(RuntimeError) as caught:
         run_training(tmp_path, **{name: str(tmp_path / "file")})
     assert re.search(
-        r"file must be a writable folder, got: .*; choose others with --output_dir and --ckpt_dir",
+        r"file\S* must be a writable folder, got: .*; choose others with --output_dir and --ckpt_dir",
         reasons(caught.value),
     )
     assert not (tmp_path / "run/metrics.csv").exists()
