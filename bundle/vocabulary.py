@@ -74,3 +74,15 @@ def encode_prompt(prompt: Mapping[str, str], positions: Sequence[str]) -> list[f
             )
         code += [float(value == v) for v in values]
     return code
+
+
+def switch(value: bool | str, name: str) -> bool:
+    """A switch of the config as a bool: the command line gives ``true`` and ``false`` as text, and all text is true.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"{name} must be true or false, got {value!r}; correct --{name}.")
+    return text == "true"

@@ -156,14 +156,3 @@ def test_bundle_properties_are_complete(folder: Path) -> None:
     )  # fmt: skip
     workflow.initialize()
     assert not workflow.check_properties()
-
-
-def test_network_and_image_transforms_are_those_of_training() -> None:
-    train = ConfigParser.load_config_file(str(ROOT / "configs/train.yaml"))
-    inference = ConfigParser.load_config_file(CONFIG)
-    shared = [
-        "structures", "label_sets", "positions", "organ_structures", "encoder", "decoder_channels", "conditioning",
-        "norm", "dropout", "drop_path", "network_def", "network", "device", "image_size", "image_mean", "image_std",
-        "load_transforms", "letterbox_transforms", "normalize_transforms",
-    ]  # fmt: skip
-    assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}

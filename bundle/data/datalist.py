@@ -18,7 +18,7 @@ from typing import Any
 
 from bundle.data.manifest import read_datalist
 from bundle.data.splits import SPLITS
-from bundle.vocabulary import BACKGROUND, UNKNOWN
+from bundle.vocabulary import BACKGROUND, UNKNOWN, switch
 
 __all__ = ["ALLOW_LEAKS", "list_images", "load_split", "read_datalist"]
 
@@ -38,7 +38,7 @@ def load_split(
     label_sets: Mapping[str, Sequence[str]],
     positions: Sequence[str],
     heads: Mapping[str, str | None] | None = None,
-    merge_structures: bool = False,
+    merge_structures: bool | str = False,
     neutral_positions: Sequence[str] = (),
     fold: int | None = None,
     allow_leaks: bool | str | None = False,
@@ -76,7 +76,7 @@ def load_split(
         structures=structures,
         label_sets=label_sets,
         heads=heads or {},
-        merge_structures=merge_structures,
+        merge_structures=switch(merge_structures, "merge_structures"),
     )
     root = os.path.normpath(os.path.join(os.path.realpath(Path(name).parent), manifest["root"]))
     chosen = []

@@ -71,7 +71,7 @@ KNOWN: dict[str, Known] = {
         label_set="lung",
         classes=("healthy", "pneumonia", "covid-19"),
         patient=r"([^_]+)_",
-        license="CC-BY-4.0",
+        license="CC-BY",
         source="Born et al. 2020, POCUS",
     ),
     "GB_BiliaryAtresia": Known(

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, encode_prompt
+from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, encode_prompt, switch
 
 _NO_STRUCTURE = -1e4
 """Logit of a structure that the prompted organ does not have: its softmax is exactly 0 in float32, and unlike -inf
@@ -41,18 +41,6 @@ def prepare_evaluation(
     image = batchdata["image"].to(device=device, non_blocking=non_blocking, **kwargs)
     prompt = {} if "prompt" not in batchdata else {"prompt": batchdata["prompt"].to(device=device)}
     return image, batchdata.get("label"), (), prompt
-
-
-def switch(value: bool | str, name: str) -> bool:
-    """A switch of the config as a bool: the command line gives ``true`` and ``false`` as text, and all text is true.
-
-    Raises:
-        ValueError: when it is neither.
-    """
-    text = str(value).lower()
-    if text not in ("true", "false"):
-        raise ValueError(f"{name} must be true or false, got {value!r}; correct --{name}.")
-    return text == "true"
 
 
 def autocast_dtype(amp: bool, device: torch.device | str) -> torch.dtype | None:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from bundle import __version__
-from bundle.engines.batches import switch
+from bundle.vocabulary import switch
 
 logger = logging.getLogger(__name__)
 

@@ -98,6 +98,14 @@ def test_merged_structures_are_all_index_one(write: Callable[..., Path]) -> None
     assert (limb["mask_values"], limb["labeled"]) == ({0: 0, 1: 1, 2: 1}, [True, True])
 
 
+def test_a_switch_given_as_text_is_read_as_such(write: Callable[..., Path]) -> None:
+    """The command line gives text, and all text is true."""
+    plain = load_split(write(), split="train", **NETWORK)
+    assert str(load_split(write(), split="train", merge_structures="false", **NETWORK)) == str(plain)
+    with pytest.raises(ValueError, match="merge_structures must be true or false, got 'maybe'"):
+        load_split(write(), split="train", merge_structures="maybe", **NETWORK)
+
+
 def test_heads_join_label_sets_by_index(write: Callable[..., Path]) -> None:
     network = NETWORK | {"label_sets": {"four": ["0", "1", "2", "3"]}}
     breast, lung, _ = load_split(write(), split="train", heads={"breast": "four", "lung": None}, **network)

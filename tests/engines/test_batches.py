@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bundle.engines import PromptedInferer, TrainingNetwork, prepare_batch, prepare_evaluation
-from bundle.engines.batches import autocast_dtype, switch
+from bundle.engines.batches import autocast_dtype
 from bundle.networks import UPerConvNeXt
-from bundle.vocabulary import encode_prompt
+from bundle.vocabulary import encode_prompt, switch
 
 POSITIONS = ["breast", "lung", "indis"]
 STRUCTURES = ["background", "lesion", "nerve"]
