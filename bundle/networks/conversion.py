@@ -23,6 +23,7 @@ AUTHORS_NETWORK: dict[str, Any] = {
     "label_sets": {"two": ["class_0", "class_1"], "four": ["class_0", "class_1", "class_2", "class_3"]},
     "positions": list(PAPER_POSITIONS),
     "norm": "batch",
+    "pooling": "avg",
 }
 """Arguments of the network that the authors' checkpoints fit; ``conditioning`` follows from the checkpoint."""
 

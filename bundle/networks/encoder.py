@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import timm
 import torch
+from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from bundle.networks import weights
+
+Pooling = Literal["avg", "avgmax"]
 
 RANDOM_LAYER_SCALE = 0.1
 """Start of the residual branches' scale where the encoder starts from random weights.
@@ -18,12 +23,14 @@ off for the first steps.
 
 
 class ConvNeXtEncoder(nn.Module):
-    """Gives the four raw stage outputs of a timm ConvNeXt and the normalized mean of the last one.
+    """Gives the four raw stage outputs of a timm ConvNeXt and the last one pooled and normalized.
 
     Args:
         name: one of timm's ConvNeXt names, such as ``convnext_atto``.
         in_channels: image channels.
         drop_path: stochastic depth rate of the last block, 0 to 1.
+        pooling: what the feature vector keeps of the last stage: its mean (``avg``, the paper's) or the middle between
+            mean and maximum (``avgmax``), which a small lesion moves more.
         weights_file: local file of ConvNeXt weights (``.pt``, ``.pth``, ``.safetensors``) to start from; ``None``
             starts from random weights.
 
@@ -32,15 +39,26 @@ class ConvNeXtEncoder(nn.Module):
         mean, std: normalization of the image (RGB, values in [0, 1]) that published weights of this encoder expect.
 
     Raises:
-        ValueError: when timm has no ConvNeXt of that name, or the weights are not those of that encoder.
+        ValueError: when timm has no ConvNeXt of that name, the pooling is not one of those named, or the weights are
+            not those of that encoder.
 
     Reference:
         Liu et al. 2022, "A ConvNet for the 2020s", arXiv 2201.03545.
     """
 
-    def __init__(self, name: str, *, in_channels: int = 3, drop_path: float = 0.0, weights_file: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        drop_path: float = 0.0,
+        pooling: Pooling = "avg",
+        weights_file: str | None = None,
+    ):
         super().__init__()
         _require_convnext(name)
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
         self.backbone = timm.create_model(
             name,
             features_only=True,
@@ -52,6 +70,7 @@ class ConvNeXtEncoder(nn.Module):
         self.channels: list[int] = self.backbone.feature_info.channels()
         self.mean: tuple[float, ...] = self.backbone.pretrained_cfg["mean"]
         self.std: tuple[float, ...] = self.backbone.pretrained_cfg["std"]
+        self.pool = SelectAdaptivePool2d(pool_type=f"fast{pooling}", flatten=True)
         self.norm = nn.LayerNorm(self.channels[-1], eps=1e-6)
         if weights_file is not None:
             weights.load_encoder(self, name=name, path=weights_file)
@@ -65,7 +84,7 @@ class ConvNeXtEncoder(nn.Module):
             image: (B, in_channels, H, W), normalized by ``mean`` and ``std``.
         """
         levels: list[Tensor] = self.backbone(image)
-        feature: Tensor = self.norm(torch.mean(levels[3], dim=(2, 3)))
+        feature: Tensor = self.norm(self.pool(levels[3]))
         return levels, feature
 
 

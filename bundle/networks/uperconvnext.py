@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bundle.networks.encoder import ConvNeXtEncoder
+from bundle.networks.encoder import ConvNeXtEncoder, Pooling
 from bundle.networks.prompts import Conditioning, build_prompt
 from bundle.networks.upernet import Norm, UPerNetDecoder
 from bundle.vocabulary import encode_prompt, prompt_length
@@ -26,6 +26,7 @@ class UPerConvNeXt(nn.Module):
         positions: position table of the prompt, see ``bundle.vocabulary``.
         conditioning: how the prompt acts on features: ``film``, ``additive`` (the paper's) or ``none``.
         norm: normalization of the decoder, ``group`` or ``batch`` (the paper's).
+        pooling: how the class heads' feature vector comes from the last stage, see ``ConvNeXtEncoder``.
         in_channels: image channels.
         dropout: rate before the last convolution of the decoder and before the class heads, 0 to 1.
         drop_path: stochastic depth rate of the encoder, 0 to 1.
@@ -48,6 +49,7 @@ class UPerConvNeXt(nn.Module):
         positions: Sequence[str],
         conditioning: Conditioning = "film",
         norm: Norm = "group",
+        pooling: Pooling = "avg",
         in_channels: int = 3,
         dropout: float = 0.0,
         drop_path: float = 0.0,
@@ -61,7 +63,7 @@ class UPerConvNeXt(nn.Module):
         self.register_buffer("neutral_prompt", torch.tensor([encode_prompt({}, positions)]), persistent=False)
 
         self.encoder = ConvNeXtEncoder(
-            encoder, in_channels=in_channels, drop_path=drop_path, weights_file=encoder_weights
+            encoder, in_channels=in_channels, drop_path=drop_path, pooling=pooling, weights_file=encoder_weights
         )
         channels = self.encoder.channels
         prompts = [build_prompt(conditioning, channels=c, prompt_length=self.prompt_length) for c in channels]
@@ -80,6 +82,7 @@ class UPerConvNeXt(nn.Module):
             "positions": list(positions),
             "conditioning": conditioning,
             "norm": norm,
+            "pooling": pooling,
         }
 
     def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:

@@ -18,6 +18,7 @@ SMALL: dict[str, Any] = {
     "structures": ["background", "lesion", "head"],
     "label_sets": {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]},
     "positions": list(PAPER_POSITIONS),
+    "pooling": "avgmax",
 }
 
 

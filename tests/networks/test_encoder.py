@@ -32,6 +32,20 @@ def test_timm_weights_give_timms_features(name, tmp_path):
     torch.testing.assert_close(feature, theirs.forward_head(expected, pre_logits=True))
 
 
+@pytest.mark.parametrize(("pooling", "share_of_maximum"), [("avg", 0.0), ("avgmax", 0.5)])
+def test_the_feature_is_the_normalized_pooled_last_stage(pooling, share_of_maximum):
+    encoder = ConvNeXtEncoder("test_convnext", pooling=pooling).eval()
+    levels, feature = encoder(torch.randn(2, 3, 64, 96))
+    mean, maximum = levels[3].mean((2, 3)), levels[3].flatten(2).max(2).values
+    expected = (1 - share_of_maximum) * mean + share_of_maximum * maximum
+    torch.testing.assert_close(feature, torch.nn.functional.layer_norm(expected, expected.shape[1:], eps=1e-6))
+
+
+def test_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="pooling must be one of avg, avgmax, got 'max'"):
+        ConvNeXtEncoder("test_convnext", pooling="max")
+
+
 @pytest.mark.parametrize("name", ["resnet18", "hf_hub:timm/convnext_atto", "convnext", ""])
 def test_names_that_are_no_convnext_are_refused(name):
     with pytest.raises(ValueError, match=f"timm's ConvNeXt names.*got '{name}'; list them with: python -c"):

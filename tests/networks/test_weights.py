@@ -50,6 +50,7 @@ def test_failed_save_keeps_the_former_file(checkpoint):
         ({"positions": ["breast", "indis"]}, r"made with positions .* use --positions '\["),
         ({"conditioning": "none"}, "made with conditioning film; .* use --conditioning film"),
         ({"norm": "batch"}, "made with norm group; this network has norm batch"),
+        ({"pooling": "avg"}, "made with pooling avgmax; this network has pooling avg; use --pooling avgmax"),
     ],
 )
 def test_checkpoints_of_other_networks_are_refused(make_network, checkpoint, changes, message):
