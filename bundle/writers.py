@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from bundle import __version__
-from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
+from bundle.vocabulary import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +96,8 @@ class PredictionWriter:
     Per image, in the folders of the data set: ``<name>_mask.png`` (8 bit, value = structure index, native size) and
     ``<name>_overlay.png``. At the end ``predictions.json`` and ``predictions.csv``; until then the rows are in
     ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
-    Classes are those of the label set that the position prompt names: all without a prompt, none where an organ has
-    no label set. Nothing of a file's header is written. Attach it last: it leaves the process.
+    What they say of an image is its ``result``, see :class:`bundle.transforms.DescribePredictiond`. Nothing of a
+    file's header is written. Attach it last: it leaves the process.
 
     Args:
         output_dir: folder of the results; made when absent.
@@ -164,27 +163,11 @@ class PredictionWriter:
             "overlay": None,
         }
 
-    def _classes(self, probabilities: Mapping[str, Any], position: str) -> dict[str, Any]:
-        asked = self.label_sets if position in ("", UNKNOWN, NEUTRAL_POSITION) else {position} & set(self.label_sets)
-        found = {}
-        for name in asked:
-            values = [round(float(p), 6) for p in probabilities[name]]
-            best = self.label_sets[name][int(np.argmax(values))]
-            found[name] = {"predicted": best, "probabilities": dict(zip(self.label_sets[name], values, strict=True))}
-        return found
-
     def _write_image(self, item: Mapping[str, Any], record: dict[str, Any]) -> None:
         """Writes one image's mask and overlay, and completes its record."""
-        mask = item["pred"].detach().cpu().numpy()[0].astype(np.uint8)
-        spacing = [float(s) for s in item["spacing"]]
-        known = all(math.isfinite(s) for s in spacing)
-        if known:
-            record["spacing_mm"] = {"row": spacing[0], "column": spacing[1]}
-        for index, name in enumerate(self.structures[1:], start=1):
-            pixels = int((mask == index).sum())
-            area = round(pixels * spacing[0] * spacing[1], 4) if known else None
-            record["areas"][name] = {"pixels": pixels, "mm2": area}
-        record["classes"] = self._classes(item["probabilities"], record["prompts"]["position"])
+        study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
+        mask = study.reshape(study.shape[:2]).T
+        record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes")})
         image = self.load({"image": str(item["image"].meta["filename_or_obj"])})["image"].numpy()
         image = (image * 255).round().astype(np.uint8).transpose(1, 2, 0)
         pictures = {"mask": mask, "overlay": draw_overlay(image, mask)}

@@ -33,6 +33,7 @@ READ_BY_MONAI = {
     "run": "the default run id",
     "training": "run id",
     "evaluating": "run id",
+    "displayable_configs": "read by MONAI Label",
 }
 
 
@@ -154,7 +155,7 @@ def batch(content: ConfigParser, *, size: int) -> tuple[torch.Tensor, torch.Tens
     cls[range(sets), range(sets)] = 1
     prompt = content.get_parsed_content("network_def").neutral_prompt.shape[1]
     targets = {"label": torch.randint(0, structures, (count, 1, size, size), generator=random), "labeled": labeled}
-    image = torch.rand(count, 3, size, size, generator=random)
+    image = torch.rand(count, 3 + content["guidance_channels"], size, size, generator=random)
     return image, torch.rand(count, prompt, generator=random), {**targets, "cls": cls}
 
 

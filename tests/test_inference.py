@@ -113,11 +113,11 @@ def test_masks_are_upright_and_at_their_place(tmp_path: Path, weights: Path) -> 
     preprocessing = parser.get_parsed_content("preprocessing")
     postprocessing = parser.get_parsed_content("postprocessing")
     for name, pixels in (("wide", blob), ("tall", blob.T)):
-        item = preprocessing({"image": str(top / f"{name}.png")})
+        item = preprocessing({"image": str(top / f"{name}.png"), "position": "breast"})
         # a network that sees lesion where it is bright
         bright = item["image"].as_tensor()[0] > 0
         item["pred"] = {"seg": torch.stack([~bright, bright]).float() * 20, "cls_breast": torch.zeros(3)}
-        assert np.array_equal(postprocessing(item)["pred"][0].numpy() == 1, pixels == 255), name
+        assert np.array_equal(postprocessing(item)["pred"].numpy().T == 1, pixels == 255), name
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from bundle import __version__
-from bundle.transforms.loading import LoadUltrasoundd
+from bundle.transforms import DescribePredictiond, LoadUltrasoundd
 from bundle.writers import PredictionWriter, color, draw_overlay, sha256, write_atomically
 
 STRUCTURES = ["background", "lesion", "head"]
@@ -37,7 +37,7 @@ def item(tmp_path: Path, file: str, **changes: Any) -> dict[str, Any]:
     Image.fromarray(np.full((6, 9), 100, np.uint8)).save(path)
     mask = torch.zeros(1, 6, 9, dtype=torch.uint8)
     mask[0, 0, 1:4], mask[0, 5, 5:] = 1, 2
-    return {
+    found = {
         "image": MetaTensor(torch.zeros(3, 8, 8), meta={"filename_or_obj": str(path)}),
         "pred": MetaTensor(mask),
         "probabilities": {"breast": torch.tensor([0.1, 0.2, 0.7]), "lung": torch.tensor([0.75, 0.25])},
@@ -50,13 +50,15 @@ def item(tmp_path: Path, file: str, **changes: Any) -> dict[str, Any]:
         "output": str(Path(file).with_suffix("")),
         **changes,
     }
+    described = DescribePredictiond(STRUCTURES, LABEL_SETS)(found)
+    return {**described, "pred": mask[0].T}  # as MONAI Label's studies lie
 
 
 def run(handler: PredictionWriter, *items: dict[str, Any]) -> None:
     """Splits items between batch and output as MONAI's evaluators do."""
 
     def step(engine: Engine, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{key: one[key] for key in ("image", "pred", "probabilities")} for one in batch]
+        return [{key: one[key] for key in ("image", "pred", "result")} for one in batch]
 
     engine = Engine(step)
     handler.attach(engine)

@@ -18,6 +18,7 @@ from bundle.engines.handlers import (
     UpdateAverage,
     ema_model,
 )
+from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.schedule import warmup_polynomial
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PromptedInferer",
     "RunSummary",
     "SeededEpochs",
+    "SimulatedInteraction",
     "TrainingNetwork",
     "TrainingProgress",
     "UpdateAverage",

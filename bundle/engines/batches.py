@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, encode_prompt, switch
+from bundle.vocabulary import NEUTRAL_POSITION, encode_prompt, switch
 
 _NO_STRUCTURE = -1e4
 """Logit of a structure that the prompted organ does not have: its softmax is exactly 0 in float32, and unlike -inf
@@ -75,7 +75,7 @@ class TrainingNetwork(nn.Module):
         """Logits of all heads.
 
         Args:
-            image: (B, 3, H, W), normalized.
+            image: (B, 3, H, W), normalized, or (B, 5, H, W) with guidance.
             prompt: (B, P) or None.
             labeled: (B, C) bool; rows without a True get no segmentation. None: all rows do.
 
@@ -114,16 +114,17 @@ def distributed_network(network: nn.Module, *, device: torch.device | str, amp: 
 class PromptedInferer(Inferer):
     """Runs ``network.predict`` with a prompt; a structure that the prompted organ does not have gets no probability.
 
+    Where the image brings guidance (clicks, boxes), each guided structure is segmented against the background in a pass
+    of its own, and the automatic result keeps to the other structures and to what the guided ones leave over.
+
     Args:
         structures: names of the segmentation channels, background first.
         positions: the position table.
         organ_structures: position -> names of its structures; a known position that is not listed has none.
-        position: prompts used where the call brings none (MONAI Label, a flag on the command line).
-        nature: see ``position``.
-        task: see ``position``.
+        image_channels: channels of the image proper; guidance follows them.
 
     Raises:
-        ValueError: when a prompt or a name in ``organ_structures`` is in no table.
+        ValueError: when a name in ``organ_structures`` is in no table.
     """
 
     def __init__(
@@ -132,15 +133,11 @@ class PromptedInferer(Inferer):
         positions: Sequence[str],
         *,
         organ_structures: Mapping[str, Sequence[str]],
-        position: str | Sequence[str] = UNKNOWN,
-        nature: str | Sequence[str] = UNKNOWN,
-        task: str | Sequence[str] = UNKNOWN,
+        image_channels: int = 3,
     ) -> None:
-        # MONAI Label sends the whole list of choices when the user picks none: the first is the default
-        chosen = {"position": position, "nature": nature, "task": task}
-        self.prompt = {k: v if isinstance(v, str) else next(iter(v)) for k, v in chosen.items()}
-        self.code = torch.tensor([encode_prompt(self.prompt, positions)])
+        self.neutral = torch.tensor([encode_prompt({}, positions)])
         self.num_positions = len(positions)
+        self.image_channels = image_channels
         self.allowed = torch.zeros(len(positions), len(structures), dtype=torch.bool)
         self.allowed[:, 0] = True
         self.allowed[list(positions).index(NEUTRAL_POSITION)] = True
@@ -156,11 +153,64 @@ class PromptedInferer(Inferer):
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args: Any, prompt: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Logits {"seg": (B, C, H, W), "cls_<label set>": (B, K)} of images (B, 3, H, W), prompts (B, P) or none."""
-        code = self.code.expand(len(inputs), -1) if prompt is None else prompt
-        code = code.to(inputs.device)
+        """Logits {"seg": (B, C, H, W), "cls_<label set>": (B, K)}.
+
+        Args:
+            inputs: images (B, 3, H, W), or (B, 3 + 2 * C, H, W) with guidance: for each structure, and first for one
+                that was not named, what is wanted and what is not (``bundle.guidance``).
+            network: a :class:`bundle.networks.UPerConvNeXt`.
+            args: not used.
+            prompt: (B, P); None takes ``inputs.meta["prompt"]``, and without that the neutral prompt.
+            kwargs: not used.
+        """
+        if prompt is None and isinstance(inputs, MetaTensor):
+            prompt = inputs.meta.get("prompt")
+        code = (self.neutral if prompt is None else prompt).reshape(-1, self.neutral.shape[1]).to(inputs.device)
+        code = code.expand(len(inputs), -1)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        image, guidance = image[:, : self.image_channels], image[:, self.image_channels :]
         outputs: dict[str, Tensor] = dict(network.predict(image, code))  # type: ignore[operator]
         allowed = self.allowed.to(inputs.device)[code[:, : self.num_positions].argmax(1)]
         outputs["seg"] = outputs["seg"].masked_fill(~allowed[:, :, None, None], _NO_STRUCTURE)
+        if guidance.shape[1]:
+            guidance = guidance.unflatten(1, (-1, 2))
+            rows, slots = guidance.flatten(2).any(2).nonzero(as_tuple=True)
+            guided = network(torch.cat([image[rows], guidance[rows, slots]], 1), code[rows])
+            for row in rows.unique().tolist():
+                mine = rows == row
+                outputs["seg"][row] = join_guided(
+                    outputs["seg"][row], guided[mine], slots[mine], guidance=guidance[row], allowed=allowed[row]
+                )
         return outputs
+
+
+def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: Tensor, allowed: Tensor) -> Tensor:
+    """Logits (C, H, W) of one image in which guided structures go before automatic ones.
+
+    The guided structures' margins over the background compete by softmax; what they leave over is shared by the
+    automatic result without those structures.
+
+    Args:
+        automatic: (C, H, W) logits without guidance.
+        guided: (K, C, H, W) logits of the passes with guidance.
+        slots: (K,) the structure of each pass; 0: not named, the one is taken that the pass finds where it was wanted,
+            or anywhere it was not unwanted when nothing was said to be wanted.
+        guidance: (C, 2, H, W), slot -> wanted, unwanted.
+        allowed: (C,) bool, structures that the prompted organ has; a named one goes before that.
+    """
+    margins: dict[int, Tensor] = {}
+    for logits, slot in zip(guided, slots.tolist(), strict=True):
+        if slot == 0:
+            wanted, unwanted = guidance[0]
+            place = wanted if wanted.any() else 1 - unwanted
+            found = logits.masked_fill(~allowed[:, None, None], _NO_STRUCTURE).softmax(0)
+            mass = (found * place).sum((1, 2))[1:].masked_fill(~allowed[1:], -1.0)
+            slot = 1 + int(mass.argmax())
+        margins[slot] = logits[slot] - logits[0]
+    named = list(margins)
+    shares = torch.stack([torch.zeros_like(automatic[0]), *margins.values()]).log_softmax(0)
+    rest = automatic.clone()
+    rest[named] = _NO_STRUCTURE
+    joined: Tensor = rest.log_softmax(0) + shares[0]
+    joined[named] = shares[1:]
+    return joined

@@ -24,8 +24,12 @@ AUTHORS_NETWORK: dict[str, Any] = {
     "positions": list(PAPER_POSITIONS),
     "norm": "batch",
     "pooling": "avg",
+    "guidance_channels": 0,
 }
 """Arguments of the network that the authors' checkpoints fit; ``conditioning`` follows from the checkpoint."""
+
+GUIDANCE_WEIGHT = "backbone.stem_0.guidance.weight"
+"""The encoder's weights for guidance channels, which weights of a network without guidance lack."""
 
 _AUTHORS_UNUSED = ("seg_head.backbone.", "backbone.head.")
 _AUTHORS_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
@@ -123,7 +127,7 @@ def convert_encoder(
         taken.append(prefix + source)
     untouched = [n for n in target if n not in converted]
     # A head-less variant may lack the last norm; a backbone with holes would be random in part.
-    optional = {n: target[n] for n in untouched if n.startswith("norm.")}
+    optional = {n: target[n] for n in untouched if n.startswith("norm.") or n == GUIDANCE_WEIGHT}
     require_fit(
         {**optional, **converted}, target, path=path, whose=f"encoder {name}; choose the --encoder they were made with"
     )

@@ -22,12 +22,39 @@ off for the first steps.
 """
 
 
+class GuidedStem(nn.Conv2d):
+    """The encoder's first convolution, which also takes guidance channels behind those of the image.
+
+    The weights of the guidance start at zero and have no bias: until they are trained, guidance changes nothing, and an
+    image without guidance channels gives the same result to the bit as one whose guidance is zero.
+
+    Args:
+        image: the convolution that it replaces; its weights are taken over.
+        guidance_channels: number of channels behind those of the image.
+    """
+
+    def __init__(self, image: nn.Conv2d, guidance_channels: int) -> None:
+        size = {"kernel_size": image.kernel_size, "stride": image.stride, "padding": image.padding}
+        super().__init__(image.in_channels, image.out_channels, bias=image.bias is not None, **size)  # type: ignore[arg-type]
+        self.load_state_dict(image.state_dict())
+        self.guidance = nn.Conv2d(guidance_channels, image.out_channels, bias=False, **size)  # type: ignore[arg-type]
+        nn.init.zeros_(self.guidance.weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Stem output (B, C_0, H_0, W_0) of images (B, in_channels [+ guidance_channels], H, W)."""
+        stem = self._conv_forward(image[:, : self.in_channels], self.weight, self.bias)
+        if image.size(1) > self.in_channels:
+            stem = stem + self.guidance(image[:, self.in_channels :])
+        return stem
+
+
 class ConvNeXtEncoder(nn.Module):
     """Gives the four raw stage outputs of a timm ConvNeXt and the last one pooled and normalized.
 
     Args:
         name: one of timm's ConvNeXt names, such as ``convnext_atto``.
         in_channels: image channels.
+        guidance_channels: channels that may follow those of the image, see ``GuidedStem``; 0 for none.
         drop_path: stochastic depth rate of the last block, 0 to 1.
         pooling: what the feature vector keeps of the last stage: its mean (``avg``, the paper's) or the middle between
             mean and maximum (``avgmax``), which a small lesion moves more.
@@ -51,6 +78,7 @@ class ConvNeXtEncoder(nn.Module):
         name: str,
         *,
         in_channels: int = 3,
+        guidance_channels: int = 0,
         drop_path: float = 0.0,
         pooling: Pooling = "avg",
         weights_file: str | None = None,
@@ -67,6 +95,8 @@ class ConvNeXtEncoder(nn.Module):
             in_chans=in_channels,
             drop_path_rate=drop_path,
         )
+        if guidance_channels:
+            self.backbone["stem_0"] = GuidedStem(self.backbone["stem_0"], guidance_channels)
         self.channels: list[int] = self.backbone.feature_info.channels()
         self.mean: tuple[float, ...] = self.backbone.pretrained_cfg["mean"]
         self.std: tuple[float, ...] = self.backbone.pretrained_cfg["std"]
@@ -81,7 +111,7 @@ class ConvNeXtEncoder(nn.Module):
         """Stage outputs [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i) and feature vector (B, C_4).
 
         Args:
-            image: (B, in_channels, H, W), normalized by ``mean`` and ``std``.
+            image: (B, in_channels [+ guidance_channels], H, W), the image normalized by ``mean`` and ``std``.
         """
         levels: list[Tensor] = self.backbone(image)
         feature: Tensor = self.norm(self.pool(levels[3]))

@@ -28,6 +28,8 @@ class UPerConvNeXt(nn.Module):
         norm: normalization of the decoder, ``group`` or ``batch`` (the paper's).
         pooling: how the class heads' feature vector comes from the last stage, see ``ConvNeXtEncoder``.
         in_channels: image channels.
+        guidance_channels: channels that may follow those of the image: what a user wants and does not want
+            (``bundle.guidance``); 0 for a network without clicks.
         dropout: rate before the last convolution of the decoder and before the class heads, 0 to 1.
         drop_path: stochastic depth rate of the encoder, 0 to 1.
         encoder_weights: local file of ConvNeXt weights to start from; ``None`` starts from random weights.
@@ -51,6 +53,7 @@ class UPerConvNeXt(nn.Module):
         norm: Norm = "group",
         pooling: Pooling = "avg",
         in_channels: int = 3,
+        guidance_channels: int = 0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
         encoder_weights: str | None = None,
@@ -58,12 +61,18 @@ class UPerConvNeXt(nn.Module):
         super().__init__()
         _check_tables(structures, label_sets)
         self.in_channels = in_channels
+        self.guidance_channels = guidance_channels
         self.prompt_length = prompt_length(positions)
         self.neutral_prompt: Tensor
         self.register_buffer("neutral_prompt", torch.tensor([encode_prompt({}, positions)]), persistent=False)
 
         self.encoder = ConvNeXtEncoder(
-            encoder, in_channels=in_channels, drop_path=drop_path, pooling=pooling, weights_file=encoder_weights
+            encoder,
+            in_channels=in_channels,
+            guidance_channels=guidance_channels,
+            drop_path=drop_path,
+            pooling=pooling,
+            weights_file=encoder_weights,
         )
         channels = self.encoder.channels
         prompts = [build_prompt(conditioning, channels=c, prompt_length=self.prompt_length) for c in channels]
@@ -83,13 +92,15 @@ class UPerConvNeXt(nn.Module):
             "conditioning": conditioning,
             "norm": norm,
             "pooling": pooling,
+            "guidance_channels": guidance_channels,
         }
 
     def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Segmentation logits (B, structures, H, W).
 
         Args:
-            image: (B, in_channels, H, W), normalized; H and W are multiples of 32.
+            image: (B, in_channels, H, W), normalized, or with guidance behind it (B, in_channels + guidance_channels,
+                H, W); without it nothing is wanted or unwanted. H and W are multiples of 32.
             prompt: (B, P) as ``bundle.vocabulary.encode_prompt`` gives; ``None`` is the neutral prompt.
 
         Raises:
@@ -144,10 +155,12 @@ class UPerConvNeXt(nn.Module):
         return {**self._config}
 
     def _check_image(self, image: Tensor) -> None:
-        if image.dim() != 4 or image.size(1) != self.in_channels:
+        full = self.in_channels + self.guidance_channels
+        if image.dim() != 4 or (image.size(1) != self.in_channels and image.size(1) != full):
+            with_guidance = f" or (batch, {full}, height, width) with guidance" if self.guidance_channels else ""
             raise ValueError(
-                f"image must have shape (batch, {self.in_channels}, height, width), got {list(image.shape)}; "
-                "add the batch axis or convert the channels."
+                f"image must have shape (batch, {self.in_channels}, height, width){with_guidance}, "
+                f"got {list(image.shape)}; add the batch axis or convert the channels."
             )
         h, w = image.size(2), image.size(3)
         if h % 32 != 0 or w % 32 != 0:

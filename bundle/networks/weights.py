@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bundle import __version__
-from bundle.networks.conversion import Conversion, convert_encoder, require_fit, state_dict
+from bundle.networks.conversion import GUIDANCE_WEIGHT, Conversion, convert_encoder, require_fit, state_dict
 
 
 def read_file(path: str | Path) -> Any:
@@ -69,6 +69,8 @@ def save_checkpoint(path: str | Path, *, model: Mapping[str, Tensor], network_co
 def load_network(network: nn.Module, path: str | Path) -> dict[str, Any]:
     """Loads a checkpoint of this project, every tensor of it, and gives its ``network_config``.
 
+    Weights of a network without guidance channels fit one with them, which then starts blind to guidance.
+
     Args:
         network: a ``UPerConvNeXt``; unchanged when the checkpoint is refused.
         path: file such as ``models/model.pt``.
@@ -90,13 +92,18 @@ def load_network(network: nn.Module, path: str | Path) -> dict[str, Any]:
             "give it as encoder_weights."
         )
     own: dict[str, Any] = network.network_config()  # type: ignore[operator]
+    state = dict(content["model"])
+    if own["guidance_channels"] and not config.get("guidance_channels"):
+        config = {**config, "guidance_channels": own["guidance_channels"]}
+        name = f"encoder.{GUIDANCE_WEIGHT}"
+        state[name] = torch.zeros_like(network.state_dict()[name])
     if differing := [key for key, value in own.items() if config.get(key) != value]:
         raise ValueError(
             f"{path} was made with {_listed(config, differing)}; this network has {_listed(own, differing)}; "
             f"use {_as_flags(config, differing)}, or other weights."
         )
-    require_fit(content["model"], network.state_dict(), path=path)
-    network.load_state_dict(content["model"])
+    require_fit(state, network.state_dict(), path=path)
+    network.load_state_dict(state)
     return config
 
 

@@ -2,16 +2,23 @@
 """Dictionary transforms that MONAI lacks."""
 
 from bundle.transforms.crop import RandCropToStructured
+from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond, ReadRequestd
 from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
 from bundle.transforms.prompts import EncodePromptd, SplitPredictiond, ToLabelMapd
+from bundle.transforms.results import DescribePredictiond, ToStudyd
 
 __all__ = [
+    "DescribePredictiond",
+    "DrawGuidanced",
     "EncodePromptd",
     "ItemDefaultsd",
     "LoadMaskd",
     "LoadUltrasoundd",
+    "PlanInteractiond",
     "RandCropToStructured",
+    "ReadRequestd",
     "SplitPredictiond",
     "ToLabelMapd",
+    "ToStudyd",
 ]

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from scipy.ndimage import binary_fill_holes
 from skimage.morphology import convex_hull_image
 
-from bundle.transforms.readers import UNKNOWN_SPACING, Raw, read_file
+from bundle.transforms.readers import LPS_TO_RAS, UNKNOWN_SPACING, Raw, read_file
 
 FILE_AXES = 4  # file_shape is padded to one length: collating items whose meta differs in length fails
 
@@ -55,13 +55,16 @@ def _to_unit(raw: Raw) -> torch.Tensor:
     return image if raw.pixels.dtype in (bool, np.uint8) else image.clamp_(0, 1)
 
 
-def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], file_shape: Sequence[int]) -> dict[str, Any]:
+def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], raw: Raw | None) -> dict[str, Any]:
+    file_shape = raw.file_shape if raw else (shape[1], shape[0])
     return {
         "filename_or_obj": path,
         "spatial_shape": (int(shape[0]), int(shape[1])),
         "spacing": (float(spacing[0]), float(spacing[1])),
         "file_shape": (*file_shape, *[1] * FILE_AXES)[:FILE_AXES],
         "file_axes": len(file_shape),
+        "study_affine": torch.as_tensor(raw.affine if raw else LPS_TO_RAS),
+        "turned": raw is not None and raw.turned,
     }
 
 
@@ -74,8 +77,9 @@ class LoadUltrasoundd(MapTransform):
 
     Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown), and
     ``file_shape`` with ``file_axes``, the shape of the study in the file's own index order (x first), for writing back:
-    ``file_shape[:file_axes]`` is (W, H) or (W, H, 1). ``item["spacing"]`` becomes the spacing in meta. The spacing that
-    the item gives goes before that of the file. A tensor instead of a path is taken as read and only gets its meta.
+    ``file_shape[:file_axes]`` is (W, H) or (W, H, 1); ``study_affine`` and ``turned`` as in ``readers.Raw``.
+    ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
+    tensor instead of a path is taken as read and only gets its meta.
 
     See ``bundle.transforms.readers`` for formats, and ``_to_unit`` for the intensity rule.
 
@@ -93,14 +97,14 @@ class LoadUltrasoundd(MapTransform):
             given = item.get("spacing")
             if isinstance(item[key], torch.Tensor):
                 image, path = item[key], str(getattr(item[key], "meta", {}).get("filename_or_obj", ""))
-                spacing, file_shape = UNKNOWN_SPACING, tuple(image.shape[:0:-1])
+                spacing, raw = UNKNOWN_SPACING, None
             else:
                 path = str(item[key])
                 raw = read_file(path)
-                image, spacing, file_shape = _to_unit(raw), raw.spacing, raw.file_shape
+                image, spacing = _to_unit(raw), raw.spacing
             if given is not None and _known(given):
                 spacing = (float(given[0]), float(given[1]))
-            item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, file_shape))
+            item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, raw))
             item["spacing"] = list(item[key].meta["spacing"])
         return item
 

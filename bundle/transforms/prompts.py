@@ -17,6 +17,8 @@ from bundle.vocabulary import PROMPTS, UNKNOWN, encode_prompt
 class EncodePromptd(RandomizableTransform):
     """Adds ``prompt``, the concatenated one-hot codes of an item's four prompts: float tensor (P,).
 
+    It goes into the image's meta too: all that MONAI Label hands to an inferer is the image.
+
     In training the task is drawn among those that the item has labels for, and prompts are dropped (made neutral) at
     random: all four together with probability ``drop_prob``, then each alone with the same probability, so that the
     network also learns to work without them.
@@ -52,6 +54,8 @@ class EncodePromptd(RandomizableTransform):
             item["prompt"] = torch.tensor(encode_prompt(prompt, self.positions))
         except ValueError as e:
             raise ValueError(f"{item['item']}: {e}") from e
+        if isinstance(item.get("image"), MetaTensor):
+            item["image"].meta["prompt"] = item["prompt"]
         return item
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import nibabel
@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 from monai.utils import optional_import
 from nibabel.filebasedimages import ImageFileError
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 try:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
@@ -41,6 +41,9 @@ CM_UNIT = 3  # PS3.3 C.8.5.5.1.15, Physical Units X/Y Direction: cm
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
 @dataclass(frozen=True)
 class Raw:
     """What a file holds.
@@ -51,12 +54,17 @@ class Raw:
             that a JPEG's EXIF orientation asks for.
         spacing: row and column spacing in mm, nan when the file does not say.
         limits: stored values that mean 0 and 1; None when the header does not say.
+        affine: study indices (x, y, z, 1) to mm, right-anterior-superior, (4, 4); a picture's pixels count as mm that
+            run left and posterior, as clients take them.
+        turned: the file was not upright and ``pixels`` were turned (EXIF orientation).
     """
 
     pixels: np.ndarray
     file_shape: tuple[int, ...]
     spacing: tuple[float, float] = UNKNOWN_SPACING
     limits: tuple[float, float] | None = None
+    affine: np.ndarray = field(default_factory=LPS_TO_RAS.copy)
+    turned: bool = False
 
 
 def _check_size(width: int, height: int) -> None:
@@ -77,6 +85,7 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
             raise ValueError(f"image must be single-frame, got {frames} frames; save the one you need as a file.")
         size = opened.size
         _check_size(*size)
+        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
         ImageOps.exif_transpose(opened, in_place=True)
         image: Image.Image = opened
         if image.mode in ("LA", "La"):
@@ -84,7 +93,7 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         elif image.mode not in ("L", "1", "RGB", "F", "I") and not image.mode.startswith("I;16"):
             # The values of a palette mask are its indices, the colors only show them.
             image = image if as_mask and image.mode == "P" else image.convert("RGB")
-        return Raw(np.array(image), size)
+        return Raw(np.array(image), size, turned=turned)
 
 
 def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
@@ -103,8 +112,8 @@ def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     spacing = UNKNOWN_SPACING
     # A header that names no unit and says 1.0 was left at its default.
     if min(zooms) > 0 and not (unit == "unknown" and zooms == [1.0, 1.0]):
-        spacing = (zooms[1] * MM_PER_UNIT[unit], zooms[0] * MM_PER_UNIT[unit])
-    return Raw(np.array(pixels.swapaxes(0, 1), order="C"), shape, spacing)
+        spacing = (round(zooms[1] * MM_PER_UNIT[unit], 6), round(zooms[0] * MM_PER_UNIT[unit], 6))
+    return Raw(np.array(pixels.swapaxes(0, 1), order="C"), shape, spacing, affine=np.asarray(image.affine, float))
 
 
 def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
@@ -121,7 +130,20 @@ def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     spacing = UNKNOWN_SPACING
     if sizes is not None and np.all(np.asarray(sizes[:2]) > 0):
         spacing = (float(sizes[1]), float(sizes[0]))
-    return Raw(pixels.swapaxes(0, 1), shape, spacing)
+    return Raw(pixels.swapaxes(0, 1), shape, spacing, affine=_nrrd_affine(header, first))
+
+
+def _nrrd_affine(header: Mapping[str, Any], first: int) -> np.ndarray:
+    """Study indices to mm, right-anterior-superior; a header without a named space is taken as left-posterior."""
+    affine = np.eye(4)
+    directions = header.get("space directions")
+    if directions is not None:
+        axes = np.asarray(directions, float)[first:]
+        affine[: axes.shape[1], : axes.shape[0]] = axes.T
+        origin = np.asarray(header.get("space origin", np.zeros(axes.shape[1])), float)
+        affine[: len(origin), 3] = origin
+    right_anterior = str(header.get("space", "")).lower() in ("right-anterior-superior", "ras")
+    return affine if right_anterior else LPS_TO_RAS @ affine
 
 
 def _dicom_spacing(ds: Any) -> tuple[float, float]:

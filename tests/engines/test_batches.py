@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from bundle.engines import PromptedInferer, TrainingNetwork, prepare_batch, prepare_evaluation
 from bundle.engines.batches import autocast_dtype
@@ -91,8 +92,8 @@ def test_training_network_gives_what_the_network_predicts() -> None:
         torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-4)
 
 
-def inferer(**options: Any) -> PromptedInferer:
-    return PromptedInferer(STRUCTURES, POSITIONS, organ_structures={"breast": ["lesion"]}, **options)
+def inferer() -> PromptedInferer:
+    return PromptedInferer(STRUCTURES, POSITIONS, organ_structures={"breast": ["lesion"]})
 
 
 def shares(outputs: dict[str, torch.Tensor]) -> list[list[bool]]:
@@ -110,19 +111,16 @@ def test_structures_that_the_organ_does_not_have_get_no_probability() -> None:
     ]
 
 
-@pytest.mark.parametrize("position", ["breast", ["breast", "lung"]])
-def test_the_config_prompts_where_the_call_does_not(position: str | list[str]) -> None:
-    """MONAI Label sends the whole list of choices when the user picks none."""
-    network, image = make_network().eval(), torch.rand(2, 3, 32, 32)
-    assert shares(inferer(position=position)(image, network)) == [[True, True, False]] * 2
-    assert shares(inferer()(image, network)) == [[True, True, True]] * 2
+def test_the_prompt_may_come_with_the_image() -> None:
+    """All that MONAI Label hands to an inferer is the image."""
+    network = make_network().eval()
+    code = torch.tensor(encode_prompt({"position": "breast"}, POSITIONS))
+    image = MetaTensor(torch.rand(3, 32, 32), meta={"prompt": code})
+    assert shares(inferer()(image[None], network)) == [[True, True, False]]
+    assert shares(inferer()(torch.rand(2, 3, 32, 32), network)) == [[True, True, True]] * 2
 
 
-def test_unknown_prompts_and_structures_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"position must be one of \['breast', 'lung', 'indis', 'unknown'\], got 'leg'"
-    ):
-        inferer(position="leg")
+def test_unknown_positions_and_structures_are_refused() -> None:
     for organs in ({"leg": ["lesion"]}, {"breast": ["bone"]}):
         with pytest.raises(ValueError, match=r"organ_structures must map positions .* got '(leg|breast)': \['\w+'\]"):
             PromptedInferer(STRUCTURES, POSITIONS, organ_structures=organs)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated user in training: clicks, boxes and former masks for samples that were drawn for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+
+from bundle.guidance import SimulatedUser, draw_guidance
+
+
+class _Session:
+    """One sample's user: what is wanted, what was said, and what is left to say."""
+
+    def __init__(self, row: int, structure: int, truth: np.ndarray, plan: Tensor, wrong_prob: float) -> None:
+        clicks, box, former, seed = plan.tolist()
+        self.row, self.structure = row, structure
+        self.clicks, self.give_back = clicks, bool(former)
+        self.mask: Tensor | None = None
+        self.user = SimulatedUser(truth, np.random.default_rng(seed), wrong_prob)
+        self.starts_from_pred = bool(box)
+        if box:
+            self.user.draw_box(jitter=0.1)
+
+    def click(self, pred: Tensor | None) -> None:
+        self.clicks -= 1
+        found = self.user.click(None if pred is None else pred.numpy())
+        if not found:
+            self.clicks = 0
+        elif self.give_back and pred is not None:
+            self.mask = pred.float()
+
+    def draw(self, radius: float) -> Tensor:
+        said = self.user
+        return draw_guidance(
+            said.truth.shape, wanted=said.wanted, unwanted=said.unwanted, box=said.box, mask=self.mask, radius=radius
+        )
+
+
+class SimulatedInteraction:
+    """Trainer step that first lets simulated users guide the samples that ``interaction`` says so.
+
+    A user wants one structure, drawn among those in the sample's mask; the sample is then trained on that structure
+    against the rest. The first click lies inside the structure, later ones in the middle of the largest error of the
+    network's current prediction (in evaluation mode); a box comes before the clicks. Samples without a user, and those
+    whose mask is empty, are left as they are. MONAI's ``Interaction`` runs all samples of a batch through the same
+    number of clicks, and its 2D click transforms know neither boxes nor largest errors.
+
+    Args:
+        radius: of a click's disk, in pixels.
+        wrong_prob: probability that a click goes beside the structure.
+    """
+
+    def __init__(self, radius: float, wrong_prob: float = 0.05) -> None:
+        self.radius, self.wrong_prob = radius, wrong_prob
+
+    def __call__(self, engine: Engine, batchdata: Mapping[str, Any]) -> Any:
+        """One iteration of a MONAI ``SupervisedTrainer``."""
+        batch = dict(batchdata)
+        if sessions := self._sessions(batch):
+            self._interact(engine, batch, sessions)
+        return engine._iteration(engine, batch)  # type: ignore[attr-defined]
+
+    def _sessions(self, batch: dict[str, Any]) -> list[_Session]:
+        sessions, label, labeled = [], batch["label"].clone(), batch["labeled"].clone()
+        for row, plan in enumerate(batch["interaction"]):
+            present = [int(v) for v in torch.unique(label[row]) if v > 0 and labeled[row, int(v)]]
+            if not plan[:2].any() or not present:
+                continue
+            structure = present[int(plan[3]) % len(present)]
+            truth = label[row, 0] == structure
+            sessions.append(_Session(row, structure, truth.numpy(), plan, self.wrong_prob))
+            label[row, 0] = truth * structure
+            labeled[row] = False
+            labeled[row, [0, structure]] = True
+        batch["label"], batch["labeled"] = label, labeled
+        return sessions
+
+    def _interact(self, engine: Engine, batch: dict[str, Any], sessions: list[_Session]) -> None:
+        image = batch["image"]
+        batch["image"] = torch.cat([image, image.new_zeros(len(image), 2, *image.shape[2:])], 1)
+
+        def draw(session: _Session) -> None:
+            batch["image"][session.row, -2:] = session.draw(self.radius)
+
+        for session in sessions:
+            if not session.starts_from_pred:
+                session.click(None)
+            draw(session)
+        while active := [session for session in sessions if session.clicks > 0]:
+            for session, pred in zip(active, _predict(engine, batch, active), strict=True):
+                session.click(pred)
+                draw(session)
+
+
+def _predict(engine: Engine, batch: Mapping[str, Any], sessions: list[_Session]) -> Tensor:
+    """The sessions' current predictions (N, H, W) bool, on the CPU."""
+    network: nn.Module = engine.network  # type: ignore[attr-defined]
+    plain = getattr(network, "module", network)  # without DistributedDataParallel: processes ask unequally often
+    rows = [session.row for session in sessions]
+    device = engine.state.device
+    plain.eval()
+    with torch.no_grad():
+        logits = plain(batch["image"][rows].to(device), batch["prompt"][rows].to(device))["seg"]
+    plain.train()
+    channels = torch.tensor([session.structure for session in sessions], device=device)
+    margins = logits[torch.arange(len(rows), device=device), channels] - logits[:, 0]
+    return (margins > 0).cpu()

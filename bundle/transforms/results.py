@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a label map to what the user gets: areas and classes in words, and MONAI Label's form of the study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
+
+PROMPTS_USED = ("position", "nature", "task")
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+
+
+class DescribePredictiond(Transform):
+    """Adds ``result``: what was found in the image, as plain values that go into a JSON.
+
+    ``prompts``, ``spacing_mm`` (row and column), ``areas`` (structure -> pixels, and mm2 where the spacing is known),
+    ``classes`` (label set -> the most probable class and all probabilities) of the label set that the position prompt
+    names: all without a prompt, none where an organ has no label set. With clicks also ``clicks`` (structure -> number of
+    clicks that counted). ``prediction`` lists the classes once more in the form that MONAI Label's clients read.
+    Probabilities instead of a label map are passed over: MONAI Label's scoring leaves out the step that names structures.
+
+    Args:
+        structures: names of the label map's values, background first.
+        label_sets: class heads, name -> class names.
+    """
+
+    def __init__(self, structures: Sequence[str], label_sets: Mapping[str, Sequence[str]]) -> None:
+        self.structures = list(structures)
+        self.label_sets = dict(label_sets)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with its ``result``."""
+        item = dict(data)
+        if item["pred"].dtype != torch.uint8:
+            return item
+        spacing = [float(s) for s in item["spacing"]]
+        known = all(math.isfinite(s) for s in spacing)
+        counts = torch.bincount(item["pred"].as_tensor().flatten(), minlength=len(self.structures)).tolist()
+        prompts = {name: item.get(name) or UNKNOWN for name in PROMPTS_USED}
+        classes = self._classes(item["probabilities"], prompts["position"])
+        item["result"] = {
+            "prompts": prompts,
+            "spacing_mm": {"row": spacing[0] if known else None, "column": spacing[1] if known else None},
+            "areas": {
+                name: {"pixels": n, "mm2": round(n * spacing[0] * spacing[1], 4) if known else None}
+                for name, n in zip(self.structures[1:], counts[1:], strict=True)
+            },
+            "classes": classes,
+        }
+        if item.get("clicks"):
+            names = ["unnamed", *self.structures[1:]]
+            item["result"]["clicks"] = {names[slot]: clicks for slot, clicks in item["clicks"].items()}
+        item["result"]["prediction"] = [
+            {"idx": i, "label": f"{label_set}: {name}", "score": score}
+            for label_set, found in classes.items()
+            for i, (name, score) in enumerate(found["probabilities"].items())
+        ]
+        return item
+
+    def _classes(self, probabilities: Mapping[str, Any], position: str) -> dict[str, Any]:
+        asked = self.label_sets if position in (UNKNOWN, NEUTRAL_POSITION) else {position} & set(self.label_sets)
+        found = {}
+        for name in asked:
+            values = [round(float(p), 6) for p in probabilities[name]]
+            best = self.label_sets[name][max(range(len(values)), key=values.__getitem__)]
+            found[name] = {"predicted": best, "probabilities": dict(zip(self.label_sets[name], values, strict=True))}
+        return found
+
+
+class ToStudyd(Transform):
+    """Turns a label map (1, H, W) into the study's own index order and shape, (W, H) or (W, H, 1), as MONAI Label writes.
+
+    MONAI Label compares a result with ``spatial_shape`` of the image, which becomes the study's, and takes the geometry
+    of what it writes from the result's affine. A JPEG study's result is asked for as PNG, for JPEG would blur it.
+    Probabilities are passed over, see :class:`DescribePredictiond`. MONAI's own writers want the axes of its readers.
+
+    Raises:
+        ValueError: in the call, when MONAI Label asks for a file that was turned upright when it was read (JPEG
+            orientation): clients show such a file unturned. The file is named.
+    """
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``pred`` as (W, H) or (W, H, 1) uint8."""
+        item = dict(data)
+        if item["pred"].dtype != torch.uint8:
+            return item
+        meta = item["image"].meta
+        if meta["turned"] and "image_path" in item:  # the key of MONAI Label's requests
+            raise ValueError(
+                f"{meta['filename_or_obj']}: image must be stored upright, got one with a JPEG orientation mark, which"
+                " clients ignore; save it turned."
+            )
+        axes = int(meta["file_axes"])
+        shape = (*item["pred"].shape[:0:-1], 1, 1)[:axes]
+        study = item["pred"].as_tensor()[0].T.contiguous().reshape(shape)
+        item["pred"] = MetaTensor(study, affine=meta["study_affine"])
+        item["image"].meta["spatial_shape"] = shape
+        if not item.get("result_extension") and str(meta["filename_or_obj"]).lower().endswith(LOSSY_SUFFIXES):
+            item["result_extension"] = ".png"
+        return item
