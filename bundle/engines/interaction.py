@@ -64,7 +64,7 @@ class SimulatedInteraction:
         batch = dict(batchdata)
         if sessions := self._sessions(batch):
             self._interact(engine, batch, sessions)
-        return engine._iteration(engine, batch)  # type: ignore[attr-defined]
+        return engine._iteration(engine, batch)
 
     def _sessions(self, batch: dict[str, Any]) -> list[_Session]:
         sessions, label, labeled = [], batch["label"].clone(), batch["labeled"].clone()
@@ -100,7 +100,7 @@ class SimulatedInteraction:
 
 def _predict(engine: Engine, batch: Mapping[str, Any], sessions: list[_Session]) -> Tensor:
     """The sessions' current predictions (N, H, W) bool, on the CPU."""
-    network: nn.Module = engine.network  # type: ignore[attr-defined]
+    network: nn.Module = engine.network
     plain = getattr(network, "module", network)  # without DistributedDataParallel: processes ask unequally often
     rows = [session.row for session in sessions]
     device = engine.state.device
@@ -110,4 +110,5 @@ def _predict(engine: Engine, batch: Mapping[str, Any], sessions: list[_Session])
     plain.train()
     channels = torch.tensor([session.structure for session in sessions], device=device)
     margins = logits[torch.arange(len(rows), device=device), channels] - logits[:, 0]
-    return (margins > 0).cpu()
+    pred: Tensor = (margins > 0).cpu()
+    return pred

@@ -42,7 +42,7 @@ class GuidedStem(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """Stem output (B, C_0, H_0, W_0) of images (B, in_channels [+ guidance_channels], H, W)."""
-        stem = self._conv_forward(image[:, : self.in_channels], self.weight, self.bias)
+        stem: Tensor = self._conv_forward(image[:, : self.in_channels], self.weight, self.bias)
         if image.size(1) > self.in_channels:
             stem = stem + self.guidance(image[:, self.in_channels :])
         return stem

@@ -109,8 +109,9 @@ class InteractionTrials:
             batch = image[None].to(engine.state.device)
             outputs = self.inferer(batch, engine.network, prompt=item["prompt"][None])
         logits = {name: value[0] for name, value in outputs.items()}
-        found: np.ndarray = self.postprocessing({"image": item["image"], "pred": logits})["pred"][0].numpy()
-        return found == structure
+        found = self.postprocessing({"image": item["image"], "pred": logits})["pred"][0].numpy()
+        pred: np.ndarray = found == structure
+        return pred
 
 
 class InteractionReport:

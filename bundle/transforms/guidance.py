@@ -84,7 +84,8 @@ class ReadRequestd(Transform):
         wanted = {slot: _points(item.get(name), name) for name, slot in self.slots.items()}
         wanted[named] = wanted.get(named, []) + _points(item.get("foreground"), "foreground")
         unwanted = _points(item.get(BACKGROUND), BACKGROUND)
-        boxes = {named: _box(item[key], key) for key in ("roi", "box") if item.get(key)}
+        key = "box" if item.get("box") else "roi"
+        boxes = {named: _box(item[key], key)} if item.get(key) else {}
         masks = {named: _mask(item["mask"], "mask")} if item.get("mask") else {}
         guided = {slot for slot, points in wanted.items() if points} | set(boxes) | set(masks)
         if unwanted and not guided:

@@ -22,9 +22,9 @@ class DescribePredictiond(Transform):
 
     ``prompts``, ``spacing_mm`` (row and column), ``areas`` (structure -> pixels, and mm2 where the spacing is known),
     ``classes`` (label set -> the most probable class and all probabilities) of the label set that the position prompt
-    names: all without a prompt, none where an organ has no label set. With clicks also ``clicks`` (structure -> number of
-    clicks that counted). ``prediction`` lists the classes once more in the form that MONAI Label's clients read.
-    Probabilities instead of a label map are passed over: MONAI Label's scoring leaves out the step that names structures.
+    names: all without a prompt, none where an organ has no label set. With clicks also ``clicks`` (structure -> number
+    of clicks that counted). ``prediction`` lists the classes once more in the form that MONAI Label's clients read.
+    Probabilities instead of a label map are passed over: MONAI Label's scoring leaves out the step that makes the map.
 
     Args:
         structures: names of the label map's values, background first.
@@ -75,7 +75,7 @@ class DescribePredictiond(Transform):
 
 
 class ToStudyd(Transform):
-    """Turns a label map (1, H, W) into the study's own index order and shape, (W, H) or (W, H, 1), as MONAI Label writes.
+    """Turns a label map (1, H, W) into the study's own index order and shape, (W, H) or (W, H, 1).
 
     MONAI Label compares a result with ``spatial_shape`` of the image, which becomes the study's, and takes the geometry
     of what it writes from the result's affine. A JPEG study's result is asked for as PNG, for JPEG would blur it.
