@@ -109,7 +109,8 @@ class SimulatedUser:
         rows, columns = np.flatnonzero(self.truth.any(1)), np.flatnonzero(self.truth.any(0))
         exact = np.array([rows[0], columns[0], rows[-1], columns[-1]], np.float64)
         size = np.array([rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1] * 2)
-        moved = exact if self.rng is None else exact + self.rng.uniform(-jitter, jitter, 4) * size
+        # whole pixels: moved by a part of one, a box round a structure of one or two pixels could hold none
+        moved = exact if self.rng is None else exact + np.rint(self.rng.uniform(-jitter, jitter, 4) * size)
         self.box = (float(moved[0]), float(moved[1]), float(moved[2]), float(moved[3]))
 
     def click(self, pred: np.ndarray | None = None) -> bool:

@@ -129,7 +129,8 @@ def test_documents_hold_nothing_of_one_machine_and_nothing_left_to_do(name: str)
 
 def test_configs_have_the_ids_that_the_way_of_one_image_names() -> None:
     sections = re.split(r"^## ", read("docs/data_path.md"), flags=re.MULTILINE)[1:]
-    files = ["configs/train.yaml", "configs/train.yaml,configs/evaluate.yaml", "configs/inference.yaml"]
+    inference = "configs/inference.yaml"
+    files = ["configs/train.yaml", "configs/train.yaml,configs/evaluate.yaml", inference, inference]
     for section, file in zip(sections, files, strict=True):
         parser = ConfigParser(merged(file))
         for row in re.findall(r"^\| \w[^|]* \| (`[^|]+) \|", section, re.MULTILINE):

@@ -5,8 +5,8 @@ from bundle.transforms.crop import RandCropToStructured
 from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond, ReadRequestd
 from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
-from bundle.transforms.prompts import EncodePromptd, SplitPredictiond, ToLabelMapd
-from bundle.transforms.results import DescribePredictiond, ToStudyd
+from bundle.transforms.prompts import EncodePromptd
+from bundle.transforms.results import DescribePredictiond, SplitPredictiond, ToLabelMapd, ToStudyd
 
 __all__ = [
     "DescribePredictiond",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a label map to what the user gets: areas and classes in words, and MONAI Label's form of the study."""
+"""From the network's outputs to what the user gets: a label map, areas and classes in words, the form of the study."""
 
 from __future__ import annotations
 
@@ -8,13 +8,57 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Transform
+from monai.transforms import Invertd, MapTransform, Transform
 
 from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
 
 PROMPTS_USED = ("position", "nature", "task")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
+
+
+class SplitPredictiond(MapTransform):
+    """Splits the network's dictionary of logits into segmentation probabilities and class probabilities.
+
+    ``pred`` {"seg": (C, H, W), "cls_<label set>": (K,)} becomes ``pred``: (C, H, W) in [0, 1], summing to one over the
+    channels, and ``probabilities``: {label set: (K,)}. A plain tensor is taken for the segmentation logits.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``pred`` split."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            outputs = item[key] if isinstance(item[key], Mapping) else {"seg": item[key]}
+            item["probabilities"] = {
+                name.removeprefix("cls_"): logits.float().softmax(0)
+                for name, logits in outputs.items()
+                if name.startswith("cls_")
+            }
+            # MONAI's Invertd looks for the history of the image only where the prediction is a MetaTensor
+            item[key] = MetaTensor(outputs["seg"].float().softmax(0))
+        return item
+
+
+class ToLabelMapd(Invertd):
+    """Takes probabilities (C, H', W') back to the image's native grid and names the most probable structure there.
+
+    ``pred`` becomes a MetaTensor (1, H, W) uint8 of structure indices. The inverse is MONAI's, on probabilities and
+    bilinear. MONAI's ``AsDiscrete`` would do for the rest, but ``torch.argmax`` over the first axis takes several times
+    as long as ``torch.max``, more than the network itself on a large image.
+    """
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with the label map in place of the probabilities."""
+        item: dict[str, Any] = super().__call__(data)
+        for key in self.key_iterator(item):
+            probabilities = item[key]
+            indices = probabilities.as_tensor().max(0, keepdim=True).indices.to(torch.uint8)
+            item[key] = MetaTensor(indices, meta=probabilities.meta)
+        return item
 
 
 class DescribePredictiond(Transform):

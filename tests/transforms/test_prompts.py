@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from bundle.transforms.prompts import EncodePromptd, SplitPredictiond
+from bundle.transforms import EncodePromptd, SplitPredictiond
 from bundle.vocabulary import PAPER_POSITIONS, encode_prompt, prompt_length
 
 ITEM = {"position": "head", "nature": "organ", "labeled": [True, True], "cls": [-1], "item": "datalist.json item 3"}
