@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 EPILOG = """\
 rank scores the images of a split as MONAI Label's scoring does (dropout and stochastic depth active, unknown prompts,
-entropy of the mean probability) and compares the scores with the Dice of the automatic result.
+entropy of the mean probability) and compares the scores with the Dice of the automatic result (unknown prompts too).
 
 round simulates labeling on one data set: weights that never saw it learn a few of its images, then as many again picked
 by the score or at random; the Dice on the test split tells which pick was better. Repeated with several seeds.
@@ -85,6 +85,11 @@ def _configured(options: argparse.Namespace, **changes: Any) -> ConfigParser:
     return parser
 
 
+def _as_scored(options: argparse.Namespace, **changes: Any) -> ConfigParser:
+    """With dropout, and unknown prompts, as MONAI Label's scoring has it."""
+    return _configured(options, dropout=options.dropout, **{"validate#item_transforms#0#drop_prob": 1.0}, **changes)
+
+
 def _items(parser: ConfigParser) -> Iterator[tuple[dict[str, Any], Any]]:
     """Raw items with a mask, and their transformed samples."""
     dataset = parser.get_parsed_content("validate#dataset")
@@ -109,7 +114,6 @@ def epistemic_score(network: torch.nn.Module, inferer: Any, image: torch.Tensor,
 
 
 def _scored(parser: ConfigParser, weights: str, options: argparse.Namespace) -> Iterator[Scored]:
-    parser["dropout"] = options.dropout
     network = parser.get_parsed_content("network_def")
     load_network(network, weights)
     inferer = parser.get_parsed_content("validate#inferer")
@@ -119,13 +123,12 @@ def _scored(parser: ConfigParser, weights: str, options: argparse.Namespace) -> 
 
 
 def _rank(options: argparse.Namespace) -> int:
-    parser = _configured(options, split=options.split)
-    network = parser.get_parsed_content("network_def").eval()
+    network = _configured(options).get_parsed_content("network_def").eval()
     load_network(network, options.weights)
+    parser = _as_scored(options, split=options.split)
     inferer, postprocessing = (parser.get_parsed_content(f"validate#{name}") for name in ("inferer", "postprocessing"))
-    unknown = {"validate#item_transforms#0#drop_prob": 1.0}
     rows = []
-    for raw, item, score in _scored(_configured(options, split=options.split, **unknown), options.weights, options):
+    for raw, item, score in _scored(parser, options.weights, options):
         with torch.no_grad():
             outputs = inferer(item["image"].as_tensor()[None], network)
         found = postprocessing({"image": item["image"], "pred": {k: v[0] for k, v in outputs.items()}})["pred"]
@@ -144,6 +147,7 @@ def _rank(options: argparse.Namespace) -> int:
     print("|---|---|---|---|---|")
     for name in dict.fromkeys(row["dataset"] for row in rows):
         print(_rank_line(name, [row for row in rows if row["dataset"] == name]))
+    print(_rank_line("all", rows))
     print(f"written: {options.output}")
     return 0
 
@@ -212,8 +216,7 @@ def _round(options: argparse.Namespace) -> int:
         labeled, pool = drawn[: options.labels], drawn[options.labels :]
         folder = Path(options.output) / f"seed{seed}"
         first = _train(options, labeled, start=options.start, seed=seed, folder=folder / "first")
-        parser = _configured(options, **{"validate#item_transforms#0#drop_prob": 1.0})
-        parser["validate#dataset#data"] = pool
+        parser = _as_scored(options, **{"validate#dataset#data": pool})
         scores = [score for _, _, score in _scored(parser, first, options)]
         picks = {"score": np.argsort(scores)[::-1][: options.labels], "random": np.arange(options.labels)}
         dice = {"before": _evaluate(options, first)}

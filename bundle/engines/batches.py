@@ -188,7 +188,7 @@ def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: T
     """Logits (C, H, W) of one image in which guided structures go before automatic ones.
 
     The guided structures' margins over the background compete by softmax; what they leave over is shared by the
-    automatic result without those structures.
+    automatic result without those structures. Who names no structure asks for one object: then nothing else is shown.
 
     Args:
         automatic: (C, H, W) logits without guidance.
@@ -196,21 +196,23 @@ def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: T
         slots: (K,) the structure of each pass; 0: not named, the one is taken that the pass finds where it was wanted,
             or anywhere it was not unwanted when nothing was said to be wanted.
         guidance: (C, 2, H, W), slot -> wanted, unwanted.
-        allowed: (C,) bool, structures that the prompted organ has; a named one goes before that.
+        allowed: (C,) bool, structures that the prompted organ has; a named one goes before that, and so does any one
+            where the organ has none.
     """
     margins: dict[int, Tensor] = {}
     for logits, slot in zip(guided, slots.tolist(), strict=True):
         if slot == 0:
             wanted, unwanted = guidance[0]
             place = wanted if wanted.any() else 1 - unwanted
-            found = logits.masked_fill(~allowed[:, None, None], _NO_STRUCTURE).softmax(0)
-            mass = (found * place).sum((1, 2))[1:].masked_fill(~allowed[1:], -1.0)
+            possible = allowed if allowed[1:].any() else torch.ones_like(allowed)
+            found = logits.masked_fill(~possible[:, None, None], _NO_STRUCTURE).softmax(0)
+            mass = (found * place).sum((1, 2))[1:].masked_fill(~possible[1:], -1.0)
             slot = 1 + int(mass.argmax())
         margins[slot] = logits[slot] - logits[0]
     named = list(margins)
     shares = torch.stack([torch.zeros_like(automatic[0]), *margins.values()]).log_softmax(0)
     rest = automatic.clone()
-    rest[named] = _NO_STRUCTURE
+    rest[named if slots.any() else slice(1, None)] = _NO_STRUCTURE
     joined: Tensor = rest.log_softmax(0) + shares[0]
     joined[named] = shares[1:]
     return joined

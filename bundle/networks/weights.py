@@ -93,8 +93,9 @@ def load_network(network: nn.Module, path: str | Path) -> dict[str, Any]:
         )
     own: dict[str, Any] = network.network_config()  # type: ignore[operator]
     state = dict(content["model"])
-    if own["guidance_channels"] and not config.get("guidance_channels"):
-        config = {**config, "guidance_channels": own["guidance_channels"]}
+    config = {"guidance_channels": 0, **config}  # files from before there was guidance do not say
+    if own["guidance_channels"] and not config["guidance_channels"]:
+        config["guidance_channels"] = own["guidance_channels"]
         name = f"encoder.{GUIDANCE_WEIGHT}"
         state[name] = torch.zeros_like(network.state_dict()[name])
     if differing := [key for key, value in own.items() if config.get(key) != value]:

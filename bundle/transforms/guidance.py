@@ -32,9 +32,13 @@ def _points(value: Any, key: str) -> list[Point]:
 
 
 def _box(value: Any, key: str) -> Box:
-    """A box [x, y, x, y, ...] in index order of the study, as (first row, first column, last row, last column)."""
+    """A box in index order of the study, as (first row, first column, last row, last column).
+
+    It comes as [x, y, x, y], or as 3D Slicer's [x, x, y, y, z, z].
+    """
     try:
-        x0, y0, x1, y1 = (float(v) for v in value[:4])
+        numbers = [float(v) for v in value]
+        x0, y0, x1, y1 = (numbers[i] for i in (0, 2, 1, 3)) if len(numbers) == 6 else numbers
     except (TypeError, ValueError) as e:
         raise ValueError(f"{key} must be four numbers [x, y, x, y], got {value!r}; correct it.") from e
     return min(y0, y1), min(x0, x1), max(y0, y1), max(x0, x1)
@@ -56,8 +60,9 @@ class ReadRequestd(Transform):
 
     Reads the dialects of 3D Slicer and OHIF (``{structure: [[x, y, z], ...], "background": [...]}``), of deepgrow
     clients and CVAT (``foreground`` and ``background`` lists, ``label`` names the structure or is absent), boxes
-    (``box`` or ``roi``, [x, y, x, y], of ``label``) and former masks (``mask``, a base64 PNG, of ``label``). Absent and
-    empty keys are no guidance. A click on one structure is a click against every other one that is guided.
+    (``box`` or ``roi``, [x, y, x, y] or 3D Slicer's [x, x, y, y, z, z], of ``label``) and former masks (``mask``, a
+    base64 PNG, of ``label``). Absent and empty keys are no guidance. A click on one structure is a click against every
+    other one that is guided.
     MONAI Label's own click transforms take 3D clicks on 3D images, and 2D clicks on 2D images, alone.
 
     ``guidance`` maps a slot (a structure's index, or 0 where none was named) to ``wanted`` and ``unwanted``, lists of

@@ -85,7 +85,7 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
             raise ValueError(f"image must be single-frame, got {frames} frames; save the one you need as a file.")
         size = opened.size
         _check_size(*size)
-        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        turned = opened.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         ImageOps.exif_transpose(opened, in_place=True)
         image: Image.Image = opened
         if image.mode in ("LA", "La"):
@@ -126,15 +126,16 @@ def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     _check_planar(shape)
     pixels = np.moveaxis(stored, 0, -1).reshape(*shape[:2], -1)[..., :3] if first else stored.reshape(shape[:2])
     directions = header.get("space directions")
-    sizes = np.linalg.norm(directions[first : first + 2], axis=1) if directions is not None else header.get("spacings")
+    along = np.linalg.norm(directions, axis=1) if directions is not None else header.get("spacings", ())
+    sizes = np.asarray(along[first : first + 2], float)
     spacing = UNKNOWN_SPACING
-    if sizes is not None and np.all(np.asarray(sizes[:2]) > 0):
+    if sizes.size and (sizes > 0).all():
         spacing = (float(sizes[1]), float(sizes[0]))
     return Raw(pixels.swapaxes(0, 1), shape, spacing, affine=_nrrd_affine(header, first))
 
 
 def _nrrd_affine(header: Mapping[str, Any], first: int) -> np.ndarray:
-    """Study indices to mm, right-anterior-superior; a header without a named space is taken as left-posterior."""
+    """Study indices to mm, right-anterior-superior; without a named space x runs left and y posterior."""
     affine = np.eye(4)
     directions = header.get("space directions")
     if directions is not None:
@@ -142,6 +143,9 @@ def _nrrd_affine(header: Mapping[str, Any], first: int) -> np.ndarray:
         affine[: axes.shape[1], : axes.shape[0]] = axes.T
         origin = np.asarray(header.get("space origin", np.zeros(axes.shape[1])), float)
         affine[: len(origin), 3] = origin
+    else:
+        for i, size in enumerate(header.get("spacings", ())[first : first + 3]):
+            affine[i, i] = size if size > 0 else 1.0
     right_anterior = str(header.get("space", "")).lower() in ("right-anterior-superior", "ras")
     return affine if right_anterior else LPS_TO_RAS @ affine
 

@@ -12,10 +12,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Invertd, MapTransform, Transform
 
+from bundle.transforms.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
 
 PROMPTS_USED = ("position", "nature", "task")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES
 
 
 class SplitPredictiond(MapTransform):
@@ -119,10 +121,11 @@ class DescribePredictiond(Transform):
 
 
 class ToStudyd(Transform):
-    """Turns a label map (1, H, W) into the study's own index order and shape, (W, H) or (W, H, 1).
+    """Turns a label map (1, H, W) into the study's own index order: (W, H), or (W, H, 1) for NIfTI and NRRD.
 
-    MONAI Label compares a result with ``spatial_shape`` of the image, which becomes the study's, and takes the geometry
-    of what it writes from the result's affine. A JPEG study's result is asked for as PNG, for JPEG would blur it.
+    MONAI Label writes a geometry with three axes alone. It compares a result with ``spatial_shape`` of the image,
+    which becomes the result's, and takes the geometry of what it writes from the result's affine. A JPEG study's result
+    is asked for as PNG, for JPEG would blur it.
     Probabilities are passed over, see :class:`DescribePredictiond`. MONAI's own writers want the axes of its readers.
 
     Raises:
@@ -141,8 +144,8 @@ class ToStudyd(Transform):
                 f"{meta['filename_or_obj']}: image must be stored upright, got one with a JPEG orientation mark, which"
                 " clients ignore; save it turned."
             )
-        axes = int(meta["file_axes"])
-        shape = (*item["pred"].shape[:0:-1], 1, 1)[:axes]
+        suffix = str(item.get("result_extension") or meta["filename_or_obj"]).lower()
+        shape = (*item["pred"].shape[:0:-1], 1)[: 3 if suffix.endswith(VOLUME_SUFFIXES) else 2]
         study = item["pred"].as_tensor()[0].T.contiguous().reshape(shape)
         item["pred"] = MetaTensor(study, affine=meta["study_affine"])
         item["image"].meta["spatial_shape"] = shape

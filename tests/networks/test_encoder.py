@@ -3,7 +3,7 @@ import pytest
 import timm
 import torch
 
-from bundle.networks.encoder import ConvNeXtEncoder
+from bundle.networks.encoder import ConvNeXtEncoder, GuidedStem
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "convnext_atto", "convnextv2_atto", "convnext_atto_ols"])
@@ -55,3 +55,45 @@ def test_names_that_are_no_convnext_are_refused(name):
 def test_pretrained_tag_chooses_the_normalization():
     assert ConvNeXtEncoder("test_convnext").mean == (0.5, 0.5, 0.5)
     assert ConvNeXtEncoder("convnext_atto").std == (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_guided_stem_adds_the_guidance_to_the_image(bias):
+    image = torch.nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1, bias=bias)
+    stem = GuidedStem(image, 2)
+    torch.nn.init.normal_(stem.guidance.weight)
+    both = torch.randn(2, 5, 16, 12)
+    weight = torch.cat([image.weight, stem.guidance.weight], 1)
+    expected = torch.nn.functional.conv2d(both, weight, image.bias, stride=2, padding=1)
+    torch.testing.assert_close(stem(both), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stem(both[:, :3]), image(both[:, :3]))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "convnextv2_atto", "convnext_atto_ols"])
+def test_untrained_guidance_changes_no_bit(name):
+    encoder = ConvNeXtEncoder(name, guidance_channels=2).eval()
+    image = torch.randn(2, 3, 64, 96)
+    levels, feature = encoder(image)
+    for guidance in (torch.zeros(2, 2, 64, 96), torch.rand(2, 2, 64, 96)):
+        guided_levels, guided_feature = encoder(torch.cat([image, guidance], 1))
+        assert all(torch.equal(*pair) for pair in zip(guided_levels, levels, strict=True))
+        assert torch.equal(guided_feature, feature)
+
+
+def test_trained_guidance_acts_where_it_is():
+    encoder = ConvNeXtEncoder("test_convnext", guidance_channels=2).eval()
+    torch.nn.init.normal_(encoder.backbone.stem_0.guidance.weight)
+    guided = torch.cat([torch.randn(1, 3, 64, 96), torch.zeros(1, 2, 64, 96)], 1)
+    stem = encoder.backbone.stem_0
+    before = stem(guided)
+    guided[0, 4, 8:12, 20:24] = 1  # one patch of the 4 x 4 convolution
+    changed = (stem(guided) != before).any(1)[0]
+    assert changed.nonzero().tolist() == [[2, 5]]
+    assert not torch.equal(encoder(guided)[1], encoder(guided[:, :3])[1])
+
+
+def test_guidance_is_learned():
+    encoder = ConvNeXtEncoder("test_convnext", guidance_channels=2)
+    levels, feature = encoder(torch.rand(1, 5, 64, 64))
+    (sum(level.square().mean() for level in levels) + feature.square().mean()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())

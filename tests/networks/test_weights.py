@@ -28,6 +28,45 @@ def test_checkpoint_round_trip(make_network, checkpoint):
         assert torch.equal(other.state_dict()[name], value), name
 
 
+def test_weights_without_guidance_fit_a_network_with_it(make_network, checkpoint):
+    plain, guided = make_network().eval(), make_network(guidance_channels=2).eval()
+    torch.nn.init.normal_(guided.encoder.backbone.stem_0.guidance.weight)
+    config = load_network(guided, checkpoint)
+    assert config == {**guided.network_config(), "version": __version__}
+    image, guidance, prompt = torch.randn(2, 3, 64, 96), torch.rand(2, 2, 64, 96), torch.rand(2, 15)
+    expected = plain.predict(image, prompt)
+    for given in (image, torch.cat([image, 0 * guidance], 1), torch.cat([image, guidance], 1)):
+        for name, value in guided.predict(given, prompt).items():
+            assert torch.equal(value, expected[name]), name
+    torch.nn.init.normal_(guided.encoder.backbone.stem_0.guidance.weight)
+    for name, value in guided.predict(torch.cat([image, guidance], 1), prompt).items():
+        assert not torch.equal(value, expected[name]), name
+    assert torch.equal(guided.predict(torch.cat([image, 0 * guidance], 1), prompt)["seg"], expected["seg"])
+
+
+@pytest.mark.parametrize("guidance_channels", [0, 2])
+def test_weights_from_before_guidance_fit(make_network, checkpoint, guidance_channels):
+    content = torch.load(checkpoint, weights_only=True)
+    del content["network_config"]["guidance_channels"]
+    torch.save(content, checkpoint)
+    network = make_network(guidance_channels=guidance_channels)
+    assert load_network(network, checkpoint)["guidance_channels"] == guidance_channels
+
+
+def test_weights_with_guidance_are_taken_whole_or_refused(make_network, tmp_path):
+    network = make_network(guidance_channels=2)
+    torch.nn.init.normal_(network.encoder.backbone.stem_0.guidance.weight)
+    save_checkpoint(tmp_path / "model.pt", model=network.state_dict(), network_config=network.network_config())
+    other = make_network(guidance_channels=2)
+    load_network(other, tmp_path / "model.pt")
+    for name, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    with pytest.raises(
+        ValueError, match="made with guidance_channels 2; this network has guidance_channels 0; use --g"
+    ):
+        load_network(make_network(), tmp_path / "model.pt")
+
+
 def test_failed_save_keeps_the_former_file(checkpoint):
     before = checkpoint.read_bytes()
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError), match="pickle"):
@@ -129,6 +168,24 @@ def test_encoder_starts_from_a_whole_checkpoint(make_network, checkpoint):
     encoder = ConvNeXtEncoder("test_convnext", weights_file=str(checkpoint))
     for name, value in make_network().encoder.state_dict().items():
         assert torch.equal(encoder.state_dict()[name], value), name
+
+
+def test_guided_encoder_starts_blind_from_weights_without_guidance(make_network, checkpoint):
+    encoder = make_network(guidance_channels=2, encoder_weights=str(checkpoint)).encoder.eval()
+    plain, image = make_network().encoder.eval(), torch.randn(1, 3, 64, 64)
+    assert torch.equal(encoder(torch.cat([image, torch.rand(1, 2, 64, 64)], 1))[1], plain(image)[1])
+
+
+def test_guided_encoder_starts_from_its_like(make_network, tmp_path):
+    network = make_network(guidance_channels=2)
+    torch.nn.init.normal_(network.encoder.backbone.stem_0.guidance.weight)
+    save_checkpoint(tmp_path / "model.pt", model=network.state_dict(), network_config=network.network_config())
+    start = str(tmp_path / "model.pt")
+    encoder = ConvNeXtEncoder("test_convnext", guidance_channels=2, weights_file=start)
+    for name, value in network.encoder.state_dict().items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+    with pytest.raises(ValueError, match=r"stem_0.guidance.weight is \[24, 2, 4, 4\] in the file, expected absent"):
+        ConvNeXtEncoder("test_convnext", weights_file=start)
 
 
 def test_encoder_starts_from_safetensors(make_network, tmp_path):

@@ -117,6 +117,101 @@ def test_jpeg_is_turned_by_its_exif_orientation(tmp_path: Path) -> None:
     assert image.meta["file_shape"][:2] == (64, 32)
 
 
+PICTURE = np.diag([-1.0, -1, 1, 1])
+"""Affine of a picture: its pixels count as mm that run left and posterior."""
+
+
+def geometry(path: Path) -> tuple[np.ndarray, bool]:
+    image = load(path)
+    return image.meta["study_affine"].numpy(), image.meta["turned"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+def test_a_picture_lies_where_clients_put_it(tmp_path: Path, suffix: str) -> None:
+    affine, turned = geometry(save(tmp_path / f"a{suffix}", GREY))
+    assert np.array_equal(affine, PICTURE)
+    assert not turned
+    tensor = LoadUltrasoundd("image")({"image": torch.rand(3, 4, 6)})["image"]
+    assert np.array_equal(tensor.meta["study_affine"], PICTURE)
+    assert tensor.meta["turned"] is False
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"), [(0, False), (1, False), (9, False), *((n, True) for n in range(2, 9))]
+)
+def test_only_what_was_turned_is_called_so(tmp_path: Path, orientation: int, turned: bool) -> None:
+    """Cameras and scanners also write 0 for unknown, which turns nothing."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in (".jpg", ".png"):
+        path = save(tmp_path / f"a{suffix}", GREY, exif=exif)
+        affine, found = geometry(path)
+        assert found is turned
+        assert np.array_equal(affine, PICTURE)
+        image = load(path)
+        assert image.meta["spatial_shape"] == ((5, 3) if orientation in range(5, 9) else (3, 5))
+        assert image.meta["file_shape"][:2] == (5, 3)
+
+
+OBLIQUE = np.array([[0, -0.5, 0, 10], [0.25, 0, 0, -20], [0, 0, 2, 30], [0, 0, 0, 1]], float)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 1)])
+def test_a_nifti_keeps_its_affine(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    nibabel.save(nibabel.Nifti1Image(GREY.T.reshape(shape), OBLIQUE), tmp_path / "a.nii.gz")
+    affine, turned = geometry(tmp_path / "a.nii.gz")
+    assert np.allclose(affine, OBLIQUE)
+    assert not turned
+    assert load(tmp_path / "a.nii.gz").meta["spacing"] == (0.5, 0.25)
+
+
+# directions of x and y (rows of the header), in mm; the affine's columns, left and posterior turned round
+FLAT = {"space directions": [[0.2, 0.0], [0.0, 0.1]]}
+SOLID = {"space directions": [[0.2, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 1.0]], "space origin": [7.0, 8.0, 9.0]}
+OBLIQUE_SOLID = {
+    "space directions": [[0.0, 0.2, 0.0], [0.1, 0.0, 0.0], [0.0, 0.0, 1.0]],
+    "space origin": [7.0, 8.0, 9.0],
+}
+RGB_FLAT = {
+    "kinds": ["RGB-color", "domain", "domain"],
+    "space directions": [[float("nan")] * 2, [0.2, 0.0], [0.0, 0.1]],
+}
+NRRD: dict[str, tuple[dict[str, Any], tuple[int, ...], list[list[float]]]] = {
+    "no geometry": ({}, (5, 3), [[-1, 0, 0, 0], [0, -1, 0, 0]]),
+    "spacings": ({"spacings": [0.2, 0.1]}, (5, 3), [[-0.2, 0, 0, 0], [0, -0.1, 0, 0]]),
+    "colors and spacings": (
+        {"kinds": ["RGB-color", "domain", "domain"], "spacings": [float("nan"), 0.2, 0.1]},
+        (3, 5, 3),
+        [[-0.2, 0, 0, 0], [0, -0.1, 0, 0]],
+    ),
+    "unnamed flat space": ({"space dimension": 2, **FLAT}, (5, 3), [[-0.2, 0, 0, 0], [0, -0.1, 0, 0]]),
+    "colors": ({"space dimension": 2, **RGB_FLAT}, (3, 5, 3), [[-0.2, 0, 0, 0], [0, -0.1, 0, 0]]),
+    "unnamed space": ({"space dimension": 3, **SOLID}, (5, 3, 1), [[-0.2, 0, 0, -7], [0, -0.1, 0, -8]]),
+    "left": ({"space": "left-posterior-superior", **SOLID}, (5, 3, 1), [[-0.2, 0, 0, -7], [0, -0.1, 0, -8]]),
+    "right": ({"space": "right-anterior-superior", **SOLID}, (5, 3, 1), [[0.2, 0, 0, 7], [0, 0.1, 0, 8]]),
+    "RAS": ({"space": "RAS", **SOLID}, (5, 3, 1), [[0.2, 0, 0, 7], [0, 0.1, 0, 8]]),
+    "turned axes": (
+        {"space": "left-posterior-superior", **OBLIQUE_SOLID},
+        (5, 3, 1),
+        [[0, -0.1, 0, -7], [-0.2, 0, 0, -8]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NRRD)
+def test_nrrd_lies_where_its_header_says(tmp_path: Path, name: str) -> None:
+    nrrd = pytest.importorskip("nrrd", reason="pynrrd is optional")
+    header, shape, expected = NRRD[name]
+    stored = RGB.transpose(2, 1, 0).copy() if shape == (3, 5, 3) else GREY.T.reshape(shape)
+    nrrd.write(str(tmp_path / "a.nrrd"), stored, header)
+    affine, turned = geometry(tmp_path / "a.nrrd")
+    origin = header.get("space origin", [0, 0, 0])[2]
+    assert np.allclose(affine, [*expected, [0, 0, 1, origin], [0, 0, 0, 1]])
+    assert not turned
+    spacing = load(tmp_path / "a.nrrd").meta["spacing"]
+    assert np.isnan(spacing).all() if name == "no geometry" else spacing == pytest.approx((0.1, 0.2))
+
+
 def write_mode(path: Path, mode: str) -> Path:
     image = Image.fromarray(RGB)
     image = image.quantize(16) if mode == "P" else image.convert(mode)

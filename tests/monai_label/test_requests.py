@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clients ask a MONAI Label server for, over HTTP: masks of images, corrections by clicks, many at a time."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from tests.monai_label.conftest import Answer, Server
+
+pytestmark = pytest.mark.label
+
+ROOT = Path(__file__).resolve().parents[2]
+STRUCTURES = ["background", "lesion", "head", "nerve", "vessel"]
+STUDIES = {
+    "gray": ".png",
+    "color": ".png",
+    "photo": ".png",  # of a JPEG: JPEG would blur the label map
+    "volume": ".nii.gz",
+    "plane": ".nii.gz",  # of two axes
+    "vectors": ".nii.gz",  # of colors
+    "nearly": ".nrrd",
+}
+"""Study -> suffix of its label map where the client asks for none."""
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+
+
+def said(answer: Answer) -> str:
+    """All that an answer says but how long it took."""
+    return json.dumps({key: value for key, value in answer.params.items() if key != "latencies"}, sort_keys=True)
+
+
+# -- automatic ------------------------------------------------------------------------------------------------------
+def test_choices_begin_with_unknown_and_both_models_have_their_labels(server: Server) -> None:
+    models = server.get("info/")["models"]
+    automatic, interactive = (models[name] for name in (server.model, server.click_model))
+    assert (automatic["type"], interactive["type"]) == ("segmentation", "deepedit")
+    assert automatic["labels"] == {name: i for i, name in enumerate(STRUCTURES) if i}
+    assert interactive["labels"] == {name: i for i, name in enumerate(STRUCTURES)}
+    for model in (automatic, interactive):
+        assert model["dimension"] == 2
+        assert [model["config"][name][0] for name in ("position", "nature", "task")] == ["unknown"] * 3
+        assert {"breast", "head", "limb"} < set(model["config"]["position"])
+
+
+@pytest.mark.parametrize("suffix", ["", ".nrrd"], ids=["own format", "as 3D Slicer and OHIF ask"])
+@pytest.mark.parametrize("study", STUDIES)
+def test_result_has_the_geometry_of_the_study(server: Server, study: str, suffix: str) -> None:
+    asked = {"result_extension": suffix, "result_dtype": "uint8"} if suffix else {}
+    answer, (image, affine) = server.infer(study, **asked), server.study(study)
+    assert answer.file.endswith(suffix or STUDIES[study])
+    assert answer.pixels.shape[:2] == image.shape[:2]
+    assert answer.pixels.size == image.shape[0] * image.shape[1]
+    assert answer.pixels.dtype.kind in "iu"
+    assert set(np.unique(answer.pixels)) <= set(range(len(STRUCTURES)))
+    np.testing.assert_allclose(answer.affine, affine, atol=1e-4)
+
+
+def test_image_that_is_sent_along_gets_the_result_of_the_same_image_on_the_server(server: Server) -> None:
+    sent, stored = server.infer(file=server.studies / "color.png"), server.infer("color")
+    assert (said(sent), sent.mask.tolist()) == (said(stored), stored.mask.tolist())
+
+
+OFF_CENTER = [122, 365, 50, 136, 360, 249, 204, 266]
+"""BUSI's benign images whose lesion overlaps least with its own turned and mirrored copies."""
+
+TURNS: list[Callable[[np.ndarray], np.ndarray]] = [
+    lambda a, turns=turns, mirror=mirror: np.ascontiguousarray(np.rot90(a.T if mirror else a, turns))
+    for mirror in (False, True)
+    for turns in range(4)
+]
+AS_IS, TRANSPOSED, LEFT_RIGHT = TURNS[0], TURNS[4], TURNS[5]
+
+
+@pytest.fixture(scope="module")
+def lesions(real_data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Square cuts of real images, and their lesions."""
+    found = []
+    for number in OFF_CENTER:
+        stem = str(real_data / "Dataset_BUSI_with_GT/benign" / f"benign ({number})")
+        image, mask = (np.asarray(Image.open(stem + end).convert("L")) for end in (".png", "_mask.png"))
+        side, inside = min(mask.shape), np.argwhere(mask)
+        top, left = (int(np.clip(inside[:, i].min() - 10, 0, mask.shape[i] - side)) for i in (0, 1))
+        found.append((image[top : top + side, left : left + side], mask[top : top + side, left : left + side] > 0))
+    return found
+
+
+@pytest.mark.parametrize("turn", [AS_IS, LEFT_RIGHT, TRANSPOSED], ids=["as it is", "mirrored", "transposed"])
+def test_mask_lies_as_the_image_does(
+    server: Server,
+    lesions: list[tuple[np.ndarray, np.ndarray]],
+    turn: Callable[..., np.ndarray],
+    write: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    scores = []
+    for i, (image, truth) in enumerate(lesions):
+        file = write(tmp_path / ("turned.nii.gz" if i % 2 else "turned.png"), turn(image))
+        pred = server.infer(file=file, position="breast").mask > 0
+        scores.append([dice(pred, other(turn(truth))) for other in TURNS])
+    right, *wrong = np.mean(scores, 0)
+    assert right > max(wrong) + 0.25, f"Dice {right:.2f}; with the truth turned wrongly {np.round(wrong, 2)}"
+
+
+def test_answer_holds_prompts_areas_and_classes(server: Server) -> None:
+    answer = server.infer("volume", nature="tumor")
+    params, counts = answer.params, np.bincount(answer.mask.ravel(), minlength=len(STRUCTURES))
+    assert params["prompts"] == {"position": "unknown", "nature": "tumor", "task": "unknown"}
+    assert list(params["areas"]) == STRUCTURES[1:]
+    for count, area in zip(counts[1:], params["areas"].values(), strict=True):
+        assert area["pixels"] == count
+        assert area["mm2"] == pytest.approx(count * 0.2 * 0.3, abs=1e-3)
+    assert list(params["classes"]) == ["breast", "lung", "gallbladder"]
+    for found in params["classes"].values():
+        probabilities = found["probabilities"]
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert probabilities[found["predicted"]] == max(probabilities.values())
+    assert {"idx", "label", "score"} == set(params["prediction"][0])
+
+
+def test_position_leaves_only_its_structures_and_classes(server: Server) -> None:
+    for study in ("gray", "color", "many_3"):
+        answer = server.infer(study, position="breast")
+        assert set(np.unique(answer.mask)) <= {0, 1}
+        assert list(answer.params["classes"]) == ["breast"]
+    assert server.infer("gray").params["prompts"]["position"] == "unknown"  # the choice does not stick
+
+
+# -- interactive ----------------------------------------------------------------------------------------------------
+X, Y = 60, 28  # column and row, inside the ellipse of "gray"
+
+
+@pytest.mark.parametrize("structure", STRUCTURES[1:])
+def test_click_makes_its_place_the_structure_in_every_dialect(server: Server, structure: str) -> None:
+    others = {name: [] for name in STRUCTURES if name != structure}
+    dialects: list[dict[str, Any]] = [
+        {**others, structure: [[X, Y, 0]], "label": structure, "slice": None},  # 3D Slicer
+        {"background": [], structure: [[X, Y, 0]], "restore_label_idx": False},  # OHIF
+        {"foreground": [[X, Y, 0]], "background": [], "label": structure, "slice": 0},  # deepgrow clients
+        {"foreground": [[X, Y]], "label": structure.upper()},  # 2 numbers
+    ]
+    before, *after = [server.click("gray", **dialect) for dialect in ({}, *dialects)]
+    assert after[0].mask[Y, X] == STRUCTURES.index(structure)
+    assert after[0].mask.tolist() != before.mask.tolist()
+    assert "clicks" not in before.params
+    for answer in after:
+        assert answer.params["clicks"] == {structure: {"wanted": 1, "unwanted": 0}}
+        assert answer.mask.tolist() == after[0].mask.tolist()
+
+
+def test_click_of_cvat_on_a_sent_jpeg_finds_a_structure_there(server: Server) -> None:
+    request = {"output": "mask", "foreground": [[X, Y]], "background": []}
+    answer = server.click(file=server.studies / "photo.jpg", **request)
+    assert answer.file.endswith(".png")
+    assert answer.mask[Y, X] > 0
+    assert answer.params["clicks"] == {"unnamed": {"wanted": 1, "unwanted": 0}}
+
+
+def test_click_against_takes_its_place_away(server: Server) -> None:
+    found = np.argwhere(server.click("gray", lesion=[[X, Y, 0]]).mask == 1)
+    row, column = (int(n) for n in found[np.abs(found - (Y, X)).sum(1).argmax()])
+    corrected = server.click("gray", lesion=[[X, Y, 0]], background=[[column, row, 0]], label="lesion")
+    assert corrected.params["clicks"] == {"lesion": {"wanted": 1, "unwanted": 1}}
+    assert corrected.mask[row, column] != 1
+    assert corrected.mask[Y, X] == 1
+
+
+def test_clicks_mean_the_same_place_in_every_format(server: Server) -> None:
+    masks = [server.click(study, lesion=[[X, Y, 0]]).mask.tolist() for study in ("gray", "volume", "plane", "nearly")]
+    assert masks.count(masks[0]) == len(masks)
+
+
+def test_empty_lists_and_clicks_outside_the_image_are_no_clicks(server: Server) -> None:
+    automatic = server.infer("gray").mask.tolist()
+    for request in ({}, {"lesion": [], "background": []}, {"foreground": [[5000, -3, 0]]}, {"roi": [], "mask": ""}):
+        assert server.click("gray", **request).mask.tolist() == automatic
+
+
+def test_box_keeps_its_structure_inside(server: Server) -> None:
+    left, top, right, bottom = X - 22, Y - 15, X + 22, Y + 15
+    box, automatic = [left, top, right, bottom], server.click("gray").mask
+    answers = [
+        server.click("gray", box=box, label="lesion"),
+        server.click("gray", roi=box, label="lesion"),  # CVAT
+        server.click("gray", roi=[left, right, top, bottom, 0, 0], label="lesion"),  # 3D Slicer
+    ]
+    for answer in answers:
+        lesion = answer.mask == 1
+        assert lesion[top : bottom + 1, left : right + 1].sum() > 0.9 * lesion.sum() > 0
+        assert answer.mask.tolist() == answers[0].mask.tolist()
+        assert answer.mask.tolist() != automatic.tolist()
+
+
+def test_former_mask_changes_the_result(server: Server) -> None:
+    former, file = np.zeros((70, 104), np.uint8), io.BytesIO()
+    former[Y - 12 : Y + 12, X - 18 : X + 18] = 255
+    Image.fromarray(former).save(file, "PNG")
+    request = {"lesion": [[X, Y, 0]], "label": "lesion"}
+    corrected = server.click("gray", **request, mask=base64.b64encode(file.getvalue()).decode())
+    assert corrected.mask[Y, X] == 1
+    assert corrected.mask.tolist() != server.click("gray", **request).mask.tolist()
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"foreground": [[1]]}, "foreground must be a list of clicks [x, y] or [x, y, z], got [[1]]"),
+        ({"lesion": "here"}, "lesion must be a list of clicks [x, y] or [x, y, z], got 'here'"),
+        ({"box": [1, 2, 3]}, "box must be four numbers [x, y, x, y], got [1, 2, 3]"),
+        ({"mask": "no picture"}, "mask must be a PNG in base64"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_malformed_guidance_is_an_error_that_names_the_key(
+    server: Server, request_: dict[str, Any], message: str
+) -> None:
+    before = len(server.printed.read_text())
+    assert server.ask("gray", server.click_model, **request_).status_code == 500
+    assert server.infer("gray").mask.shape == (70, 104)
+    assert message in server.printed.read_text()[before:]  # clients show "Internal Server Error"
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="the document's requests need curl")
+def test_requests_of_the_document_work(server: Server, tmp_path: Path) -> None:
+    text = (ROOT / "docs/monai_label.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if re.search(r"\bcurl .*/(infer|datastore|activelearning)/", line)]
+    assert len(lines) == 9
+    (tmp_path / ".curlrc").write_text("fail\nsilent\nshow-error\n")
+    for line in lines:
+        command = line.replace("http://127.0.0.1:8000", server.url)
+        environment = os.environ | {"CURL_HOME": str(tmp_path)}
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    assert Image.open(tmp_path / "mask.png").size == (104, 70)
+
+
+# -- many at a time -------------------------------------------------------------------------------------------------
+MOST_GROWTH = 100  # MB of resident memory over 100 requests, after the first 20
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["alone", "while a training runs"])
+def test_hundred_requests_at_once_get_each_its_own_answer(
+    server: Server, labeled: list[str], training: bool, record_property: Callable[[str, object], None]
+) -> None:
+    studies = [f"many_{i}" for i in range(20)]
+    clicked = {name: {"lesion": [[30, 20, 0]]} for name in studies[::4]}
+
+    def ask(name: str) -> tuple[str, list[Any]]:
+        model = server.click_model if name in clicked else server.model
+        answer = server.infer(name, model, **clicked.get(name, {}))
+        return said(answer), answer.mask.tolist()
+
+    alone = {name: ask(name) for name in studies}
+    assert len({json.dumps(answer) for answer in alone.values()}) == len(studies), "answers must tell images apart"
+    weights, before = server.weights, server.memory
+    if training:
+        server.train_on()
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(ask, studies * 5))
+    after = server.memory
+    record_property("resident memory of the server", f"{before:.0f} MB, after 100 requests {after:.0f} MB")
+    if training:
+        assert server.running("train")
+        server.stop("train")
+        assert server.finish("train")["status"] == "STOPPED"
+    wrong = [name for name, answer in zip(studies * 5, answers, strict=True) if answer != alone[name]]
+    assert not wrong
+    assert after < before + MOST_GROWTH, f"resident memory: {before:.0f} MB before, {after:.0f} MB after"
+    assert server.weights == weights

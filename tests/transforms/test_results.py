@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from bundle.transforms import DescribePredictiond, LoadUltrasoundd, ToStudyd
+
+STRUCTURES = ["background", "lesion", "nerve"]
+LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]}
+# 3 rows, 5 columns, no symmetry: any swap or flip changes it
+MASK = np.array([[0, 1, 1, 0, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]], np.uint8)
+PROBABILITIES = {"breast": torch.tensor([0.125, 0.25, 0.625]), "lung": torch.tensor([0.75, 0.25])}
+
+
+def predicted(**item: Any) -> dict[str, Any]:
+    return {
+        "pred": MetaTensor(torch.from_numpy(MASK)[None].clone()),
+        "probabilities": PROBABILITIES,
+        "spacing": torch.tensor([0.5, 0.25]),
+        "position": "unknown",
+        **item,
+    }
+
+
+def describe(**item: Any) -> dict[str, Any]:
+    result: dict[str, Any] = DescribePredictiond(STRUCTURES, LABEL_SETS)(predicted(**item))["result"]
+    return result
+
+
+def test_areas_are_counted_in_pixels_and_square_millimeters() -> None:
+    result = describe()
+    assert result["spacing_mm"] == {"row": 0.5, "column": 0.25}
+    assert result["areas"] == {
+        "lesion": {"pixels": 3, "mm2": 0.375},  # 3 * 0.5 * 0.25
+        "nerve": {"pixels": 1, "mm2": 0.125},
+    }
+
+
+def test_an_absent_structure_has_no_area() -> None:
+    areas = describe(pred=MetaTensor(torch.zeros(1, 3, 5, dtype=torch.uint8)))["areas"]
+    assert areas == {"lesion": {"pixels": 0, "mm2": 0.0}, "nerve": {"pixels": 0, "mm2": 0.0}}
+
+
+@pytest.mark.parametrize("spacing", [[float("nan")] * 2, torch.tensor([0.5, float("nan")])])
+def test_without_a_spacing_there_are_no_millimeters(spacing: Any) -> None:
+    result = describe(spacing=spacing)
+    assert result["spacing_mm"] == {"row": None, "column": None}
+    assert result["areas"] == {"lesion": {"pixels": 3, "mm2": None}, "nerve": {"pixels": 1, "mm2": None}}
+
+
+BREAST = {"predicted": "malignant", "probabilities": {"normal": 0.125, "benign": 0.25, "malignant": 0.625}}
+LUNG = {"predicted": "healthy", "probabilities": {"healthy": 0.75, "pneumonia": 0.25}}
+
+
+@pytest.mark.parametrize(
+    ("position", "classes"),
+    [
+        ("breast", {"breast": BREAST}),
+        ("lung", {"lung": LUNG}),
+        ("unknown", {"breast": BREAST, "lung": LUNG}),
+        ("indis", {"breast": BREAST, "lung": LUNG}),
+        ("", {"breast": BREAST, "lung": LUNG}),
+        (None, {"breast": BREAST, "lung": LUNG}),
+        ("thyroid", {}),
+    ],
+)
+def test_classes_are_those_of_the_position(position: str | None, classes: dict[str, Any]) -> None:
+    assert describe(position=position)["classes"] == classes
+
+
+def test_prompts_say_what_was_asked() -> None:
+    assert describe(position="breast", nature="tumor", task=None)["prompts"] == {
+        "position": "breast",
+        "nature": "tumor",
+        "task": "unknown",
+    }
+
+
+def test_prediction_lists_the_classes_for_clients() -> None:
+    assert describe(position="lung")["prediction"] == [
+        {"idx": 0, "label": "lung: healthy", "score": 0.75},
+        {"idx": 1, "label": "lung: pneumonia", "score": 0.25},
+    ]
+    assert describe(position="thyroid")["prediction"] == []
+
+
+def test_clicks_are_named() -> None:
+    assert "clicks" not in describe()
+    clicks = {0: {"wanted": 1, "unwanted": 0}, 2: {"wanted": 2, "unwanted": 3}}
+    assert describe(clicks=clicks)["clicks"] == {
+        "unnamed": {"wanted": 1, "unwanted": 0},
+        "nerve": {"wanted": 2, "unwanted": 3},
+    }
+
+
+def test_the_result_goes_into_a_json() -> None:
+    result = describe(clicks={1: {"wanted": 1, "unwanted": 0}})
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_probabilities_are_passed_over() -> None:
+    item = predicted(pred=MetaTensor(torch.rand(3, 3, 5)))
+    described = DescribePredictiond(STRUCTURES, LABEL_SETS)(item)
+    assert "result" not in described
+    assert described["pred"] is item["pred"]
+    study = ToStudyd()(item)
+    assert study["pred"] is item["pred"]
+    assert study.keys() == item.keys()
+
+
+def save(path: Path, *, orientation: int = 1) -> Path:
+    """An image of 3 x 5 pixels; one with a third axis and an oblique geometry where the format has them."""
+    pixels = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    if path.name.endswith(".nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(pixels.T[..., None].copy(), AFFINE), path)
+    elif path.suffix == ".nii":
+        nibabel.save(nibabel.Nifti1Image(pixels.T.copy(), AFFINE), path)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+AFFINE = np.array([[0, -0.5, 0, 10], [0.25, 0, 0, -20], [0, 0, 1, 30], [0, 0, 0, 1]], float)
+PIXELS = np.diag([-1.0, -1, 1, 1])  # of a picture: to the left and posterior
+STUDIES: dict[str, tuple[tuple[int, ...], np.ndarray]] = {
+    "a.png": ((5, 3), PIXELS),
+    "a.nii": ((5, 3, 1), AFFINE),  # of two axes: MONAI Label would lose its geometry
+    "a.nii.gz": ((5, 3, 1), AFFINE),
+}
+
+
+def to_study(path: Path, **item: Any) -> dict[str, Any]:
+    loaded = LoadUltrasoundd("image")({"image": str(path)})["image"]
+    pred = MetaTensor(torch.from_numpy(MASK)[None].clone())
+    return ToStudyd()({"image": loaded, "pred": pred, "image_path": str(path), **item})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_label_map_takes_the_axes_and_the_place_of_the_study(tmp_path: Path, name: str) -> None:
+    shape, affine = STUDIES[name]
+    item = to_study(save(tmp_path / name))
+    pred = item["pred"]
+    assert pred.shape == shape
+    assert pred.dtype == torch.uint8
+    assert pred.is_contiguous()
+    assert np.array_equal(pred.numpy().reshape(5, 3), MASK.T)
+    assert np.allclose(pred.affine.numpy(), affine)
+    assert tuple(item["image"].meta["spatial_shape"]) == shape
+    assert "result_extension" not in item
+
+
+@pytest.mark.parametrize(("name", "suffix", "shape"), [("a.png", ".nrrd", (5, 3, 1)), ("a.nii.gz", ".png", (5, 3))])
+def test_a_volume_has_three_axes_and_a_picture_two(
+    tmp_path: Path, name: str, suffix: str, shape: tuple[int, ...]
+) -> None:
+    item = to_study(save(tmp_path / name), result_extension=suffix)
+    assert tuple(item["image"].meta["spatial_shape"]) == item["pred"].shape == shape
+    assert np.allclose(item["pred"].affine.numpy(), STUDIES[name][1])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".JPG"])
+def test_a_jpeg_study_gets_a_lossless_result(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"a{suffix}")
+    assert to_study(path)["result_extension"] == ".png"
+    assert to_study(path, result_extension=None)["result_extension"] == ".png"
+    assert to_study(path, result_extension=".nii.gz")["result_extension"] == ".nii.gz"
+
+
+def test_a_turned_study_is_refused_where_a_client_shows_it_unturned(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", orientation=6)
+    with pytest.raises(
+        ValueError,
+        match=r"a\.jpg: image must be stored upright, got one with a JPEG orientation mark.*; save it turned",
+    ):
+        to_study(path)
+    loaded = LoadUltrasoundd("image")({"image": str(path)})["image"]
+    assert loaded.shape == (3, 5, 3)
+    item = ToStudyd()({"image": loaded, "pred": MetaTensor(torch.from_numpy(MASK.T.copy())[None])})
+    assert np.array_equal(item["pred"].numpy(), MASK)  # of the turned image
+
+
+def test_a_turned_study_keeps_its_probabilities(tmp_path: Path) -> None:
+    probabilities = MetaTensor(torch.rand(3, 5, 3))
+    assert to_study(save(tmp_path / "a.jpg", orientation=6), pred=probabilities)["pred"] is probabilities
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_a_mark_that_turns_nothing_is_no_turn(tmp_path: Path, orientation: int) -> None:
+    """Cameras and scanners also write 0 for unknown."""
+    assert to_study(save(tmp_path / "a.jpg", orientation=orientation))["pred"].shape == (5, 3)
