@@ -165,11 +165,12 @@ def test_click_makes_its_place_the_structure_in_every_dialect(server: Server, st
         assert answer.mask.tolist() == after[0].mask.tolist()
 
 
-def test_click_of_cvat_on_a_sent_jpeg_finds_a_structure_there(server: Server) -> None:
+def test_click_of_cvat_on_a_sent_jpeg_finds_one_object_there(server: Server) -> None:
     request = {"output": "mask", "foreground": [[X, Y]], "background": []}
     answer = server.click(file=server.studies / "photo.jpg", **request)
     assert answer.file.endswith(".png")
     assert answer.mask[Y, X] > 0
+    assert len(np.unique(answer.mask)) == 2  # CVAT tells background from the rest alone
     assert answer.params["clicks"] == {"unnamed": {"wanted": 1, "unwanted": 0}}
 
 

@@ -56,7 +56,7 @@ def test_failed_training_leaves_the_weights(
 
 
 def test_scoring_gives_each_unlabeled_image_its_own_uncertainty(server: Server, labeled: list[str]) -> None:
-    server.start("scoring", simulation_size=3, max_samples=6, max_workers=1)  # its threads share one parsed config
+    server.start("scoring", simulation_size=3, max_samples=6)  # on two threads
     state = server.finish("scoring")
     assert state["status"] == "DONE", "\n".join(state["details"])
     objects = server.get("datastore/", output="all")["objects"]
