@@ -56,8 +56,10 @@ def commands(name: str) -> Iterator[list[str]]:
 
 
 @functools.cache
-def help_text(script: str) -> str:
-    done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
+def help_text(script: str, *subcommand: str) -> str:
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *subcommand, "--help"], capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
@@ -91,7 +93,8 @@ def check_command(words: list[str]) -> None:
         tool = words[words.index("monai.bundle") + 1 :]
         check_bundle_run(tool) if tool[0] == "run" else check_bundle_tool(tool)
     elif words[0] == "python" and words[1].startswith("scripts/"):
-        text = help_text(words[1])
+        subcommand = [word for word in words[2:3] if not re.search(r"[-/:.]", word)]
+        text = help_text(words[1], *subcommand)
         for flag in (word for word in words if word.startswith("--")):
             assert flag in text, f"{words[1]} has no option {flag}"
     elif words[:3] == ["pip", "install", "-e"]:
