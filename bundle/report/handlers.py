@@ -19,6 +19,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from bundle import __version__
+from bundle.engines import writable_folder
 from bundle.metrics import MultiTaskScore, merged_items, summarize_classification, summarize_segmentation
 from bundle.metrics.score import gather_rows
 from bundle.metrics.segmentation import item_name
@@ -70,13 +71,7 @@ class EvaluationReport:
         self.scored = 0
         self.cases: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.output_dir / "per_image.csv").touch()
-        except OSError as e:
-            raise OSError(
-                f"output_dir must be a writable folder, got {self.output_dir} ({e}); choose another with --output_dir."
-            ) from e
+        writable_folder(str(self.output_dir))
 
     def _keep_worst(self, engine: Engine) -> None:
         items = {item_name(item): item for item in merged_items(engine)}

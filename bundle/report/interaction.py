@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from monai.data import decollate_batch
 from monai.metrics import compute_dice
 
+from bundle.engines import writable_folder
 from bundle.guidance import SimulatedUser
 from bundle.metrics.bootstrap import mean_estimate
 from bundle.metrics.score import gather_rows
@@ -136,13 +137,7 @@ class InteractionReport:
 
     def _start(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.output_dir / "clicks.csv").touch()
-        except OSError as e:
-            raise OSError(
-                f"output_dir must be a writable folder, got {self.output_dir} ({e}); choose another with --output_dir."
-            ) from e
+        writable_folder(str(self.output_dir))
 
     def _write(self) -> None:
         rows = gather_rows(self.rows, keys=("image", "structure", "trial", "clicks"))

@@ -65,7 +65,7 @@ def test_folder_that_cannot_be_written_stops_before_any_work(tmp_path: Path) -> 
     (tmp_path / "out").write_text("a file in its place")
     engine = Engine(lambda engine, batch: batch)
     InteractionReport(str(tmp_path / "out"), split="test").attach(engine)
-    with pytest.raises(OSError, match=r"output_dir must be a writable folder, got .*out.*--output_dir"):
+    with pytest.raises(OSError, match=r"out must be a writable folder, got: .*--output_dir"):
         engine.run([[]])
 
 

@@ -149,7 +149,7 @@ def test_worst_cases_are_a_picture(out: Path) -> None:
 
 def test_an_output_folder_that_cannot_be_written_stops_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file in the way")
-    with pytest.raises(OSError, match=r"output_dir must be a writable folder, got .*choose another with --output_dir"):
+    with pytest.raises(OSError, match=r"must be a writable folder, got: .*choose others with --output_dir"):
         evaluate(tmp_path, lambda score: report(tmp_path, score))
 
 
