@@ -17,8 +17,6 @@ from skimage.morphology import convex_hull_image
 
 from bundle.transforms.readers import LPS_TO_RAS, UNKNOWN_SPACING, Raw, read_file
 
-FILE_AXES = 4  # file_shape is padded to one length: collating items whose meta differs in length fails
-
 
 def _float_limits(pixels: np.ndarray) -> tuple[float, float]:
     """The values that become 0 and 1 when the header does not say."""
@@ -56,13 +54,10 @@ def _to_unit(raw: Raw) -> torch.Tensor:
 
 
 def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], raw: Raw | None) -> dict[str, Any]:
-    file_shape = raw.file_shape if raw else (shape[1], shape[0])
     return {
         "filename_or_obj": path,
         "spatial_shape": (int(shape[0]), int(shape[1])),
         "spacing": (float(spacing[0]), float(spacing[1])),
-        "file_shape": (*file_shape, *[1] * FILE_AXES)[:FILE_AXES],
-        "file_axes": len(file_shape),
         "study_affine": torch.as_tensor(raw.affine if raw else LPS_TO_RAS),
         "turned": raw is not None and raw.turned,
     }
@@ -75,9 +70,8 @@ def _known(spacing: Sequence[float] | None) -> bool:
 class LoadUltrasoundd(MapTransform):
     """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey repeated in the three channels.
 
-    Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown), and
-    ``file_shape`` with ``file_axes``, the shape of the study in the file's own index order (x first), for writing back:
-    ``file_shape[:file_axes]`` is (W, H) or (W, H, 1); ``study_affine`` and ``turned`` as in ``readers.Raw``.
+    Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown), and for
+    writing back ``study_affine`` and ``turned`` as in ``readers.Raw``.
     ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
     tensor instead of a path is taken as read and only gets its meta.
 

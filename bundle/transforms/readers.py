@@ -50,8 +50,6 @@ class Raw:
 
     Attributes:
         pixels: upright stored values, (H, W) or (H, W, 3).
-        file_shape: shape of the study in the file's own index order, x first: (W, H), (W, H, 1) ...; before the turn
-            that a JPEG's EXIF orientation asks for.
         spacing: row and column spacing in mm, nan when the file does not say.
         limits: stored values that mean 0 and 1; None when the header does not say.
         affine: study indices (x, y, z, 1) to mm, right-anterior-superior, (4, 4); a picture's pixels count as mm that
@@ -60,7 +58,6 @@ class Raw:
     """
 
     pixels: np.ndarray
-    file_shape: tuple[int, ...]
     spacing: tuple[float, float] = UNKNOWN_SPACING
     limits: tuple[float, float] | None = None
     affine: np.ndarray = field(default_factory=LPS_TO_RAS.copy)
@@ -83,8 +80,7 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     with Image.open(file) as opened:
         if (frames := getattr(opened, "n_frames", 1)) > 1:
             raise ValueError(f"image must be single-frame, got {frames} frames; save the one you need as a file.")
-        size = opened.size
-        _check_size(*size)
+        _check_size(*opened.size)
         turned = opened.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         ImageOps.exif_transpose(opened, in_place=True)
         image: Image.Image = opened
@@ -93,7 +89,7 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         elif image.mode not in ("L", "1", "RGB", "F", "I") and not image.mode.startswith("I;16"):
             # The values of a palette mask are its indices, the colors only show them.
             image = image if as_mask and image.mode == "P" else image.convert("RGB")
-        return Raw(np.array(image), size, turned=turned)
+        return Raw(np.array(image), turned=turned)
 
 
 def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
@@ -113,7 +109,7 @@ def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     # A header that names no unit and says 1.0 was left at its default.
     if min(zooms) > 0 and not (unit == "unknown" and zooms == [1.0, 1.0]):
         spacing = (round(zooms[1] * MM_PER_UNIT[unit], 6), round(zooms[0] * MM_PER_UNIT[unit], 6))
-    return Raw(np.array(pixels.swapaxes(0, 1), order="C"), shape, spacing, affine=np.asarray(image.affine, float))
+    return Raw(np.array(pixels.swapaxes(0, 1), order="C"), spacing, affine=np.asarray(image.affine, float))
 
 
 def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
@@ -131,7 +127,7 @@ def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     spacing = UNKNOWN_SPACING
     if sizes.size and (sizes > 0).all():
         spacing = (float(sizes[1]), float(sizes[0]))
-    return Raw(pixels.swapaxes(0, 1), shape, spacing, affine=_nrrd_affine(header, first))
+    return Raw(pixels.swapaxes(0, 1), spacing, affine=_nrrd_affine(header, first))
 
 
 def _nrrd_affine(header: Mapping[str, Any], first: int) -> np.ndarray:
@@ -190,7 +186,7 @@ def _dicom_colors(stored: np.ndarray, ds: Any) -> Raw:
             colors = colors.astype(np.uint8)
         elif not (colors & 255).any():
             colors = (colors >> 8).astype(np.uint8)
-    return Raw(colors, (int(ds.Columns), int(ds.Rows)), _dicom_spacing(ds), (0.0, float(np.iinfo(colors.dtype).max)))
+    return Raw(colors, _dicom_spacing(ds), (0.0, float(np.iinfo(colors.dtype).max)))
 
 
 def _dicom_pixels(ds: Any) -> np.ndarray:
@@ -212,15 +208,15 @@ def _read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     _check_size(int(ds.Columns), int(ds.Rows))
     try:
         stored = _dicom_pixels(ds)
-        spacing, shape = _dicom_spacing(ds), (int(ds.Columns), int(ds.Rows))
+        spacing = _dicom_spacing(ds)
         if ds.PhotometricInterpretation == "PALETTE COLOR" and not as_mask:
             return _dicom_colors(stored, ds)
         if as_mask:
-            return Raw(stored, shape, spacing)
+            return Raw(stored, spacing)
         if stored.ndim == 3:
-            return Raw(stored, shape, spacing, (0.0, 2.0 ** int(ds.BitsStored) - 1))
+            return Raw(stored, spacing, (0.0, 2.0 ** int(ds.BitsStored) - 1))
         values, limits = _dicom_grey(stored, ds)
-        return Raw(values, shape, spacing, limits)
+        return Raw(values, spacing, limits)
     except (AttributeError, KeyError, RuntimeError, NotImplementedError) as e:
         raise ValueError(f"pixel data cannot be decoded: {e}; export it uncompressed or as PNG.") from e
 

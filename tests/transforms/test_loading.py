@@ -114,7 +114,7 @@ def test_jpeg_is_turned_by_its_exif_orientation(tmp_path: Path) -> None:
     assert image.shape == (3, 64, 32)
     assert image[0, :6, -6:].min() > 0.9
     assert image[0, 10:].max() < 0.1
-    assert image.meta["file_shape"][:2] == (64, 32)
+    assert image.meta["turned"] is True
 
 
 PICTURE = np.diag([-1.0, -1, 1, 1])
@@ -150,7 +150,6 @@ def test_only_what_was_turned_is_called_so(tmp_path: Path, orientation: int, tur
         assert np.array_equal(affine, PICTURE)
         image = load(path)
         assert image.meta["spatial_shape"] == ((5, 3) if orientation in range(5, 9) else (3, 5))
-        assert image.meta["file_shape"][:2] == (5, 3)
 
 
 OBLIQUE = np.array([[0, -0.5, 0, 10], [0.25, 0, 0, -20], [0, 0, 2, 30], [0, 0, 0, 1]], float)
@@ -460,10 +459,8 @@ def test_meta_of_different_formats_collates(tmp_path: Path) -> None:
     batch = list_data_collate([LoadUltrasoundd("image")({"image": str(path)}) for path in paths])
     back = decollate_batch(batch)
     assert [item["image"].meta["filename_or_obj"] for item in back] == [str(path) for path in paths]
-    shapes = [
-        [int(n) for n in item["image"].meta["file_shape"]][: int(item["image"].meta["file_axes"])] for item in back
-    ]
-    assert shapes == [[5, 3], [5, 3, 1], [5, 3]]
+    assert [tuple(int(n) for n in item["image"].meta["spatial_shape"]) for item in back] == [(3, 5)] * 3
+    assert [tuple(item["image"].meta["study_affine"].shape) for item in back] == [(4, 4)] * 3
 
 
 MASK = np.zeros((3, 5), np.uint8)
