@@ -103,6 +103,7 @@ def tiny_options(tiny_data: Path) -> Callable[..., dict[str, Any]]:
             "dataset_dir": str(tiny_data),
             "output_dir": str(folder / "run"),
             "ckpt_dir": str(folder / "models"),
+            "cache_dir": str(folder / "cache"),
             "encoder": "test_convnext",
             "decoder_channels": 16,
             "image_size": 64,

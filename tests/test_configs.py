@@ -198,3 +198,18 @@ def test_another_encoder_is_one_option_away() -> None:
     network: UPerConvNeXt = content.get_parsed_content("network_def")
     assert network.encoder.channels == [48, 96, 192, 384]
     assert network.network_config()["encoder"] == "convnext_femto"
+
+
+def test_training_sees_what_inference_sees(tiny_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Without the random moves a training sample is the image that validation and inference give the network."""
+    parser = ConfigParser(read("train.yaml"))
+    parser.update({**tiny_options(tmp_path), "cache_dir": None, "drop_prompts": 0.0, "interaction_prob": 0.0})
+    parser["random_geometry"] = {"_target_": "bundle.transforms.RandGeometryd", "spatial_size": "@image_size"}
+    parser["random_transforms"] = parser["random_transforms"][-1:]
+    data = parser.get_parsed_content("train#dataset")
+    inference = parser.get_parsed_content("validate#preprocessing")
+    for place in range(4):
+        seen, expected = data[place]["image"], inference(dict(data.data[place]))["image"].as_tensor()
+        assert seen.shape == expected.shape
+        assert (seen - expected).abs().mean() < 0.02
+        assert expected.std() > 0.3

@@ -43,13 +43,14 @@ class _Session:
 
 
 class SimulatedInteraction:
-    """Trainer step that first lets simulated users guide the samples that ``interaction`` says so.
+    """Trainer step that adds to the batch what simulated users ask of the samples that ``interaction`` says so.
 
-    A user wants one structure, drawn among those in the sample's mask; the sample is then trained on that structure
-    against the rest. The first click lies inside the structure, later ones in the middle of the largest error of the
-    network's current prediction (in evaluation mode); a box comes before the clicks. Samples without a user, and those
-    whose mask is empty, are left as they are. MONAI's ``Interaction`` runs all samples of a batch through the same
-    number of clicks, and its 2D click transforms know neither boxes nor largest errors.
+    A user wants one structure, drawn among those in the sample's mask; a copy of the sample, which comes behind the
+    batch, is trained on that structure against the rest, without its class. The sample itself stays: the automatic
+    result is trained as much as without users. The first click lies inside the structure, later ones in the middle of
+    the largest error of the network's current prediction (in evaluation mode); a box comes before the clicks. Samples
+    whose mask is empty get no user. MONAI's ``Interaction`` runs all samples of a batch through the same number of
+    clicks, and its 2D click transforms know neither boxes nor largest errors.
 
     Args:
         radius: of a click's disk, in pixels.
@@ -67,18 +68,28 @@ class SimulatedInteraction:
         return engine._iteration(engine, batch)
 
     def _sessions(self, batch: dict[str, Any]) -> list[_Session]:
-        sessions, label, labeled = [], batch["label"].clone(), batch["labeled"].clone()
-        for row, plan in enumerate(batch["interaction"]):
-            present = [int(v) for v in torch.unique(label[row]) if v > 0 and labeled[row, int(v)]]
+        """The users; the rows that they ask for are added to the batch."""
+        sessions: list[_Session] = []
+        wishes: list[tuple[int, int]] = []  # sample, structure
+        for sample, plan in enumerate(batch["interaction"]):
+            label, labeled = batch["label"][sample], batch["labeled"][sample]
+            present = [int(v) for v in torch.unique(label) if v > 0 and labeled[int(v)]]
             if not plan[:2].any() or not present:
                 continue
             structure = present[int(plan[3]) % len(present)]
-            truth = label[row, 0] == structure
-            sessions.append(_Session(row, structure, truth.numpy(), plan, self.wrong_prob))
-            label[row, 0] = truth * structure
-            labeled[row] = False
-            labeled[row, [0, structure]] = True
-        batch["label"], batch["labeled"] = label, labeled
+            truth = (label[0] == structure).numpy()
+            row = len(batch["label"]) + len(wishes)
+            sessions.append(_Session(row, structure, truth, plan, self.wrong_prob))
+            wishes.append((sample, structure))
+        if sessions:
+            samples = [sample for sample, _ in wishes]
+            for key in ("image", "label", "labeled", "cls", "prompt"):
+                batch[key] = torch.cat([batch[key], batch[key][samples]])
+            for session in sessions:
+                batch["label"][session.row] *= batch["label"][session.row] == session.structure
+                batch["labeled"][session.row] = False
+                batch["labeled"][session.row, [0, session.structure]] = True
+                batch["cls"][session.row] = -1
         return sessions
 
     def _interact(self, engine: Engine, batch: dict[str, Any], sessions: list[_Session]) -> None:

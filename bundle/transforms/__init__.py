@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dictionary transforms that MONAI lacks."""
 
-from bundle.transforms.crop import RandCropToStructured
 from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond, ReadRequestd
 from bundle.transforms.items import ItemDefaultsd
+from bundle.transforms.letterbox import AntialiasedResized
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
 from bundle.transforms.prompts import EncodePromptd
 from bundle.transforms.results import DescribePredictiond, SplitPredictiond, ToLabelMapd, ToStudyd
+from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
 
 __all__ = [
+    "AntialiasedResized",
     "DescribePredictiond",
     "DrawGuidanced",
     "EncodePromptd",
+    "GreyToRGBd",
     "ItemDefaultsd",
     "LoadMaskd",
     "LoadUltrasoundd",
     "PlanInteractiond",
-    "RandCropToStructured",
+    "RandGeometryd",
     "ReadRequestd",
+    "ShrinkSampled",
     "SplitPredictiond",
     "ToLabelMapd",
     "ToStudyd",

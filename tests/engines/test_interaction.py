@@ -80,6 +80,13 @@ def interact(
     return seen[0]
 
 
+def guided(batch: dict[str, Tensor], **options: Any) -> Seen:
+    """Image and targets of the rows that the users ask for, behind the batch."""
+    image, target = interact(batch, **options)
+    count = len(batch["label"])
+    return image[count:], {key: value[count:] for key, value in target.items()}
+
+
 def record(trainer: Engine) -> list[Seen]:
     """Image and targets of each iteration to come."""
     seen: list[Seen] = []
@@ -96,33 +103,42 @@ CLICK, NOBODY = [1, 0, 0, 0], [0, 0, 0, 0]
 
 def test_a_user_wants_one_structure_against_the_rest() -> None:
     batch = make_batch(CLICK, [1, 0, 0, 1], [0, 1, 0, 2], NOBODY)
-    image, target = interact(batch)
-    assert torch.equal(image[:, :3], batch["image"])
-    assert target["labeled"].tolist() == [[True, True, False], [True, False, True], [True, True, False], [True] * 3]
+    batch["cls"][:] = 1
+    image, target = guided(batch)
+    assert torch.equal(image[:, :3], batch["image"][:3])
+    assert target["labeled"].tolist() == [[True, True, False], [True, False, True], [True, True, False]]
     for row, structure in enumerate((1, 2, 1)):  # the seed chooses among those in the mask
         assert torch.equal(target["label"][row], (batch["label"][row] == structure) * structure)
-    assert image[:3, 3:].flatten(1).any(1).all()
+    assert image[:, 3:].flatten(1).any(1).all()
+    assert (target["cls"] == -1).all()
+
+
+def test_the_automatic_result_is_trained_as_without_users() -> None:
+    batch = make_batch(CLICK, [2, 1, 1, 1], NOBODY)
+    image, target = interact(batch)
+    assert len(image) == 5
+    assert torch.equal(image[:3, :3], batch["image"])
+    assert not image[:3, 3:].any()
+    for key in ("label", "labeled", "cls"):
+        assert torch.equal(target[key][:3], batch[key]), key
 
 
 def test_a_structure_that_is_not_labeled_is_not_wanted() -> None:
     batch = make_batch(*[[1, 0, 0, seed] for seed in range(4)])
     batch["labeled"][:, 1] = False
-    _, target = interact(batch)
+    _, target = guided(batch)
     assert target["labeled"].tolist() == [[True, False, True]] * 4
 
 
-def test_others_are_left_alone() -> None:
+def test_nobody_asks_for_what_is_not_there() -> None:
     """Samples without a user, with an empty mask, and without a mask."""
     batch = make_batch(
         NOBODY, CLICK, CLICK, CLICK, masks=[lesion_and_nerve(), *[torch.zeros(1, 64, 32)] * 2, lesion_and_nerve()]
     )
     batch["labeled"][2] = False
-    image, target = interact(batch)
-    assert torch.equal(image[:, :3], batch["image"])
-    assert not image[:3, 3:].any()
-    assert image[3, 3].sum() == 1
-    for key in ("label", "labeled", "cls"):
-        assert torch.equal(target[key][:3], batch[key][:3]), key
+    image, _ = guided(batch)
+    assert torch.equal(image[:, :3], batch["image"][3:])
+    assert image[0, 3].sum() == 1
 
 
 def test_the_loaded_batch_is_not_written_to() -> None:
@@ -141,7 +157,7 @@ def test_without_users_the_image_gets_no_channels() -> None:
 
 def test_further_clicks_are_in_the_middle_of_what_is_missed() -> None:
     batch = make_batch(CLICK, [2, 0, 0, 0], [5, 0, 0, 0])
-    image, _ = interact(batch)
+    image, _ = guided(batch)
     truth = batch["label"][0, 0] == 1
     first = image[0, 3].nonzero()
     assert len(first) == 1
@@ -156,7 +172,7 @@ def test_further_clicks_are_in_the_middle_of_what_is_missed() -> None:
 
 def test_clicks_on_surplus_say_what_is_not_wanted() -> None:
     batch = make_batch([2, 0, 0, 1])
-    image, _ = interact(batch, sees=[1, 2])
+    image, _ = guided(batch, sees=[1, 2])
     truth = batch["label"][0, 0] == 2
     assert image[0, 3].sum() == 1
     assert image[0, 4].nonzero().tolist() == [list(middle(~truth.numpy()))]
@@ -164,7 +180,7 @@ def test_clicks_on_surplus_say_what_is_not_wanted() -> None:
 
 def test_each_user_sees_the_prediction_of_what_they_want() -> None:
     batch = make_batch([2, 0, 0, 0], [2, 0, 0, 1])
-    image, _ = interact(batch, sees=[1])
+    image, _ = guided(batch, sees=[1])
     lesion, nerve = (batch["label"][0, 0] == structure for structure in (1, 2))
     assert image[0, 4].nonzero().tolist() == [list(middle(~lesion.numpy()))]
     assert not image[1, 4].any()
@@ -172,7 +188,7 @@ def test_each_user_sees_the_prediction_of_what_they_want() -> None:
 
 
 def test_the_last_prediction_is_given_back() -> None:
-    image, _ = interact(make_batch([2, 0, 1, 0], [1, 0, 1, 0], [2, 0, 0, 0]), sees=[1, 2])
+    image, _ = guided(make_batch([2, 0, 1, 0], [1, 0, 1, 0], [2, 0, 0, 0]), sees=[1, 2])
     assert image[0, 3].unique(return_counts=True)[1].tolist() == [64 * 32 - 1, 1]
     assert image[0, 3].unique().tolist() == [0.5, 1]
     assert image[1:, 3].unique().tolist() == [0, 1]  # a first click has no prediction before it
@@ -180,7 +196,7 @@ def test_the_last_prediction_is_given_back() -> None:
 
 def test_a_box_comes_first() -> None:
     batch = make_batch([0, 1, 0, 6], [1, 1, 0, 6])
-    image, _ = interact(batch)
+    image, _ = guided(batch)
     truth = (batch["label"][0, 0] == 1).numpy()
     user = SimulatedUser(truth, np.random.default_rng(6))
     user.draw_box(jitter=0.1)
@@ -194,10 +210,10 @@ def test_a_box_comes_first() -> None:
 def test_a_perfect_prediction_ends_the_clicks() -> None:
     network = network_that_sees(1)
     calls = watch(network)
-    image, _ = interact(make_batch([9, 0, 1, 0], masks=[torch.ones(1, 64, 32)]), network=network)
+    image, _ = guided(make_batch([9, 0, 1, 0], masks=[torch.ones(1, 64, 32)]), network=network)
     assert image[0, 3].sum() == 1
     assert not image[0, 4].any()
-    assert calls == [(False, 1), (True, 1)]
+    assert calls == [(False, 1), (True, 2)]
 
 
 def watch(network: UPerConvNeXt) -> list[tuple[bool, int]]:
@@ -211,7 +227,7 @@ def test_predictions_are_made_in_evaluation_mode_for_those_who_click_on() -> Non
     network = network_that_sees()
     calls = watch(network)
     interact(make_batch(CLICK, NOBODY, [3, 0, 0, 0], [1, 1, 0, 0]), network=network)
-    assert calls == [(False, 2), (False, 1), (True, 4)]
+    assert calls == [(False, 2), (False, 1), (True, 7)]
     assert all(module.training for module in network.modules())
 
 
@@ -219,13 +235,13 @@ def test_clicks_go_wrong_as_often_as_asked() -> None:
     batch = make_batch(*[[1, 0, 0, seed] for seed in range(0, 20, 2)])
     truth = batch["label"][0, 0] == 1
     for wrong_prob in (0.0, 1.0):
-        image, _ = interact(batch, wrong_prob=wrong_prob)
+        image, _ = guided(batch, wrong_prob=wrong_prob)
         assert (image[:, 3].sum((1, 2)) == 1).all()
         assert image[:, 3][:, truth].any(1).tolist() == [not wrong_prob] * 10
 
 
 def test_a_click_has_its_radius() -> None:
-    image, _ = interact(make_batch([1, 0, 0, 1]), radius=3.0)
+    image, _ = guided(make_batch([1, 0, 0, 1]), radius=3.0)
     assert image[0, 3].sum() == 29  # lattice points with x^2 + y^2 <= 9
 
 
@@ -250,12 +266,13 @@ def test_the_shipped_training_has_users(shipped: Run) -> None:
     assert len(batches) == 3
     rows = 0
     for image, target in batches:
+        asked = image[:, 3:].flatten(1).any(1)
         masked = target["labeled"].any(1) & target["label"].flatten(1).any(1)
-        rows += int(masked.sum())
+        rows += int(asked.sum())
         assert image.shape[1:] == (5, 64, 64)
-        assert image[:, 3:].flatten(1).any(1).tolist() == masked.tolist()
-        assert (target["labeled"][masked].sum(1) == 2).all()
-        assert all(len(label.unique()) == 2 for label in target["label"][masked])
+        assert int(asked.sum()) == int((masked & ~asked).sum())  # each sample with a mask once more
+        assert (target["labeled"][asked].sum(1) == 2).all()
+        assert all(len(label.unique()) == 2 for label in target["label"][asked])
         assert (image[:, 3:] >= 0).all()
         assert (image[:, 3:] <= 1).all()
     assert rows > 3

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loaded training images, kept in memory and on the disk within bounds, and found again by what they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import pickle
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import PersistentDataset
+from monai.transforms import Compose, Randomizable, Transform, apply_transform
+from torch.utils.data import get_worker_info
+
+from bundle.data.sampling import Draw
+
+logger = logging.getLogger(__name__)
+
+NAMES = ("dataset", "patient", "group", "item")
+"""Keys that say whose an image is and where it stands, not what is loaded."""
+
+READERS = ("monai", "torch", "pillow", "pydicom", "nibabel", "pynrrd", "scikit-image")
+"""Packages whose version may change what is loaded."""
+
+FULL, TRIMMED, SLACK = 1.0, 0.9, 0.005  # shares of the bound: never beyond, after a removal, written between two looks
+
+
+class CachedDataset(PersistentDataset):
+    """A data set that keeps what its transforms give before the first random one.
+
+    What is kept is found by a hash of the content of the item's files, the item's other values, the settings and the
+    source of the transforms, and the versions of the reading libraries: a changed mask, config or program is never
+    served stale. Entries are written aside and renamed, so that a kill leaves none in part, and processes share one
+    folder; a damaged one is made again. Where the disk is full or the folder cannot be written, training goes on
+    without. Samples are seeded by the draw, as in :class:`bundle.data.sampling.SeededDataset`. MONAI's
+    ``PersistentDataset`` finds entries by the files' names and has no bound; its ``CacheDataset`` fills memory alone.
+
+    Args:
+        data: items; ``image`` is a path and ``label`` a list of paths.
+        transform: transforms; those before the first random one must depend on the item alone.
+        cache_dir: folder of the entries, shared by runs; None keeps none on the disk.
+        disk_gb: the folder's entries never exceed this, in 10^9 bytes; what was not used for longest goes first. Up to
+            20 processes may write at once; more of them may exceed it by 0.5 % each.
+        memory_gb: entries in memory never exceed this, in 10^9 bytes, over the loader processes of one data loader.
+
+    Raises:
+        ValueError: when a bound is negative.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Compose,
+        *,
+        cache_dir: str | None,
+        disk_gb: float,
+        memory_gb: float,
+    ) -> None:
+        super().__init__(data, transform, cache_dir=None)
+        for name, bound in (("disk_gb", disk_gb), ("memory_gb", memory_gb)):
+            if bound < 0:
+                raise ValueError(f"{name} must be 0 or more, in 10^9 bytes, got {bound}; correct the config.")
+        self.disk_bound, self.memory_bound = int(disk_gb * 1e9), int(memory_gb * 1e9)
+        self.memory: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.memory_used = 0
+        self.written: int | None = None  # bytes since the last look at the folder; None: not looked yet
+        self.settings = _digest(_kept_part(transform))
+        self.cache_dir = self._usable(cache_dir)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, Draw):
+            return super().__getitem__(index)
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed=index.seed)
+        return apply_transform(self._transform, index.place, map_items=False)
+
+    def _usable(self, cache_dir: str | None) -> Path | None:
+        if not cache_dir or not self.disk_bound:
+            return None
+        try:
+            Path(cache_dir).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=cache_dir):
+                return Path(cache_dir)
+        except OSError as error:
+            logger.warning(f"{cache_dir} must be a folder that can be written, got: {error}; no cache on the disk.")
+            return None
+
+    def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
+        """The item before the first random transform: from memory, from the disk, or made and kept."""
+        try:
+            key = self._key(item_transformed)
+        except OSError:  # the transforms say better what is wrong with the file
+            return dict(self._pre_transform(dict(item_transformed)))
+        entry = self.memory.get(key)
+        if entry is not None:
+            self.memory.move_to_end(key)
+            return dict(entry)
+        entry = self._read(key)
+        if entry is None:
+            entry = dict(self._pre_transform(dict(item_transformed)))
+            self._write(key, entry)
+        self._remember(key, entry)
+        return dict(entry)
+
+    def _key(self, item: Mapping[str, Any]) -> str:
+        label = item.get("label") or []
+        values = {name: value for name, value in item.items() if name not in NAMES}
+        values["image"] = _file_digest(str(item["image"]))
+        values["label"] = [_file_digest(str(path)) for path in ([label] if isinstance(label, str) else label)]
+        return hashlib.sha256((self.settings + json.dumps(values, sort_keys=True, default=str)).encode()).hexdigest()
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        if self.cache_dir is None:
+            return None
+        path = self.cache_dir / f"{key}.pt"
+        try:
+            entry: dict[str, Any] = torch.load(path, weights_only=True)
+            os.utime(path)  # used now
+            return entry
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+            logger.warning(f"{path}: a whole cache entry expected, got {type(error).__name__}; made again.")
+            return None
+
+    def _write(self, key: str, entry: Mapping[str, Any]) -> None:
+        size = _size(entry)
+        if self.cache_dir is None or size > SLACK * self.disk_bound:
+            return
+        try:
+            if self.written is None or self.written + size > SLACK * self.disk_bound:
+                self._trim()
+            self.written = (self.written or 0) + size
+            handle, name = tempfile.mkstemp(dir=self.cache_dir, prefix=".", suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    torch.save(dict(entry), file)
+                os.replace(name, self.cache_dir / f"{key}.pt")
+            except BaseException:
+                os.unlink(name)
+                raise
+        except (OSError, RuntimeError) as error:  # torch.save gives a full disk as RuntimeError
+            logger.warning(f"{self.cache_dir}: the cache cannot be written ({error}); this process goes on without.")
+            self.cache_dir = None
+
+    def _trim(self) -> None:
+        """Removes what was not used for longest until the folder is well within its bound."""
+        assert self.cache_dir is not None
+        found = []
+        with os.scandir(self.cache_dir) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # another process was faster
+                    continue
+                left_over = entry.name.endswith(".part") and time.time() - status.st_mtime > 3600
+                if entry.name.endswith((".pt", ".part")):
+                    found.append((0.0 if left_over else status.st_mtime, status.st_size, entry.path))
+        used = sum(size for _, size, _ in found)
+        bound = TRIMMED * self.disk_bound
+        for used_at, size, path in sorted(found):
+            if used <= bound and used_at > 0:
+                break
+            Path(path).unlink(missing_ok=True)
+            used -= size
+        self.written = 0
+
+    def _remember(self, key: str, entry: dict[str, Any]) -> None:
+        worker = get_worker_info()
+        bound = self.memory_bound // (worker.num_workers if worker else 1)
+        size = _size(entry)
+        if size > bound:
+            return
+        self.memory[key] = entry
+        self.memory_used += size
+        while self.memory_used > bound:
+            _, oldest = self.memory.popitem(last=False)
+            self.memory_used -= _size(oldest)
+
+
+def _size(entry: Mapping[str, Any]) -> int:
+    """Bytes of the entry's tensors, and what the rest takes at most."""
+    return 8192 + sum(v.numel() * v.element_size() for v in entry.values() if isinstance(v, torch.Tensor))
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(file.read())
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _kept_part(transform: Compose) -> list[Transform]:
+    first = transform.get_index_of_first(lambda t: isinstance(t, Randomizable) or not isinstance(t, Transform))
+    return list(transform.transforms[:first])
+
+
+def _digest(transforms: Iterable[Transform]) -> str:
+    """Hash of what the transforms are set to, of the program text that they come from, and of the readers."""
+    transforms = list(transforms)
+    folders = {Path(inspect.getfile(type(t))).parent for t in transforms if type(t).__module__.startswith("bundle.")}
+    sources = [file for folder in sorted(folders) for file in sorted(folder.glob("*.py"))]
+    parts = [json.dumps([_settings(t) for t in transforms], sort_keys=True)]
+    parts += [_sha(file.read_bytes()) for file in sources]
+    parts += [version(name) for name in READERS]
+    return _sha("|".join(parts).encode())
+
+
+def _settings(value: Any) -> Any:
+    """Plain values of a transform and of what it holds."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _settings(v) for key, v in value.items()}
+    if isinstance(value, Sequence | set):
+        return [_settings(v) for v in value]
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    inside = vars(value) if isinstance(value, Transform) else {}
+    return {"": name, **{key: _settings(v) for key, v in inside.items()}}
