@@ -55,6 +55,7 @@ def _run(options: argparse.Namespace) -> int:
         folds=options.folds,
         given=options.given_splits,
         leaks_accepted=options.accept_leaks,
+        workers=options.workers,
     )
     print(summary_table(assembly))
     for notice in assembly.notices:
@@ -177,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--output", required=True, metavar="FILE", help="the manifest, such as data/real/datalist.json")
     out.add_argument("--overwrite", action="store_true", help="replace the manifest if it exists")
     out.add_argument("--skip-unreadable", action="store_true", help="exit with 0 though files had to be left out")
+    data.add_argument(
+        "--workers", type=_workers, default=1, metavar="N", help="processes that read images (default %(default)s)"
+    )
     split = parser.add_argument_group("split (by patient; near-duplicates stay together)")
     split.add_argument("--seed", type=int, default=0, help="another seed gives another split (default %(default)s)")
     split.add_argument(
@@ -203,6 +207,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         about.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
     return parser
+
+
+def _workers(text: str) -> int:
+    workers = int(text)
+    if workers < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more processes, got {workers}; 1 reads in this process")
+    return workers
 
 
 def _folds(text: str) -> int:

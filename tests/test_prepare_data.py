@@ -58,7 +58,10 @@ def test_a_mixture_becomes_one_manifest(folders: Path, tmp_path: Path) -> None:
     assert manifest["root"] == ".."
     groups = {Path(item["image"]).stem: (item["group"], item["split"]) for item in manifest["items"]}
     assert groups["u0"] == groups["u9"]
-    again = prepare("--busi", tmp_path / "busi", "--folders", folders, "--output", output, "--folds", 2, "--overwrite")
+    again = prepare(
+        *("--busi", tmp_path / "busi", "--folders", folders, "--output", output, "--folds", 2, "--overwrite"),
+        *("--workers", 2),
+    )
     assert again.returncode == 0
     assert read_datalist(output) == manifest
     structures = ["background", "lesion", "nerve", "vessel"]

@@ -8,14 +8,16 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
-from bundle.data.duplicates import Fingerprint, fingerprint, near_duplicates
+from bundle.data.duplicates import Fingerprint, Fingerprints, fingerprint, near_duplicates
 from bundle.data.known_sets import PublicSet
 from bundle.data.manifest import check_datalist
 from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
@@ -44,6 +46,7 @@ def assemble(
     folds: int | None = None,
     given: bool = False,
     leaks_accepted: bool = False,
+    workers: int = 1,
 ) -> Assembly:
     """One manifest of all sets.
 
@@ -55,6 +58,7 @@ def assemble(
         folds: number of folds outside the test split.
         given: the sets' own splits were asked for.
         leaks_accepted: note in the manifest that the user accepts its leaks.
+        workers: processes that read images.
 
     Raises:
         ValueError: when two sets have one name but differ, no readable image is left, or there are fewer groups than
@@ -63,13 +67,13 @@ def assemble(
     datasets = _join_datasets(sets)
     problems = [problem for found in sets for problem in found.problems]
     items = sorted((dict(item) for found in sets for item in found.items), key=lambda i: (i["dataset"], i["image"]))
-    items, prints, scaled = _readable(items, problems=problems)
+    items, prints, scaled = _readable(items, problems=problems, workers=workers)
     if not items:
         raise ValueError(
             f"expected images, got none that can be read ({len(problems)} left out{_first(problems)}); "
             "correct the paths."
         )
-    pairs = [(i, j) for i, j in near_duplicates(prints) if items[i]["patient"] != items[j]["patient"]]
+    pairs = near_duplicates(prints, owners=[item["patient"] for item in items])
     for item, group in zip(items, join_groups([i["patient"] for i in items], pairs), strict=True):
         item["group"] = group
     split_items(items, fractions=fractions, seed=seed, folds=folds)
@@ -110,12 +114,13 @@ def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {key: value for key, value in manifest.items() if key != "items"}
-    lines = ",\n".join("  " + json.dumps(item, ensure_ascii=False) for item in manifest["items"])
-    text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "items": [\n{lines}\n ]\n}}\n'
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "items": [\n')
+            for index, item in enumerate(manifest["items"]):
+                file.write((",\n  " if index else "  ") + json.dumps(item, ensure_ascii=False))
+            file.write("\n ]\n}\n")
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -131,17 +136,18 @@ def summary_table(assembly: Assembly) -> str:
     names = list(assembly.manifest["datasets"])
     header = ["dataset", "images", "masks", "classes", "patients", "groups", "largest group", "near-duplicate pairs"]
     rows = [[*header, "train/val/test"]]
-    for name in [*names, "total"] if len(names) > 1 else names:
-        chosen = [i for i, item in enumerate(items) if name in (item["dataset"], "total")]
-        rows.append(_summary_row(name, items=items, chosen=set(chosen), pairs=assembly.pairs))
+    of_set: dict[str, list[int]] = {name: [] for name in names}
+    for index, item in enumerate(items):
+        of_set[item["dataset"]].append(index)
+    pairs = Counter(name for i, j in assembly.pairs for name in {items[i]["dataset"], items[j]["dataset"]})
+    rows += [_summary_row(name, own=[items[i] for i in of_set[name]], pairs=pairs[name]) for name in names]
+    if len(names) > 1:
+        rows.append(_summary_row("total", own=items, pairs=len(assembly.pairs)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _summary_row(
-    name: str, *, items: Sequence[Mapping[str, Any]], chosen: set[int], pairs: Sequence[tuple[int, int]]
-) -> list[str]:
-    own = [items[i] for i in sorted(chosen)]
+def _summary_row(name: str, *, own: Sequence[Mapping[str, Any]], pairs: int) -> list[str]:
     splits = Counter(item["split"] for item in own)
     groups = Counter(item["group"] for item in own)
     classes = Counter(item["class"] for item in own if "class" in item)
@@ -152,7 +158,7 @@ def _summary_row(
         len({item["patient"] for item in own}),
         len(groups),
         max(groups.values()),
-        sum(i in chosen or j in chosen for i, j in pairs),
+        pairs,
         "/".join(str(splits[split]) for split in SPLITS),
     ]
     return [name, *(str(count) or "-" for count in counts)]
@@ -171,36 +177,49 @@ def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
 
 
 def _readable(
-    items: Sequence[dict[str, Any]], *, problems: list[str]
-) -> tuple[list[dict[str, Any]], list[Fingerprint], Counter[str]]:
+    items: Sequence[dict[str, Any]], *, problems: list[str], workers: int
+) -> tuple[list[dict[str, Any]], Fingerprints, Counter[str]]:
     """The items whose files can be read, their fingerprints, and per data set the masks of another scale.
 
     The other items are named in ``problems``.
     """
     kept: list[dict[str, Any]] = []
-    prints: list[Fingerprint] = []
+    prints = Fingerprints()
     scaled: Counter[str] = Counter()
-    for item in tqdm(items, desc="reading images", unit="image", leave=False):
-        path = item["image"]
-        try:
-            mark = fingerprint(path)
-            size = _size(path)
-            sizes = {}
-            for path in _labels(item):
-                sizes[path] = _size(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            problems.append(f"{path}: expected an image, got a file that cannot be read ({_reason(path, error)})")
-            continue
-        if wrong := [(mask, other) for mask, other in sizes.items() if not _same_proportions(size, other)]:
-            problems.append(
-                f"{wrong[0][0]}: expected a mask of the proportions of its image {item['image']}, {size[0]}x{size[1]} "
-                f"(columns x rows), got {wrong[0][1][0]}x{wrong[0][1][1]}"
-            )
-            continue
-        scaled[item["dataset"]] += any(other != size for other in sizes.values())
-        kept.append(item)
-        prints.append(mark)
+    files = ([item["image"], *_labels(item)] for item in items)
+    with Pool(workers) if workers > 1 else nullcontext() as pool:
+        results = pool.imap(_examine, files, chunksize=16) if pool else map(_examine, files)
+        bar = tqdm(results, desc="reading images", unit="image", total=len(items), leave=False)
+        for item, (problem, mark, rescaled) in zip(items, bar, strict=True):
+            if mark is None:
+                problems.append(problem)
+                continue
+            scaled[item["dataset"]] += rescaled
+            kept.append(item)
+            prints.append(mark)
     return kept, prints, scaled
+
+
+def _examine(paths: Sequence[str]) -> tuple[str, Fingerprint | None, bool]:
+    """Of an image and its masks: what is wrong with them, or the fingerprint and whether masks have another scale."""
+    image = path = paths[0]
+    try:
+        mark = fingerprint(image)
+        sizes = {}
+        for path in paths:
+            sizes[path] = _size(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return f"{path}: expected an image, got a file that cannot be read ({_reason(path, error)})", None, False
+    size = sizes[image]
+    for mask, other in sizes.items():
+        if not _same_proportions(size, other):
+            return (
+                f"{mask}: expected a mask of the proportions of its image {image}, {size[0]}x{size[1]} "
+                f"(columns x rows), got {other[0]}x{other[1]}",
+                None,
+                False,
+            )
+    return "", mark, any(other != size for other in sizes.values())
 
 
 def _size(path: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle.data.manifest import read_datalist
+from bundle.data.packed import PackedItems
 from bundle.data.splits import SPLITS
 from bundle.vocabulary import BACKGROUND, UNKNOWN, switch
 
@@ -42,8 +43,8 @@ def load_split(
     neutral_positions: Sequence[str] = (),
     fold: int | None = None,
     allow_leaks: bool | str | None = False,
-) -> list[dict[str, Any]]:
-    """The items of one split, as item dictionaries in the manifest's order.
+) -> PackedItems:
+    """The items of one split, as item dictionaries in the manifest's order; each is made anew when it is asked for.
 
     Args:
         datalist: path of the manifest.
@@ -79,7 +80,7 @@ def load_split(
         merge_structures=switch(merge_structures, "merge_structures"),
     )
     root = os.path.normpath(os.path.join(os.path.realpath(Path(name).parent), manifest["root"]))
-    chosen = []
+    chosen = PackedItems()
     for index, (raw, part) in enumerate(zip(manifest["items"], parts, strict=True)):
         if part != split:
             continue
@@ -256,8 +257,7 @@ def _class_indices(
             f"{classes}; set '{label_set}: {_yaml(classes)}' under label_sets in the config, or join them by index "
             f"with heads: {{{label_set}: {head}}}."
         )
-    order = list(label_sets)
-    return {name: [index if other == head else -1 for other in order] for index, name in enumerate(classes)}
+    return {name: [index if other == head else -1 for other in label_sets] for index, name in enumerate(classes)}
 
 
 def _yaml(names: Sequence[str]) -> str:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Near-duplicate images, turned and mirrored copies included, found without comparing every pair.
+"""Fingerprints of images, by which near-duplicates, turned and mirrored copies included, are found.
 
-An image's fingerprint is the perceptual hash of its eight orientations and a thumbnail. Candidates come from 64 hash
-tables, each keyed by a few of the hash's low-frequency bits (locality-sensitive hashing; Indyk & Motwani 1998), so the
-work grows nearly linearly with the number of images. A candidate is a near-duplicate when at most ``MAX_DISTANCE`` of
-the 256 bits differ and the thumbnails correlate by ``MIN_CORRELATION`` or more.
+An image's fingerprint is the perceptual hash of its eight orientations and a thumbnail.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,26 +16,10 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-HASH_SIZE = 16
-"""Side of the hash in bits: 256 bits, where the usual 64 take different ultrasound images for one."""
-
-MAX_DISTANCE = 60
-"""Bits that may differ. On BUSI, pairs up to 84 bits are one view of one patient to the eye, from 92 on they are not;
-two lung videos of one scanner come as near as 62. Unrelated images differ by 128 bits."""
-
-MIN_CORRELATION = 0.85
-"""Least correlation of the thumbnails; the pairs of BUSI within ``MAX_DISTANCE`` have 0.89 to 1."""
-
-THUMBNAIL = 32
-"""Side of a thumbnail in pixels."""
+from bundle.data.neighbors import HASH_SIZE, THUMBNAIL, Search, orientations
 
 _WORK_SIZE = HASH_SIZE * 4  # imagehash.phash takes the cosine transform at four times the hash's side
-_TABLES = 64
-_KEY_BITS = (14, 24)
-_BUCKET = 200  # images of one key that are compared: blank images and the like share one key by the thousand
-_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -45,6 +28,43 @@ class Fingerprint:
 
     hashes: NDArray[np.uint8]
     thumbnail: NDArray[np.uint8]
+
+
+class Fingerprints:
+    """The fingerprints of many images: hashes in memory, 256 bytes an image; thumbnails in a temporary file."""
+
+    def __init__(self, marks: Iterable[Fingerprint] = ()) -> None:
+        self._hashes, self._keys = bytearray(), bytearray()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        for mark in marks:
+            self.append(mark)
+
+    def __len__(self) -> int:
+        return len(self._keys) // 8
+
+    def append(self, mark: Fingerprint) -> None:
+        """Add one image's."""
+        hashes, thumbnail = mark.hashes.tobytes(), mark.thumbnail.tobytes()
+        self._hashes += hashes
+        self._file.write(thumbnail)
+        constant = len(set(thumbnail)) < 2
+        self._keys += bytes(8) if constant else hashlib.blake2b(hashes + thumbnail, digest_size=8).digest()
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """Packed bits (N, 8, 4) of image and orientation."""
+        return np.frombuffer(self._hashes, dtype=np.uint64).reshape(-1, 8, HASH_SIZE**2 // 64)
+
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """Thumbnails (N, 32, 32), which are read from the file when they are looked at."""
+        self._file.flush()
+        return np.memmap(self._file, dtype=np.uint8, mode="r", shape=(len(self), THUMBNAIL, THUMBNAIL))
+
+    def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices of images that vary and equal none before; and (N,) the first equal to each, -1: constant."""
+        keys = np.frombuffer(self._keys, dtype=np.uint64)
+        _, places, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        first = np.where(keys == 0, -1, places[inverse.ravel()])
+        return np.flatnonzero(first == np.arange(len(keys))), first
 
 
 def fingerprint(path: str | Path) -> Fingerprint:
@@ -56,35 +76,32 @@ def fingerprint(path: str | Path) -> Fingerprint:
     with Image.open(path) as file:
         gray = _gray(file)
     small = np.asarray(gray.resize((_WORK_SIZE, _WORK_SIZE), Image.Resampling.LANCZOS))
-    hashes = [imagehash.phash(Image.fromarray(o), hash_size=HASH_SIZE).hash.ravel() for o in _orientations(small)]
+    hashes = [imagehash.phash(Image.fromarray(o), hash_size=HASH_SIZE).hash.ravel() for o in orientations(small)]
     thumbnail = np.asarray(gray.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     return Fingerprint(hashes=np.packbits(np.stack(hashes), axis=1), thumbnail=thumbnail)
 
 
-def near_duplicates(fingerprints: list[Fingerprint]) -> list[tuple[int, int]]:
+def near_duplicates(fingerprints: Fingerprints, *, owners: Sequence[str] | None = None) -> list[tuple[int, int]]:
     """Sorted pairs ``(i, j)``, i < j, of images that are near-duplicates of each other.
 
-    A constant image correlates with nothing and is in no pair.
+    A constant image correlates with nothing and is in no pair. Of identical images the pairs with the first are listed,
+    and of images with more than ``LISTED`` near-duplicates enough to join all that belong together.
+
+    Args:
+        fingerprints: of N images.
+        owners: N names; images of one owner are not compared with each other. None: every image is its own.
     """
-    if len(fingerprints) < 2:
+    if not len(fingerprints):
         return []
-    hashes = np.stack([f.hashes for f in fingerprints])
-    thumbnails = np.stack([f.thumbnail for f in fingerprints])
-    low, high = _KEY_BITS
-    key_bits = min(max(round(math.log2(8 * len(fingerprints))), low), high)
-    frequency = np.add.outer(np.arange(HASH_SIZE), np.arange(HASH_SIZE)).ravel()
-    stable = np.flatnonzero((frequency > 0) & (frequency < 10))  # the mean is always set; high frequencies are noise
-    rng = np.random.default_rng(0)
-    pairs: set[tuple[int, int]] = set()
-    for _ in tqdm(range(_TABLES), desc="near-duplicates", unit="table", leave=False):
-        bits = rng.choice(stable, key_bits, replace=False)
-        for orientation in range(8):
-            first, second = _same_key(_keys(hashes[:, orientation], bits), _keys(hashes[:, 0], bits))
-            near = _distance(hashes[first, orientation], hashes[second, 0]) <= MAX_DISTANCE
-            for i, j in zip(first[near].tolist(), second[near].tolist(), strict=True):
-                pair = (min(i, j), max(i, j))
-                if pair not in pairs and _correlation(thumbnails[i], thumbnails[j], orientation) >= MIN_CORRELATION:
-                    pairs.add(pair)
+    owner = np.arange(len(fingerprints))
+    if owners is not None:
+        owner = np.unique(np.asarray(owners), return_inverse=True)[1].ravel()
+    kept, first = fingerprints.distinct()
+    same = np.flatnonzero((first >= 0) & (owner != owner[first]))
+    pairs = list(zip(first[same].tolist(), same.tolist(), strict=True))
+    if len(kept) > 1:
+        search = Search(fingerprints.hashes(), fingerprints.thumbnails(), owners=owner)
+        pairs += search.pairs_among(kept)
     return sorted(pairs)
 
 
@@ -95,43 +112,3 @@ def _gray(image: Image.Image) -> Image.Image:
         span = np.ptp(values)
         return Image.fromarray(((values - values.min()) * (255 / span if span > 0 else 0)).astype(np.uint8))
     return image.convert("RGB").convert("L")
-
-
-def _orientations(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The four quarter turns of an image (H, W) and of its mirror image; the first is the image itself."""
-    return [np.ascontiguousarray(np.rot90(o, turns)) for o in (image, image[:, ::-1]) for turns in range(4)]
-
-
-def _keys(hashes: NDArray[np.uint8], bits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One number per hash (N, 32), put together from the chosen bits."""
-    keys = np.zeros(len(hashes), dtype=np.int64)
-    for bit in bits:
-        keys = (keys << 1) | ((hashes[:, bit >> 3] >> (7 - (bit & 7))) & 1)
-    return keys
-
-
-def _same_key(queries: NDArray[np.int64], keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of queries and of keys that are equal, an index with itself left out."""
-    order = np.argsort(keys, kind="stable")
-    start = np.searchsorted(keys[order], queries, side="left")
-    stop = np.searchsorted(keys[order], queries, side="right")
-    count = np.minimum(stop - start, _BUCKET)
-    first = np.repeat(np.arange(len(queries)), count)
-    within = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
-    second = order[np.repeat(start, count) + within]
-    other = first != second
-    return first[other], second[other]
-
-
-def _distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Number of bits that differ, per row."""
-    return np.asarray(_ONES[a ^ b].sum(axis=1, dtype=np.int64))
-
-
-def _correlation(a: NDArray[np.uint8], b: NDArray[np.uint8], orientation: int) -> float:
-    """Pearson correlation of thumbnail ``a`` in the given orientation with ``b``; 0 when one is constant."""
-    x = _orientations(a)[orientation].astype(np.float64)
-    y = b.astype(np.float64)
-    x, y = x - x.mean(), y - y.mean()
-    norm = math.sqrt(float((x * x).sum() * (y * y).sum()))
-    return float((x * y).sum()) / norm if norm > 0 else 0.0

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -127,20 +126,25 @@ def item_weights(
     data: Sequence[Mapping[str, Any]], task_weights: Mapping[str, float], dataset_weights: Mapping[str, float]
 ) -> np.ndarray:
     """Sampling weight of each item, summing to one: float array (number of items,). See :class:`BalancedSampler`."""
-    names = [str(item.get("dataset", "unknown")) for item in data]
-    if unknown := set(dataset_weights) - set(names):
+    table: dict[str, int] = {}
+    sets = np.zeros(len(data), dtype=np.int64)
+    labeled = {task: np.zeros(len(data), dtype=bool) for task in task_weights}
+    for i, item in enumerate(data):
+        sets[i] = table.setdefault(str(item.get("dataset", "unknown")), len(table))
+        for task in _tasks(item):
+            if task in labeled:
+                labeled[task][i] = True
+    if unknown := set(dataset_weights) - set(table):
         raise ValueError(
-            f"dataset_weights must name data sets of the training split {sorted(set(names))}, got {sorted(unknown)}; "
+            f"dataset_weights must name data sets of the training split {sorted(table)}, got {sorted(unknown)}; "
             "remove or correct them."
         )
-    tasks = [_tasks(item) for item in data]
+    of_set = np.array([dataset_weights.get(name, 1.0) for name in table])
     weights = np.zeros(len(data))
     for task, share in task_weights.items():
-        sizes = Counter(n for n, t in zip(names, tasks, strict=True) if task in t)
-        total = sum(dataset_weights.get(n, 1.0) for n in sizes)
-        for i, name in enumerate(names):
-            if task in tasks[i]:
-                weights[i] += share * dataset_weights.get(name, 1.0) / total / sizes[name]
+        sizes = np.bincount(sets[labeled[task]], minlength=len(table))
+        total = of_set[sizes > 0].sum() or 1.0
+        weights += np.where(labeled[task], share * of_set[sets] / total / np.maximum(sizes, 1)[sets], 0.0)
     if weights.sum() <= 0:
         raise ValueError(
             f"task_weights must give weight to a task that items have labels for, got {dict(task_weights)}; correct it."

@@ -58,7 +58,9 @@ def assign_groups(
     holds: dict[str, Counter[str]] = {}
     for group, names in zip(groups, strata, strict=True):
         holds.setdefault(group, Counter()).update(names)
-    totals = sum(holds.values(), Counter())
+    totals: Counter[str] = Counter()
+    for counts in holds.values():
+        totals.update(counts)
     whole = sum(shares.values())
     missing = {
         part: {name: share / whole * total for name, total in totals.items()}

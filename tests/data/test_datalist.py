@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from bundle.data.datalist import ALLOW_LEAKS, list_images, load_split, read_datalist
-from bundle.data.manifest import SCHEMA_PATH
+from bundle.data.manifest import SCHEMA_PATH, _check_schema, _describe
 from bundle.vocabulary import NATURES
 
 NETWORK: dict[str, Any] = {
@@ -152,6 +153,27 @@ def test_a_bad_manifest_is_refused_by_file_item_and_key(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_datalist(write(change))
+
+
+@pytest.mark.parametrize(
+    "key", ["image", "dataset", "patient", "split", "fold", "label", "class", "nature", "spacing", "x"]
+)
+@pytest.mark.parametrize(
+    "value", ["", "train", "organ", 0, 1, -1, 0.5, 1.0, -0.5, True, None, [], ["a"], [""], [0, 1], {}]
+)
+def test_checking_one_item_of_every_shape_finds_what_checking_all_finds(
+    write: Callable[..., Path], key: str, value: Any
+) -> None:
+    schema = json.loads(SCHEMA_PATH.read_text())
+    manifest = json.loads(write().read_text())
+    manifest["items"] += [dict(item, image=f"other {i}") for i, item in enumerate(manifest["items"])]
+    manifest["items"][6][key] = value
+    errors = list(jsonschema.Draft7Validator(schema).iter_errors(manifest))
+    if not errors:
+        _check_schema(manifest, name="m.json")
+        return
+    with pytest.raises(ValueError, match=re.escape(_describe(errors[0], "m.json"))):
+        _check_schema(manifest, name="m.json")
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:

@@ -58,3 +58,7 @@ def test_reason_is_the_first_error_below_the_wrappers() -> None:
     wrapper.__cause__ = inner
     assert reason(wrapper) == "a.png: broken"
     assert reason(KeyError()) == "KeyError"
+
+
+def test_items_know_their_place(tmp_path: Path) -> None:
+    assert [item["place"] for item in make(tmp_path)] == [0, 1]
