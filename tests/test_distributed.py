@@ -1,23 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped multi_gpu_train.yaml under torchrun: two CPU processes do what one does with the doubled batch."""
+"""The shipped multi_gpu_*.yaml under torchrun: several CPU processes do what one does, also when some are lost."""
 
 import csv
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from PIL import Image
 
 from bundle.networks.weights import read_file
 
 ROOT = Path(__file__).resolve().parents[1]
 # exact sums: float32, and no dropout, whose random numbers each process draws for itself
+SMALL = {"encoder": "test_convnext", "decoder_channels": 16}
 OPTIONS = {"amp": False, "drop_path": 0.0, "task_weights": None, "max_epochs": 3}
+
+
+def environment() -> dict[str, str]:
+    """One thread per process, so that sums have one order."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def torchrun(command: list[str], *, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Runs the command line of one process in several."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [*launcher, f"--master_port={free_port()}", *command[1:]],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
+
+
+def start_nodes(command: list[str], folder: Path) -> list[subprocess.Popen[bytes]]:
+    """Starts the command line on two "computers", one process each; their output goes to folder/node<n>.log."""
+    port, nodes = free_port(), []
+    for rank in (0, 1):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={rank}"]
+        launcher += ["--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}"]
+        with (folder / f"node{rank}.log").open("wb") as log:
+            nodes.append(
+                subprocess.Popen([*launcher, *command[1:]], stdout=log, stderr=log, cwd=ROOT, env=environment())
+            )
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the small network."""
+    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/inference.yaml")))
+    parser.update(SMALL)
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save({"model": network.state_dict(), "network_config": network.network_config()}, path)
+    return path
 
 
 @pytest.fixture
@@ -56,13 +112,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(
 ) -> None:
     overlays = (str(ROOT / "configs/multi_gpu_train.yaml"), recorder)
     command = training_command(tmp_path / "two", *overlays, **OPTIONS, batch_size=2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    done = subprocess.run(
-        [*launcher, *command[1:]], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    done = torchrun(command)
     assert done.returncode == 0, done.stderr[-5000:]
 
     run_training(tmp_path / "one", **OPTIONS, batch_size=4)
@@ -84,3 +134,103 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     assert files(tmp_path / "two/run") == files(tmp_path / "one/run")
     assert done.stdout.count("epoch 1/3: loss") == 1
     assert done.stdout.count(f"weights: {tmp_path}/two/models/model.pt") == 1
+
+
+def test_evaluation_by_three_processes_gives_the_files_of_one(
+    training_command: Callable[..., list[str]], weights: Path, tmp_path: Path
+) -> None:
+    def command(name: str, *overlays: str) -> list[str]:
+        files = [str(ROOT / "configs" / overlay) for overlay in ("evaluate.yaml", *overlays)]
+        line = training_command(tmp_path / name, *files, ckpt_path=weights, bootstrap_resamples=50, protocol="paper")
+        return [argument for argument in line if argument != "training"]
+
+    one = subprocess.run(command("one"), capture_output=True, text=True, cwd=ROOT, env=environment())
+    assert one.returncode == 0, one.stderr[-5000:]
+    several = torchrun(command("several", "multi_gpu_evaluate.yaml"), processes=3)  # 4 images: 2, 1, 1
+    assert several.returncode == 0, several.stderr[-5000:]
+    assert files(tmp_path / "several/run") == files(tmp_path / "one/run")
+    for name in ("per_image.csv", "per_image_classification.csv", "summary.json", "results.md", "worst_cases.png"):
+        assert (tmp_path / "several/run" / name).read_bytes() == (tmp_path / "one/run" / name).read_bytes(), name
+    assert several.stdout.count("evaluation finished") == 1
+
+
+def inference_command(folder: Path, out: Path, weights: Path, *overlays: str) -> list[str]:
+    configs = str([str(ROOT / "configs" / name) for name in ("inference.yaml", *overlays)])
+    options = {"dataset_dir": folder, "output_dir": out, "ckpt_path": weights, "num_workers": 0, **SMALL}
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", configs]
+    return command + [text for name, value in options.items() for text in (f"--{name}", str(value))]
+
+
+def predictions(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "predictions.json").read_text())
+    return {**found, "created": ""}
+
+
+def make_images(folder: Path, count: int) -> Path:
+    random = np.random.default_rng(0)
+    (folder / "images/sub").mkdir(parents=True)
+    for n in range(count):
+        size = (30 + 7 * n, 70 - 5 * n)
+        Image.fromarray(random.integers(0, 255, size, np.uint8)).save(folder / f"images/{'sub/' * (n % 2)}{n}.png")
+    return folder / "images"
+
+
+@pytest.mark.parametrize(("images", "bad"), [(1, []), (6, ["3x.png"])], ids=["fewer than processes", "one fails"])
+def test_inference_by_two_processes_gives_the_files_of_one(
+    weights: Path, tmp_path: Path, images: int, bad: list[str]
+) -> None:
+    folder, out = make_images(tmp_path, images), tmp_path / "several"
+    for name in bad:
+        (folder / name).write_bytes(b"no image")
+    one = subprocess.run(
+        inference_command(folder, tmp_path / "one", weights),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
+    several = torchrun(inference_command(folder, out, weights, "multi_gpu_inference.yaml"))
+    assert one.returncode == several.returncode == len(bad), several.stderr[-5000:]
+    assert len(predictions(out)["images"]) == images + len(bad)
+    assert predictions(out) == predictions(tmp_path / "one")
+    assert files(out) == files(tmp_path / "one")
+    for name in files(out):
+        if name != "predictions.json":  # it has the time
+            assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    assert several.stdout.count(f"{images} of {images + len(bad)} images done") == 1
+
+
+def kill_worker(node: subprocess.Popen[bytes]) -> None:
+    """Kills the process that torchrun started, as a crash would."""
+    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the process to kill in /proc")
+def test_a_lost_computer_ends_the_training_which_then_resumes(
+    training_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    overlay = str(ROOT / "configs/multi_gpu_train.yaml")
+    nodes = start_nodes(training_command(tmp_path, overlay, batch_size=2, max_epochs=1000), tmp_path)
+    try:
+        last = tmp_path / "run/last.pt"
+        deadline = time.monotonic() + 300
+        while not last.is_file() and time.monotonic() < deadline and nodes[0].poll() is None:
+            time.sleep(0.1)
+        assert last.is_file(), (tmp_path / "node0.log").read_text()[-5000:]
+        kill_worker(nodes[1])
+        assert [node.wait(timeout=120) for node in nodes] == [1, 1]
+    finally:
+        for node in nodes:
+            node.kill()
+    text = (tmp_path / "node0.log").read_text()
+    assert "process 0 of 2: another process ended, or could not be reached" in text
+    assert "Start all processes again with --resume true" in text
+
+    epoch = len(losses(tmp_path / "run"))
+    command = training_command(tmp_path, overlay, batch_size=2, max_epochs=epoch + 2, resume=True)
+    nodes = start_nodes(command, tmp_path)
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0], (tmp_path / "node0.log").read_text()[-5000:]
+    assert "resumed" in (tmp_path / "node0.log").read_text()
+    assert len(losses(tmp_path / "run")) == epoch + 2

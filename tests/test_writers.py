@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from bundle import __version__
-from bundle.transforms import DescribePredictiond, LoadUltrasoundd
-from bundle.writers import PredictionWriter, color, draw_overlay, sha256, write_atomically
+from bundle.transforms import DescribePredictiond
+from bundle.writers import PredictionWriter, color, draw_overlay, encode_png, sha256, write_atomically
 
 STRUCTURES = ["background", "lesion", "head"]
 LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]}
@@ -25,7 +27,6 @@ def writer(tmp_path: Path, folder: str = "out") -> PredictionWriter:
         output_dir=str(tmp_path / folder),
         structures=STRUCTURES,
         label_sets=LABEL_SETS,
-        load=LoadUltrasoundd("image"),
         weights=str(tmp_path / "model.pt"),
     )
 
@@ -33,8 +34,6 @@ def writer(tmp_path: Path, folder: str = "out") -> PredictionWriter:
 def item(tmp_path: Path, file: str, **changes: Any) -> dict[str, Any]:
     """An image of 6 rows and 9 columns whose mask has 3 pixels of lesion and 4 of head."""
     path = tmp_path / "in" / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((6, 9), 100, np.uint8)).save(path)
     mask = torch.zeros(1, 6, 9, dtype=torch.uint8)
     mask[0, 0, 1:4], mask[0, 5, 5:] = 1, 2
     found = {
@@ -46,6 +45,8 @@ def item(tmp_path: Path, file: str, **changes: Any) -> dict[str, Any]:
         "nature": "unknown",
         "task": "unknown",
         "error": "",
+        "picture": np.full((6, 9), 100, np.uint8).tobytes(),
+        "place": 0,
         "file": file,
         "output": str(Path(file).with_suffix("")),
         **changes,
@@ -122,6 +123,39 @@ def test_failed_files_are_named_and_the_status_tells(tmp_path: Path, caplog: pyt
     assert (tmp_path / "out/good_mask.png").exists()
 
 
+def test_records_keep_the_order_of_the_data_set(tmp_path: Path) -> None:
+    names = [f"{n:02}.png" for n in range(40)]  # more than may wait to be written
+    items = [item(tmp_path, name, place=n) for n, name in enumerate(names)]
+    items[3]["picture"] = np.zeros((6, 9, 3), np.uint8).tobytes()  # in color
+    run(writer(tmp_path), *items)
+    out = tmp_path / "out"
+    assert [r["file"] for r in json.loads((out / "predictions.json").read_text())["images"]] == names
+    assert [row["file"] for row in csv.DictReader((out / "predictions.csv").open(newline=""))] == names
+    assert len(list(out.glob("*_mask.png"))) == len(list(out.glob("*_overlay.png"))) == 40
+    black, gray = (np.asarray(Image.open(out / f"{name}_overlay.png")) for name in ("03", "04"))
+    assert black[2, 2].tolist() == [0, 0, 0]
+    assert gray[2, 2].tolist() == [100, 100, 100]
+
+
+def test_a_picture_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
+    (tmp_path / "out/b_overlay.png/in_its_place").mkdir(parents=True)
+    items = [item(tmp_path, f"{name}.png", place=n) for n, name in enumerate("abc")]
+    with pytest.raises(OSError, match=r"b_overlay\.png could not be written .*directory.*run the same command again"):
+        run(writer(tmp_path), *items)
+    assert not (tmp_path / "out/predictions.json").exists()
+    partial = (tmp_path / "out/predictions.partial.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in partial][:2] == ["file", "a.png"]
+
+
+def test_a_full_disk_is_named_with_the_picture(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full, the device that is always full, on this system")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.a_mask.png.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"a_mask\.png could not be written .*No space left on device"):
+        run(writer(tmp_path), item(tmp_path, "a.png"))
+
+
 def test_an_interrupted_run_keeps_its_rows_and_the_earlier_tables(tmp_path: Path) -> None:
     run(writer(tmp_path), item(tmp_path, "a.png"))
     before = (tmp_path / "out/predictions.csv").read_text()
@@ -149,6 +183,45 @@ def test_overlay_fills_lightly_and_draws_the_contour() -> None:
     assert drawn[0, 0].tolist() == [100, 100, 100]
     assert tuple(drawn[2, 4]) == color(1) == (230, 25, 75)
     assert drawn[4, 4].tolist() == [132, 81, 94]  # 0.75 * 100 + 0.25 * color
+
+
+def slow_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The overlay's definition, pixel by pixel in scipy and floating point."""
+    drawn = image.astype(np.float32)
+    width = max(1, min(mask.shape) // 250)
+    for index in (int(v) for v in np.unique(mask) if v > 0):
+        inside = mask == index
+        drawn[inside] = 0.75 * drawn[inside] + 0.25 * np.array(color(index), np.float32)
+        drawn[inside & ~binary_erosion(inside, iterations=width, border_value=1)] = color(index)
+    result: np.ndarray = drawn.round().astype(np.uint8)
+    return result
+
+
+@pytest.mark.parametrize("scale", [1, 40])
+def test_overlays_are_those_of_the_definition(scale: int) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        height, width = random.integers(1, 40, 2)
+        mask = np.zeros((height, width), np.uint8)
+        for value in random.integers(0, 9, 6):
+            top, left = random.integers(0, height), random.integers(0, width)
+            mask[top : top + random.integers(1, 30), left : left + random.integers(1, 30)] = value
+        mask = np.kron(mask, np.ones((scale, scale), np.uint8))
+        image = random.integers(0, 256, (*mask.shape, 3), np.uint8)
+        np.testing.assert_array_equal(draw_overlay(image, mask), slow_overlay(image, mask))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 8), (1, 300), (300, 1), (4, 6, 3)])
+def test_png_files_hold_the_pixels(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with Image.open(io.BytesIO(encode_png(pixels))) as read:
+        read.verify()
+    with Image.open(io.BytesIO(encode_png(pixels))) as read:
+        assert read.mode == ("RGB" if len(shape) == 3 else "L")
+        np.testing.assert_array_equal(np.asarray(read), pixels)
+    turned = np.swapaxes(pixels, 0, 1)  # not contiguous, as masks come
+    with Image.open(io.BytesIO(encode_png(turned))) as read:
+        np.testing.assert_array_equal(np.asarray(read), turned)
 
 
 def test_atomic_writing_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ def reason(error: BaseException) -> str:
 class TolerantDataset(Dataset):
     """Images of a folder with their prompts; one that fails comes as a black image with the reason in ``error``.
 
-    Every item has the keys of the transform's result and ``error``, which is "" where all went well. Black images pass
-    through the same transforms, so that they collate and invert like the others. MONAI's ``Dataset`` stops instead.
+    Every item has the keys of the transform's result, ``place``, its index in the data set, and ``error``, which is ""
+    where all went well. Black images pass through the same transforms, so that they collate and invert like the others.
+    MONAI's ``Dataset`` stops instead.
 
     Args:
         data: items with ``image``, a path.
@@ -64,8 +65,8 @@ class TolerantDataset(Dataset):
     def _transform(self, index: int) -> dict[str, Any]:
         item = self.data[index]
         try:
-            return {**self.transform(item), "error": ""}
+            return {**self.transform(item), "place": index, "error": ""}
         except Exception as error:
             black = torch.zeros(3, self.image_size, self.image_size)
             image = MetaTensor(black, meta={"filename_or_obj": str(item["image"])})
-            return {**self.transform({**item, "image": image}), "error": reason(error)}
+            return {**self.transform({**item, "image": image}), "place": index, "error": reason(error)}

@@ -48,7 +48,8 @@ class MultiTaskScore(Metric):
 
     Beside its own name it writes into ``engine.state.metrics``: ``val_dice``, ``val_auroc``,
     ``val_dice_<data set>_<structure>``, ``val_auroc_<label set>`` and ``val_accuracy_<label set>``, as far as they are
-    defined. Under torch.distributed the rows of all processes are joined and an image that several saw counts once.
+    defined. Under torch.distributed the rows of all processes are joined, in the order in which one process would have
+    seen the images if they were dealt out one by one, and an image that several saw counts once.
 
     Args:
         structures: name of each structure index; index 0 is background.
@@ -97,6 +98,7 @@ class MultiTaskScore(Metric):
         self.paper_rows: list[Row] = []
         self.classification_rows: list[Row] = []
         self.unreadable: list[Row] = []
+        self.images: list[str] = []  # all that came by, in order
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take the images of this iteration."""
@@ -116,6 +118,7 @@ class MultiTaskScore(Metric):
             "nsd_tolerance_fraction": self.nsd_tolerance_fraction,
         }
         for item in output:
+            self.images.append(item_name(item))
             if item.get("error"):
                 self.unreadable.append({"image": item_name(item), "error": item["error"]})
                 continue
@@ -126,10 +129,15 @@ class MultiTaskScore(Metric):
 
     def compute(self) -> float:
         """The score in [0, 1]; ``parts`` then holds what it was made of."""
-        self.rows = gather_rows(self.rows, keys=("image", "structure"))
-        self.paper_rows = gather_rows(self.paper_rows, keys=("image", "structure"))
-        self.classification_rows = gather_rows(self.classification_rows, keys=("image", "label_set"))
-        self.unreadable = gather_rows(self.unreadable, keys=("image",))
+        place = {name: n for n, name in enumerate(dealt_names(self.images))}
+
+        def joined(rows: list[Row], key: str) -> list[Row]:
+            return sorted(gather_rows(rows, keys=("image", key)), key=lambda row: place[row["image"]])
+
+        self.rows = joined(self.rows, "structure")
+        self.paper_rows = joined(self.paper_rows, "structure")
+        self.classification_rows = joined(self.classification_rows, "label_set")
+        self.unreadable = joined(self.unreadable, "error")
         dice = {f"val_dice_{dataset}_{structure}": v for (dataset, structure), v in mean_dice(self.rows).items()}
         areas, accuracies = self._class_scores()
         means = {
@@ -162,13 +170,25 @@ class MultiTaskScore(Metric):
         return areas, accuracies
 
 
+def _shares(values: list[Any]) -> list[list[Any]]:
+    """The values of each process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [values]
+    shares: list[list[Any]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(shares, values)
+    return shares
+
+
+def dealt_names(names: list[str]) -> list[str]:
+    """The names that all processes saw: the first of each, then the second of each, and so on; each name once."""
+    shares = _shares(names)
+    longest = max(len(share) for share in shares)
+    return list(dict.fromkeys(share[n] for n in range(longest) for share in shares if n < len(share)))
+
+
 def gather_rows(rows: list[Row], *, keys: tuple[str, ...]) -> list[Row]:
     """The rows of all processes, in the same order on each, equal keys once.
 
     Samplers repeat images to give every process as many; a repeated image must not count twice.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        shares: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(shares, rows)
-        rows = [row for share in shares for row in share]
-    return list({tuple(row[k] for k in keys): row for row in rows}.values())
+    return list({tuple(row[k] for k in keys): row for share in _shares(rows) for row in share}.values())

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported models in place of the network: TorchScript, ONNX and OpenVINO files with the network's ``predict``."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+METADATA_KEY = "metadata"
+"""Under which an exported file holds its metadata, one JSON: ONNX metadata_props, OpenVINO rt_info, TorchScript
+_extra_files."""
+
+SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+"""Runtime -> what the names of its files end with."""
+
+RUNTIMES = ("torch", *SUFFIXES)
+
+_KEPT_SHAPES = 4  # compiled models, each with its own copy of the weights
+
+Run = Callable[[Tensor, Tensor], Sequence[Tensor]]
+
+
+class ExportedNetwork(nn.Module):
+    """A file of scripts/export.py that is called as :class:`bundle.networks.UPerConvNeXt` is.
+
+    Args:
+        path: TorchScript ``.ts``, ONNX ``.onnx`` or OpenVINO ``.xml`` (its ``.bin`` beside it).
+        threads: of the runtime; None leaves it the choice. TorchScript's are PyTorch's own, of the whole process.
+
+    Attributes:
+        metadata: what the file says of itself, see docs/deployment.md.
+
+    Raises:
+        FileNotFoundError: when there is no such file, or an ``.xml`` without its ``.bin``.
+        ValueError: when it is of another kind, damaged, or without this project's metadata.
+        ImportError: when the runtime's package is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        super().__init__()
+        self.path = Path(path)
+        loader = _LOADERS.get(self.path.suffix)
+        if loader is None:
+            raise ValueError(
+                f"exported model must end with {', '.join(_LOADERS)}, got {self.path}; make one with scripts/export.py."
+            )
+        for file in [self.path] + [self.path.with_suffix(".bin")] * (self.path.suffix == ".xml"):
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"exported model must be a file, got {file}, which is none; make it with scripts/export.py or "
+                    "correct --model_path."
+                )
+        try:
+            text, self._run = loader(self.path, threads)
+        except ImportError:
+            raise
+        except Exception as error:  # each runtime raises kinds of its own for damaged files
+            raise ValueError(
+                f"{self.path} must be a model of scripts/export.py, got a damaged or different file "
+                f"({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}); export it again."
+            ) from error
+        if not text:
+            raise ValueError(
+                f"{self.path} must hold this project's metadata, got a model without; make it with scripts/export.py."
+            )
+        self.metadata: dict[str, Any] = json.loads(text)
+        self.image_channels = len(self.metadata["image_channels"])
+
+    def predict(self, image: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
+        """All logits: ``seg`` (B, structures, H, W) and ``cls_<label set>`` (B, K), float32.
+
+        Args:
+            image: (B, 3, H, W), normalized, or with guidance behind it (B, 5, H, W) where the model takes it. H and W
+                are multiples of 32.
+            prompt: (B, P) as ``bundle.vocabulary.encode_prompt`` gives; None is the neutral prompt.
+
+        Raises:
+            ValueError: when the model takes no such image.
+        """
+        batch, channels, height, width = image.shape
+        if channels > self.image_channels or height % 32 or width % 32:
+            raise ValueError(
+                f"{self.path}: image must have shape (batch, up to {self.image_channels}, height, width), height and "
+                f"width multiples of 32, got {list(image.shape)}; pad it, or export a model that takes guidance."
+            )
+        if prompt is None:
+            prompt = torch.tensor([self.metadata["prompt"]["neutral"]])
+        full = image.new_zeros(batch, self.image_channels, height, width, dtype=torch.float32)
+        full[:, :channels] = image
+        outputs = self._run(full.cpu(), prompt.float().expand(batch, -1).contiguous().cpu())
+        return {name: out.to(image.device) for name, out in zip(self.metadata["outputs"], outputs, strict=True)}
+
+    def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """Segmentation logits (B, structures, H, W). Args and Raises: those of ``predict``."""
+        return self.predict(image, prompt)["seg"]
+
+
+def runtime_network(
+    runtime: str,
+    *,
+    network: nn.Module,
+    model_path: str | Path,
+    structures: Sequence[str],
+    label_sets: Mapping[str, Sequence[str]],
+    positions: Sequence[str],
+    image_size: int,
+    threads: int | None = None,
+) -> nn.Module:
+    """What runs an image: ``network`` itself for the runtime torch, else the exported model.
+
+    Args:
+        runtime: one of ``RUNTIMES``.
+        network: a :class:`bundle.networks.UPerConvNeXt`.
+        model_path: exported file; not looked at for torch.
+        structures: the config's; the exported model must have the same.
+        label_sets: likewise.
+        positions: likewise.
+        image_size: likewise, in pixels.
+        threads: of the runtime; None leaves it the choice.
+
+    Raises:
+        ValueError: when there is no such runtime, or the file was made for another config or runtime.
+        FileNotFoundError, ImportError: as :class:`ExportedNetwork`.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}; correct --runtime.")
+    if runtime == "torch":
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return network
+    path = Path(model_path)
+    if path.suffix != SUFFIXES[runtime]:
+        raise ValueError(
+            f"model_path must end with {SUFFIXES[runtime]} for the runtime {runtime}, got {path}; correct --model_path "
+            "or --runtime."
+        )
+    exported = ExportedNetwork(path, threads=threads)
+    wanted = {
+        "structures": list(structures),
+        "label_sets": {name: list(classes) for name, classes in label_sets.items()},
+        "positions": list(positions),
+        "image_size": image_size,
+    }
+    for key, value in wanted.items():
+        if exported.metadata[key] != value:
+            raise ValueError(
+                f"{path} was exported with {key} {exported.metadata[key]}, got a config with {value}; "
+                "export it again from the config's weights, or use the config that it was made with."
+            )
+    return exported
+
+
+def exported_path(folder: str | Path, runtime: str) -> str:
+    """The float32 model of a runtime in a folder that scripts/export.py wrote."""
+    return str(Path(folder) / f"model_float32{SUFFIXES.get(runtime, '')}")
+
+
+def weights_file(runtime: str, *, ckpt_path: str, model_path: str) -> str:
+    """The file that holds the weights which a runtime uses."""
+    if runtime == "torch":
+        return ckpt_path
+    return str(Path(model_path).with_suffix(".bin")) if runtime == "openvino" else model_path
+
+
+def require_package(name: str) -> Any:
+    """The module of an optional package.
+
+    Raises:
+        ImportError: when it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"package {name} must be installed for this runtime or export, got {error}; "
+            'run: pip install "ultrasound-uperconvnext[deploy]"'
+        ) from error
+
+
+def _load_torchscript(path: Path, threads: int | None) -> tuple[str, Run]:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    files = {f"{METADATA_KEY}.json": ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript's own, in each load
+        module = torch.jit.load(path, map_location="cpu", _extra_files=files).eval()  # type: ignore[no-untyped-call]
+
+    def run(image: Tensor, prompt: Tensor) -> Sequence[Tensor]:
+        with torch.inference_mode():
+            return list(module(image, prompt))
+
+    text: str | bytes = files[f"{METADATA_KEY}.json"]
+    return text.decode() if isinstance(text, bytes) else text, run
+
+
+def _load_onnx(path: Path, threads: int | None) -> tuple[str, Run]:
+    onnxruntime = require_package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(image: Tensor, prompt: Tensor) -> Sequence[Tensor]:
+        found = session.run(None, {"image": image.numpy(), "prompt": prompt.numpy()})
+        return [torch.from_numpy(array) for array in found]
+
+    return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), run
+
+
+def _load_openvino(path: Path, threads: int | None) -> tuple[str, Run]:
+    openvino = require_package("openvino")
+    core = openvino.Core()
+    model = core.read_model(path)
+    if not model.has_rt_info([METADATA_KEY]):
+        return "", lambda image, prompt: []
+    text = str(model.get_rt_info([METADATA_KEY]).astype(str))
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": json.loads(text)["precision_hint"]}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+
+    @functools.lru_cache(_KEPT_SHAPES)
+    def compiled(*shape: int) -> Any:
+        fixed = model.clone()  # a model whose shapes are known runs a fifth faster than a dynamic one
+        fixed.reshape({"image": list(shape), "prompt": [shape[0], model.input("prompt").partial_shape[1]]})
+        return core.compile_model(fixed, "CPU", options)
+
+    def run(image: Tensor, prompt: Tensor) -> Sequence[Tensor]:
+        found = compiled(*image.shape)({"image": image.numpy(), "prompt": prompt.numpy()})
+        return [torch.from_numpy(found[i]) for i in range(len(found))]
+
+    return text, run
+
+
+_LOADERS: dict[str, Callable[[Path, int | None], tuple[str, Run]]] = {
+    ".ts": _load_torchscript,
+    ".onnx": _load_onnx,
+    ".xml": _load_openvino,
+}

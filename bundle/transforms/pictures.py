@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image as a person sees it, kept beside what the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+
+class KeepPictured(MapTransform):
+    """Adds ``picture``: the image at its native size as bytes, so that an overlay need not read the file again.
+
+    Row by row, one byte per channel, one channel where all are equal, else three. Bytes, because images of several
+    sizes collate as bytes, and not as tensors.
+
+    Args:
+        keys: key of the image, (3, H, W) in [0, 1].
+    """
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with its ``picture``."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            image = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
+            gray = torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
+            shown = image[0] if gray else image.permute(1, 2, 0)
+            item["picture"] = shown.mul(255).round_().to(torch.uint8).numpy().tobytes()
+        return item

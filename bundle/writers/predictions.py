@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions to files: a mask and an overlay per image, one JSON and one CSV for all."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import io
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from bundle import __version__
+from bundle.vocabulary import UNKNOWN
+from bundle.writers.pictures import color, draw_overlay, encode_png
+
+logger = logging.getLogger(__name__)
+
+PROMPTS_USED = ("position", "nature", "task")
+
+_THREADS = 2  # that draw and write while the network is at the next images
+_WAITING = 8  # images that they may be behind: what bounds the memory
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that an interruption leaves the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as one CSV row: nested keys are joined by a dot."""
+    row: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            row.update({f"{key}.{name}": v for name, v in _flat(value).items()})
+        else:
+            row[key] = value
+    return row
+
+
+class PredictionWriter:
+    """Writes predictions while an evaluator runs; when it completes, exits with status 1 if any file failed.
+
+    Per image, in the folders of the data set: ``<name>_mask.png`` (8 bit, value = structure index, native size) and
+    ``<name>_overlay.png``. At the end ``predictions.json`` and ``predictions.csv``; until then the rows are in
+    ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
+    What they say of an image is its ``result``, see :class:`bundle.transforms.DescribePredictiond`. Nothing of a
+    file's header is written. Pictures are drawn and written by threads of their own, while the network is at the next
+    images. Attach it last: it leaves the process.
+
+    Under torch.distributed each process writes the pictures of its images (and ``predictions.partial.<process>.csv``
+    until the end), and the first one the tables of all images, in the order of the data set.
+
+    Args:
+        output_dir: folder of the results; made when absent.
+        structures: names of the mask's values, background first.
+        label_sets: class heads, name -> class names.
+        weights: file of the network's weights, for its hash.
+
+    Raises:
+        OSError: at the start, when ``output_dir`` cannot be written; later, when a picture cannot, for example on a
+            full disk.
+        SystemExit: at the end, when a file failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str,
+        structures: Sequence[str],
+        label_sets: Mapping[str, Sequence[str]],
+        weights: str,
+    ) -> None:
+        self.output_dir, self.weights = Path(output_dir), weights
+        self.structures, self.label_sets = list(structures), dict(label_sets)
+        self._reset()
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with an evaluator that decollates its output."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_batch)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._interrupted)
+
+    def _reset(self) -> None:
+        self.records: list[tuple[int, dict[str, Any]]] = []  # (place in the data set, record) of what is written
+        self.waiting: deque[tuple[int, Future[dict[str, Any]]]] = deque()
+        self.pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="writer")
+
+    def _start(self) -> None:
+        self._reset()
+        self.columns = self._columns()
+        rank = idist.get_rank()
+        self.partial = self.output_dir / f"predictions.partial{f'.{rank}' if rank else ''}.csv"
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            with self.partial.open("w", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writeheader()
+        except OSError as e:
+            raise OSError(
+                f"output_dir must be a folder that can be written, got {self.output_dir}: {e}; choose another with"
+                " --output_dir."
+            ) from e
+
+    def _columns(self) -> list[str]:
+        empty = self._record({"file": "", "error": ""})
+        for name, classes in self.label_sets.items():
+            empty["classes"][name] = {"predicted": "", "probabilities": dict.fromkeys(classes)}
+        return list(_flat(empty))
+
+    def _record(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """An image's entry before its results are known."""
+        return {
+            "file": item["file"],
+            "error": item["error"],
+            "prompts": {name: item.get(name, UNKNOWN) for name in PROMPTS_USED},
+            "spacing_mm": {"row": None, "column": None},
+            "areas": {name: {"pixels": None, "mm2": None} for name in self.structures[1:]},
+            "classes": {},
+            "mask": None,
+            "overlay": None,
+        }
+
+    def _write_batch(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            item = {**batch, **output}
+            path = str(item["image"].meta["filename_or_obj"])
+            # The reason names the file by its path on this machine, which does not belong in a result.
+            item["error"] = item["error"].removeprefix(f"{path}: ").replace(path, item["file"])
+            record, mask = self._record(item), None
+            if item["error"]:
+                logger.error(f"{item['file']}: {item['error']}")
+            else:
+                record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes")})
+                study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
+                mask = study.reshape(study.shape[:2]).T
+            task = self.pool.submit(self._write_image, record, mask, picture=item["picture"], name=item["output"])
+            self.waiting.append((int(item["place"]), task))
+            while len(self.waiting) > _WAITING or (self.waiting and self.waiting[0][1].done()):
+                self._settle()
+
+    def _write_image(
+        self, record: dict[str, Any], mask: np.ndarray | None, *, picture: bytes, name: str
+    ) -> dict[str, Any]:
+        """The record, completed by the names of the pictures that were written; none without a mask (H, W)."""
+        if mask is None:
+            return record
+        image = np.empty((*mask.shape, 3), np.uint8)
+        image[:] = np.frombuffer(picture, np.uint8).reshape(*mask.shape, -1)
+        for kind, pixels in (("mask", mask), ("overlay", draw_overlay(image, mask))):
+            record[kind] = f"{name}_{kind}.png"
+            path = self.output_dir / record[kind]
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, encode_png(pixels))
+            except OSError as e:
+                raise OSError(
+                    f"{path} could not be written ({e}); what was done before is in {self.partial}. Free disk space,"
+                    " then run the same command again."
+                ) from e
+        return record
+
+    def _settle(self) -> None:
+        """Waits for the oldest image that is being written, and notes it."""
+        place, task = self.waiting.popleft()
+        record = task.result()
+        self.records.append((place, record))
+        with self.partial.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(_flat(record))
+
+    def _interrupted(self, engine: Engine, error: BaseException) -> NoReturn:
+        """Notes what can still be written, then raises ``error``."""
+        try:
+            while self.waiting:
+                self._settle()
+        except OSError as e:
+            logger.error(str(e))
+        self.pool.shutdown(cancel_futures=True)
+        raise error
+
+    def _finish(self) -> None:
+        while self.waiting:
+            self._settle()
+        self.pool.shutdown()
+        shares = [self.records]
+        if idist.get_world_size() > 1:
+            shares = shares * idist.get_world_size()
+            torch.distributed.all_gather_object(shares, self.records)
+        gathered = sorted((pair for share in shares for pair in share), key=lambda pair: pair[0])
+        records = [record for _, record in gathered]
+        if idist.get_rank() == 0:
+            self._write_tables(records)
+        idist.barrier()  # torchrun stops all processes as soon as one leaves with a status
+        self.partial.unlink()
+        if failed := [record["file"] for record in records if record["error"]]:
+            if idist.get_rank() == 0:
+                reasons = "the reasons are above and in the tables."
+                logger.error(f"{len(failed)} files failed: {', '.join(failed)}; {reasons}")
+            raise SystemExit(1)
+
+    def _write_tables(self, records: list[dict[str, Any]]) -> None:
+        header = {
+            "created_by": f"ultrasound-uperconvnext {__version__}",
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "model": {"version": __version__, "weights_sha256": sha256(self.weights)},
+            "structures": [
+                {"value": i, "name": name, "color": "#" + bytes(color(i)).hex() if i else None}
+                for i, name in enumerate(self.structures)
+            ],
+            "label_sets": {name: list(classes) for name, classes in self.label_sets.items()},
+        }
+        table = self.output_dir / "predictions.json"
+        content = json.dumps({**header, "images": records}, indent=1, ensure_ascii=False, allow_nan=False)
+        rows = io.StringIO(newline="")
+        writer = csv.DictWriter(rows, self.columns)
+        writer.writeheader()
+        writer.writerows(_flat(record) for record in records)
+        write_atomically(table, content.encode())
+        write_atomically(table.with_suffix(".csv"), rows.getvalue().encode())
+        done = sum(not record["error"] for record in records)
+        logger.info(
+            f"{done} of {len(records)} images done: masks and overlays in {self.output_dir}, tables {table} and"
+            f" {table.with_suffix('.csv')}."
+        )
