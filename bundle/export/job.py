@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of exports: each file is written aside, loaded, compared with eager, and only then put in its place."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bundle.engines.runtimes import SUFFIXES, ExportedNetwork
+from bundle.export import formats
+from bundle.export.metadata import describe
+from bundle.export.quantize import KEPT, CalibrationImages, quantize
+from bundle.export.source import Source
+from bundle.export.verify import Refused, Scores, check_outputs, check_scores, scores
+from bundle.networks.deployable import deployable
+from bundle.writers import sha256, write_atomically
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+PAIRS = {
+    "torchscript": ("float32",),
+    "onnx": ("float32",),
+    "openvino": PRECISIONS,
+}
+"""Format -> precisions that are made. ONNX Runtime computes no bfloat16 on CPUs, and int8 in twice the time of float32;
+PyTorch has autocast for what runs TorchScript."""
+
+SUMMARY = "export.json"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What became of one model.
+
+    Attributes:
+        name: of its file.
+        format: torchscript, onnx or openvino.
+        precision: float32, bfloat16 or int8.
+        error: why it was refused, else "".
+        files: name -> SHA-256 of what was written.
+        kept: parts of the network that int8 leaves out.
+        bytes: of all files.
+        difference: largest absolute difference of any logit from eager.
+        scores: of a model of reduced precision on the validation split.
+        eager: of eager there.
+    """
+
+    name: str
+    format: str
+    precision: str
+    error: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    bytes: int = 0
+    difference: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    eager: dict[str, float] = field(default_factory=dict)
+
+
+class Exporter:
+    """Makes the files of one checkpoint.
+
+    Args:
+        source: what is exported.
+        output_dir: folder of the files; made when absent.
+        calibration_images: training images that int8 is calibrated with.
+        seed: of the choice of those images.
+        threads: of the runtimes, in comparisons; None leaves them the choice.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        output_dir: str | Path,
+        calibration_images: int = 300,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        self.source = source
+        self.output_dir = Path(output_dir)
+        self.calibration_images, self.seed, self.threads = calibration_images, seed, threads
+        self.model = deployable(source.network)
+        channels = source.network.in_channels + source.network.guidance_channels
+        self.inputs = formats.example(channels, source.network.prompt_length)
+        self.outputs = list(self.model.output_names)
+
+    def export(self, kind: str, precision: str) -> Export:
+        """Makes one model; it is in ``output_dir`` when it has no ``error``, else nothing of it is.
+
+        Args:
+            kind: format, one of ``PAIRS``.
+            precision: one of those of the format.
+        """
+        name = f"model_{precision}{SUFFIXES[kind]}"
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=self.output_dir, prefix=".export-"))
+        try:
+            found = self._first_that_holds(kind, aside / name, precision)
+            files = _put_in_place(aside, self.output_dir)
+        except Refused as reason:
+            error = f"{self.output_dir / name} is not written: {reason}; {_REMEDIES[precision]}"
+            return Export(name, kind, precision, error=error)
+        finally:
+            shutil.rmtree(aside)
+        hashes = {file.name: sha256(file) for file in files}
+        return Export(name, kind, precision, files=hashes, bytes=sum(f.stat().st_size for f in files), **found)
+
+    def _first_that_holds(self, kind: str, path: Path, precision: str) -> dict[str, Any]:
+        """Writes the model, int8 with more and more parts kept until it holds its limits."""
+        steps = KEPT if precision == "int8" else ((),)
+        for kept, following in pairwise(steps):
+            try:
+                return self._attempt(kind, path, precision=precision, kept=kept)
+            except Refused as reason:
+                logger.warning(
+                    f"{path.name}, {', '.join(kept)} kept: {reason}; trying with {', '.join(following)} kept"
+                )
+        return self._attempt(kind, path, precision=precision, kept=steps[-1])
+
+    def _attempt(self, kind: str, path: Path, *, precision: str, kept: Sequence[str]) -> dict[str, Any]:
+        self._write(kind, path, precision=precision, kept=kept)
+        return {**self._compare(path, precision), "kept": list(kept)}
+
+    def _write(self, kind: str, path: Path, *, precision: str, kept: Sequence[str]) -> None:
+        for former in path.parent.iterdir():  # not written over: OpenVINO maps a loaded model's file into memory
+            former.unlink()
+        metadata = describe(self.source, precision=precision, outputs=self.outputs, kept=kept)
+        if kind == "torchscript":
+            formats.save_torchscript(self.traced, path, metadata)
+        elif kind == "onnx":
+            model = formats.onnx_model(self.model, self.inputs, outputs=self.outputs)
+            formats.save_onnx(model, path, metadata)
+        elif precision == "int8":
+            formats.save_openvino(quantize(self.openvino.clone(), self.calibration, kept=kept), path, metadata)
+        else:
+            formats.save_openvino(self.openvino, path, metadata)
+
+    def _compare(self, path: Path, precision: str) -> dict[str, Any]:
+        exported = ExportedNetwork(path, threads=self.threads)
+        difference = check_outputs(exported, self.source, precision=precision)
+        if precision == "float32":
+            return {"difference": difference}
+        found = scores(self.source, exported)
+        check_scores(found, self.eager)
+        return {"difference": difference, "scores": found.values, "eager": self.eager.values}
+
+    @functools.cached_property
+    def traced(self) -> Any:
+        """The TorchScript model."""
+        return formats.trace(self.model, self.inputs)
+
+    @functools.cached_property
+    def openvino(self) -> Any:
+        """The OpenVINO model, float32."""
+        return formats.openvino_model(self.traced, self.inputs, outputs=self.outputs)
+
+    @functools.cached_property
+    def calibration(self) -> CalibrationImages:
+        """The calibration images."""
+        return CalibrationImages(self.source, count=self.calibration_images, seed=self.seed)
+
+    @functools.cached_property
+    def eager(self) -> Scores:
+        """Eager's scores."""
+        return scores(self.source, self.source.network)
+
+
+_REMEDIES = {
+    "float32": "report it with the versions of torch and of the runtime",
+    "bfloat16": "use float32",
+    "int8": "use bfloat16 or float32, or more --calibration_images",
+}
+
+
+def planned(kinds: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
+    """The asked pairs of format and precision that are made, in the order of ``PAIRS``."""
+    return [(kind, p) for kind, made in PAIRS.items() for p in made if kind in kinds and p in precisions]
+
+
+def write_summary(source: Source, exports: Sequence[Export], output_dir: str | Path) -> Path:
+    """Writes ``export.json``: what was made, from which weights, and how it compares; refused models are in it too."""
+    path = Path(output_dir) / SUMMARY
+    content = {"weights_sha256": sha256(source.weights), "models": [asdict(export) for export in exports]}
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    return path
+
+
+def _put_in_place(aside: Path, folder: Path) -> list[Path]:
+    """Moves files; a former model of the same name is either whole or gone, never of two exports."""
+    files = sorted(aside.iterdir())  # .bin before .xml
+    if len(files) > 1:
+        (folder / files[-1].name).unlink(missing_ok=True)
+    for file in files:
+        os.replace(file, folder / file.name)
+    return [folder / file.name for file in files]

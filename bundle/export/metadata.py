@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an exported file says of itself: all that is needed to make its inputs and to read its outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bundle import __version__
+from bundle.export.source import Source
+from bundle.guidance import GUIDANCE_CHANNELS
+from bundle.vocabulary import encode_prompt, prompt_values
+from bundle.writers import sha256
+
+LETTERBOX = (
+    "scale the RGB image in [0, 1] so that its longest side has image_size pixels, the other in proportion (rounded, "
+    "at least 1), bilinear with antialiasing as Pillow does; pad with 0 to a square, floor(missing / 2) pixels before; "
+    "then subtract image_mean and divide by image_std; guidance channels, in [0, 1], follow, 0 without clicks"
+)
+OUTPUTS = (
+    "logits; softmax over axis 1 gives probabilities; for a prompted position other than indis, leave out of seg what "
+    "organ_structures does not list for it"
+)
+PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+"""Precision of what is not int8, as OpenVINO calls it: it must be told, or it takes bfloat16 where the CPU has it."""
+
+
+def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Sequence[str] = ()) -> dict[str, Any]:
+    """The metadata of an exported file, plain values.
+
+    Args:
+        source: what is exported; the constants come from its config.
+        precision: float32, bfloat16 or int8.
+        outputs: names of the model's outputs, in order.
+        kept: parts of the network that int8 leaves out.
+    """
+    positions = source.value("positions")
+    guidance = GUIDANCE_CHANNELS[: source.network.guidance_channels]
+    return {
+        "name": "ultrasound-uperconvnext",
+        "version": __version__,
+        "weights_sha256": sha256(source.weights),
+        "precision": precision,
+        "precision_hint": PRECISION_HINTS[precision],
+        "kept": list(kept),
+        "inputs": ["image", "prompt"],
+        "image_channels": ["red", "green", "blue", *guidance],
+        "image_size": source.value("image_size"),
+        "image_mean": source.value("image_mean"),
+        "image_std": source.value("image_std"),
+        "letterbox": LETTERBOX,
+        "click_radius": source.value("click_radius"),
+        "prompt": {
+            "order": {name: list(values) for name, values in prompt_values(positions).items()},
+            "neutral": encode_prompt({}, positions),
+        },
+        "outputs": list(outputs),
+        "output_values": OUTPUTS,
+        "structures": source.value("structures"),
+        "label_sets": source.value("label_sets"),
+        "positions": positions,
+        "organ_structures": source.value("organ_structures"),
+        "network": source.network.network_config(),
+    }
+
+
+def as_text(metadata: Mapping[str, Any]) -> str:
+    """The metadata as the one JSON that a file holds."""
+    return json.dumps(metadata, ensure_ascii=True, allow_nan=False)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is exported: a checkpoint's network, with the config that says how its images are made and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from bundle.networks import UPerConvNeXt
+from bundle.networks.weights import load_network, read_file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network and its surroundings.
+
+    Attributes:
+        network: eager, in eval mode, on the CPU.
+        weights: its checkpoint.
+        config: the config with the checkpoint's tables (structures, label sets, positions).
+    """
+
+    network: UPerConvNeXt
+    weights: Path
+    config: ConfigParser
+
+    def value(self, name: str) -> Any:
+        """A resolved id of the config."""
+        return self.config.get_parsed_content(name)
+
+
+def load_source(
+    weights: str | Path, *, config_files: Sequence[str | Path], datalist: str | Path | None = None, workers: int = 1
+) -> Source:
+    """Builds the network that a checkpoint was made with, and loads it.
+
+    Args:
+        weights: checkpoint of this project, such as ``models/model.pt``.
+        config_files: ``configs/train.yaml`` and the overlays that the network was trained with.
+        datalist: manifest of the images for calibration and comparison; None: the config's own.
+        workers: loader processes.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when the file is no checkpoint of this project, or the config's tables do not fit it.
+    """
+    for file in config_files:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"config must be a file, got {file}, which is none; correct --config.")
+    content = read_file(weights)
+    described = content.get("network_config") if isinstance(content, dict) else None
+    if not isinstance(described, dict) or "structures" not in described:
+        raise ValueError(
+            f"{weights} must hold 'model' and 'network_config' of a whole network, got another file; "
+            "convert it with scripts/convert_checkpoint.py."
+        )
+    config = ConfigParser(ConfigParser.load_config_files([str(file) for file in config_files]))
+    tables = {name: value for name, value in described.items() if name != "version"}
+    tables = {"guidance_channels": 0, "pooling": "avg", **tables, "encoder_weights": None, "dropout": 0.0}
+    config.update({**tables, "drop_path": 0.0, "device": "cpu", "num_workers": workers})
+    config["bundle_root"] = str(Path(config_files[0]).resolve().parents[1])
+    if datalist is not None:
+        if not Path(datalist).is_file():
+            raise FileNotFoundError(f"datalist must be a file, got {datalist}, which is none; correct --datalist.")
+        config["datalist"] = str(datalist)
+    network = config.get_parsed_content("network_def")
+    load_network(network, weights)
+    _check_organs(config, config_files)
+    return Source(network=network.eval(), weights=Path(weights), config=config)
+
+
+def _check_organs(config: ConfigParser, files: Sequence[str | Path]) -> None:
+    structures, positions = config["structures"], config["positions"]
+    for organ, names in config["organ_structures"].items():
+        if organ not in positions or not set(names) <= set(structures):
+            raise ValueError(
+                f"organ_structures of {', '.join(map(str, files))} must map the checkpoint's positions {positions} to "
+                f"its structures {structures}, got {organ!r}: {names}; add the overlay that it was trained with, such "
+                "as --config configs/train.yaml configs/paper.yaml."
+            )

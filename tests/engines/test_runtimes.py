@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported files are taken for what they are: made by us, for this config, for this runtime."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bundle.engines.runtimes import (
+    ExportedNetwork,
+    exported_path,
+    require_package,
+    runtime_network,
+    weights_file,
+)
+
+CONFIG: dict[str, Any] = {
+    "structures": ["background", "lesion"],
+    "label_sets": {"breast": ["benign", "malignant"]},
+    "positions": ["breast", "indis"],
+    "image_size": 64,
+}
+METADATA = {
+    **CONFIG,
+    "outputs": ["seg", "cls_breast"],
+    "image_channels": ["red", "green", "blue", "wanted", "unwanted"],
+    "prompt": {"neutral": [0.0, 1.0]},
+}
+
+
+class Sums(nn.Module):
+    """Segmentation logits that show the channels and the prompt which arrived."""
+
+    def forward(self, image: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.stack([image[:, :3].sum(1), image[:, 3:].sum(1)], 1), prompt
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model_float32.ts"
+    traced = torch.jit.trace(Sums(), (torch.rand(2, 5, 32, 64), torch.rand(2, 2)))
+    torch.jit.save(traced, path, _extra_files={"metadata.json": json.dumps(METADATA)})
+    return path
+
+
+def test_guidance_may_be_left_out_and_a_prompt_too(model: Path) -> None:
+    exported = ExportedNetwork(model)
+    image = torch.ones(3, 5, 32, 32)
+    assert exported(image)[0, :, 0, 0].tolist() == [3, 2]
+    found = exported.predict(image[:, :3])
+    assert found["seg"][2, :, 5, 5].tolist() == [3, 0]
+    assert found["cls_breast"].tolist() == [[0, 1]] * 3
+    assert exported.predict(image, torch.tensor([[1.0, 0.0]]))["cls_breast"].tolist() == [[1, 0]] * 3
+
+
+def test_images_that_do_not_fit_are_refused(model: Path) -> None:
+    exported = ExportedNetwork(model)
+    with pytest.raises(ValueError, match=r"up to 5, height, width.*multiples of 32, got \[1, 3, 30, 32\]"):
+        exported.predict(torch.zeros(1, 3, 30, 32))
+    with pytest.raises(ValueError, match=r"got \[1, 6, 32, 32\]"):
+        exported.predict(torch.zeros(1, 6, 32, 32))
+
+
+def test_torch_is_the_network_itself() -> None:
+    network = nn.Identity()
+    assert runtime_network("torch", network=network, model_path="/nowhere", **CONFIG) is network
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"structures": ["background", "head"]}, r"structures \['background', 'lesion'\], got a config with .*'head'"),
+        ({"label_sets": {"lung": ["a", "b"]}}, r"was exported with label_sets .*'breast'.*got a config with .*'lung'"),
+        ({"positions": ["indis"]}, "was exported with positions"),
+        ({"image_size": 96}, "was exported with image_size 64, got a config with 96; export it again"),
+    ],
+)
+def test_a_model_of_another_config_is_refused(model: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        runtime_network("torchscript", network=nn.Identity(), model_path=model, **{**CONFIG, **changes})
+    runtime_network("torchscript", network=nn.Identity(), model_path=model, **CONFIG)
+
+
+def test_names_of_runtimes_and_files_must_fit(model: Path) -> None:
+    with pytest.raises(ValueError, match="runtime must be one of torch, torchscript, onnx, openvino, got 'tensorrt'"):
+        runtime_network("tensorrt", network=nn.Identity(), model_path=model, **CONFIG)
+    with pytest.raises(ValueError, match=r"model_path must end with \.onnx for the runtime onnx, got .*\.ts"):
+        runtime_network("onnx", network=nn.Identity(), model_path=model, **CONFIG)
+    with pytest.raises(ValueError, match=r"must end with \.ts, \.onnx, \.xml, got model\.pt"):
+        ExportedNetwork("model.pt")
+    assert exported_path("exports", "openvino") == str(Path("exports/model_float32.xml"))
+    assert weights_file("openvino", ckpt_path="a.pt", model_path="m.xml") == "m.bin"
+    assert weights_file("onnx", ckpt_path="a.pt", model_path="m.onnx") == "m.onnx"
+    assert weights_file("torch", ckpt_path="a.pt", model_path="m.onnx") == "a.pt"
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"got .*model_int8\.onnx, which is none; make it with"):
+        ExportedNetwork(tmp_path / "model_int8.onnx")
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(FileNotFoundError, match=r"got .*model\.bin, which is none"):
+        ExportedNetwork(tmp_path / "model.xml")
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".onnx", ".xml"])
+def test_damaged_files_are_named(tmp_path: Path, suffix: str) -> None:
+    for name in (f"model{suffix}", "model.bin"):
+        (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=rf"model\{suffix} must be a model of scripts/export.py, got a damaged"):
+        ExportedNetwork(tmp_path / f"model{suffix}")
+
+
+def test_models_of_others_are_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.ReLU()), tmp_path / "other.ts")
+    import openvino as ov
+
+    value = ov.opset13.parameter([1], ov.Type.f32)
+    ov.save_model(ov.Model([ov.opset13.relu(value)], [value]), tmp_path / "other.xml")
+    for name in ("other.ts", "other.xml"):
+        with pytest.raises(ValueError, match=rf"{name} must hold this project's metadata"):
+            ExportedNetwork(tmp_path / name)
+
+
+def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r'package openvino .* pip install "ultrasound-uperconvnext\[deploy\]"'):
+        require_package("openvino")

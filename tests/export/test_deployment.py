@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported files at work: in configs/inference.yaml, and in the code that docs/deployment.md shows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/deployment.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    random, folder = np.random.default_rng(0), tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    Image.fromarray(random.integers(0, 255, (40, 70), np.uint8)).save(folder / "a.png")
+    Image.fromarray(random.integers(0, 255, (90, 50, 3), np.uint8)).save(folder / "b.png")
+    Image.fromarray(random.integers(0, 255, (30, 30), np.uint8)).save(folder / "sub/c.png")
+    return folder
+
+
+def predictions(images: Path, out: Path, checkpoint: Path, **options: Any) -> Path:
+    workflow = ConfigWorkflow(
+        workflow_type="infer", config_file=str(ROOT / "configs/inference.yaml"), meta_file=None, logging_file=False,
+        bundle_root=str(ROOT), dataset_dir=str(images), output_dir=str(out), num_workers=0, batch_size=2,
+        encoder="test_convnext", decoder_channels=16, ckpt_path=str(checkpoint), **options,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    return out
+
+
+def test_all_runtimes_write_the_same_files(
+    exports: dict[str, Any], checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    expected = predictions(images, tmp_path / "torch", checkpoint, position="limb")
+    files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
+    assert len(files) == 2 * 3 + 2
+    for runtime, suffix in (("onnx", "onnx"), ("openvino", "xml"), ("torchscript", "ts")):
+        model = str(exports["folder"] / f"model_float32.{suffix}")
+        # a missing checkpoint shows that none is read
+        options = {"position": "limb", "runtime": runtime, "model_path": model, "runtime_threads": 1}
+        found = predictions(images, tmp_path / runtime, Path("/nowhere.pt"), **options)
+        assert sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file()) == files
+        for file in files:
+            if file.suffix == ".png":
+                assert (found / file).read_bytes() == (expected / file).read_bytes(), f"{runtime} {file}"
+        tables = [json.loads((folder / "predictions.json").read_text()) for folder in (found, expected)]
+        assert _values(tables[0]["images"]) == pytest.approx(_values(tables[1]["images"]), abs=2e-5)
+        assert tables[0]["model"] != tables[1]["model"]
+        with (found / "predictions.csv").open() as rows:
+            assert len(list(csv.DictReader(rows))) == 3
+
+
+def _values(content: Any, name: str = "") -> dict[str, Any]:
+    """Nested plain values as name -> value."""
+    if not isinstance(content, (dict, list)):
+        return {name: content}
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
+    return {key: value for part, inner in pairs for key, value in _values(inner, f"{name}.{part}").items()}
+
+
+def test_a_model_that_was_not_exported_is_named(images: Path, checkpoint: Path, tmp_path: Path, reasons: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"\w") as caught:
+        predictions(images, tmp_path / "out", checkpoint, runtime="onnx", model_path="/nowhere/model.onnx")
+    assert re.search(r"got /nowhere/model\.onnx, which is none; make it with scripts/export\.py", reasons(caught.value))
+
+
+def test_documented_code_gives_our_masks(
+    exports: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.random.default_rng(1).integers(0, 255, (112, 224, 3), np.uint8)  # its longest side is the image size
+    Image.fromarray(pixels).save(folder / "image.png")
+    monkeypatch.chdir(folder)
+    (folder / "exports").symlink_to(exports["folder"])
+    names: dict[str, Any] = {}
+    exec(EXAMPLES[0], names)
+    with_onnx = names["outputs"]
+    exec(EXAMPLES[1], names)
+    for got, expected in zip(names["outputs"], with_onnx, strict=True):
+        assert np.abs(got - expected).max() < 1e-4
+    monkeypatch.undo()
+    (folder / "exports").unlink()
+    model = str(exports["folder"] / "model_float32.onnx")
+    out = predictions(folder, tmp_path / "out", checkpoint, runtime="onnx", model_path=model)
+    written = np.asarray(Image.open(out / "image_mask.png"))
+    assert np.array_equal(written, names["mask"])
+    record = json.loads((out / "predictions.json").read_text())["images"][0]["classes"]["lung"]
+    assert list(record["probabilities"].values()) == pytest.approx(names["classes"]["cls_lung"].tolist(), abs=1e-4)

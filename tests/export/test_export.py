@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files compute what the network computes, say how to use them, and are not written otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from PIL import Image
+
+from bundle.engines.runtimes import SUFFIXES, ExportedNetwork
+from bundle.export import Exporter, Source, load_source, planned
+from bundle.export.quantize import CalibrationImages
+from bundle.export.verify import Refused, Scores, check_scores, scores
+from bundle.writers import sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "configs/train.yaml"
+FORMATS = sorted(SUFFIXES)
+
+
+@pytest.fixture
+def main() -> Iterator[Callable[[list[str]], int]]:
+    """The command line."""
+    spec = importlib.util.spec_from_file_location("export", ROOT / "scripts/export.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module, threads = importlib.util.module_from_spec(spec), torch.get_num_threads()
+    spec.loader.exec_module(module)
+    yield module.main
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_float32_models_equal_eager_at_other_sizes_and_batches(
+    exports: dict[str, Any], source: Source, kind: str
+) -> None:
+    assert not exports[kind].error
+    exported = ExportedNetwork(exports["folder"] / f"model_float32{SUFFIXES[kind]}", threads=1)
+    torch.manual_seed(1)
+    for batch, channels, height, width in [(1, 5, 32, 32), (4, 5, 96, 64), (1, 3, 160, 224), (2, 5, 128, 128)]:
+        image, prompt = torch.randn(batch, channels, height, width), torch.rand(batch, 18)
+        with torch.no_grad():
+            expected = source.network.predict(image, prompt)
+        found = exported.predict(image, prompt)
+        assert list(found) == list(expected)
+        for name, logits in expected.items():
+            torch.testing.assert_close(found[name], logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(exported(image, prompt), found["seg"])
+    neutral = source.network.neutral_prompt
+    torch.testing.assert_close(exported.predict(image)["seg"], exported.predict(image, neutral.expand(2, -1))["seg"])
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_metadata_hold_what_an_engineer_needs(
+    exports: dict[str, Any], source: Source, checkpoint: Path, kind: str
+) -> None:
+    metadata = ExportedNetwork(exports["folder"] / f"model_float32{SUFFIXES[kind]}", threads=1).metadata
+    for name in ("structures", "label_sets", "positions", "organ_structures", "image_size", "image_mean", "image_std"):
+        assert metadata[name] == source.value(name), name
+    assert metadata["weights_sha256"] == sha256(checkpoint)
+    assert metadata["outputs"] == ["seg", "cls_breast", "cls_lung", "cls_gallbladder"]
+    assert metadata["image_channels"] == ["red", "green", "blue", "wanted", "unwanted"]
+    assert list(metadata["prompt"]["order"]) == ["position", "task", "type", "nature"]
+    assert metadata["prompt"]["neutral"] == source.network.neutral_prompt[0].tolist()
+    assert (metadata["precision"], metadata["precision_hint"]) == ("float32", "f32")
+    assert "longest side" in metadata["letterbox"]
+    assert metadata["network"] == source.network.network_config()
+
+
+def test_letterbox_is_the_one_that_the_metadata_tell(source: Source, tmp_path: Path) -> None:
+    """Pillow's bilinear with the longest side to the image size, zeros round it, more behind where it is odd."""
+    pixels = np.random.default_rng(0).integers(0, 255, (101, 170, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    ways = [step for name in ("load", "letterbox", "normalize") for step in source.value(f"{name}_transforms")]
+    found = Compose(ways)({"image": str(tmp_path / "a.png")})["image"]
+    small = np.asarray(Image.fromarray(pixels).resize((224, 133), Image.Resampling.BILINEAR), np.float32) / 255
+    square = np.zeros((224, 224, 3), np.float32)
+    square[45 : 45 + 133] = small  # (224 - 133) // 2 rows before
+    expected = (square - source.value("image_mean")) / source.value("image_std")
+    assert np.abs(found.numpy() - expected.transpose(2, 0, 1)).max() < 0.02  # Pillow rounds to 1/255
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "openvino"])
+def test_a_model_that_differs_is_refused_and_nothing_stays(source: Source, tmp_path: Path, kind: str) -> None:
+    exporter = Exporter(source, output_dir=tmp_path / "out", threads=1)
+    with torch.no_grad():
+        source.network.decoder.refine.bias.add_(0.01)  # the exported copy was made before
+    found = exporter.export(kind, "float32")
+    assert re.search(
+        r"model_float32.* is not written: logits must differ by at most 0.0001 from eager, got 0.01", found.error
+    )
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_scores_may_drop_by_their_limits_alone() -> None:
+    eager = Scores({"val_dice": 0.8, "val_auroc": 0.9})
+    check_scores(Scores({"val_dice": 0.7981, "val_auroc": 0.891}), eager)
+    with pytest.raises(Refused, match=r"Dice .* at most 0\.002 from eager's 0\.8000, got 0\.7979"):
+        check_scores(Scores({"val_dice": 0.7979, "val_auroc": 0.95}), eager)
+    with pytest.raises(Refused, match=r"AUROC .* at most 0\.01 from eager's 0\.9000, got 0\.8890"):
+        check_scores(Scores({"val_dice": 0.9, "val_auroc": 0.889}), eager)
+    with pytest.raises(Refused, match="got nan"):
+        check_scores(Scores({"val_dice": float("nan"), "val_auroc": 0.9}), eager)
+
+
+def test_exported_and_eager_network_score_alike(exports: dict[str, Any], source: Source) -> None:
+    exported = ExportedNetwork(exports["folder"] / "model_float32.xml", threads=1)
+    assert scores(source, exported).values == pytest.approx(scores(source, source.network).values, abs=1e-3)
+
+
+def test_calibration_images_are_training_images_and_the_same_each_time(source: Source) -> None:
+    images = CalibrationImages(source, count=5, seed=0)
+    first, again = list(images), list(CalibrationImages(source, count=5, seed=0))
+    assert len(images) == 5
+    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
+    assert first[0]["image"].shape == (1, 5, 224, 224)
+    assert first[0]["image"][:, 3:].max() == 1  # with clicks
+    assert first[1]["image"][:, 3:].max() == 0
+    assert len(images.dataset) == 12  # those of the training split
+    assert source.config["validate#dataset#data#split"] == "val"
+    assert len(CalibrationImages(source, count=500, seed=0)) == 12
+
+
+def test_only_pairs_that_pay_are_made() -> None:
+    assert planned(["onnx", "openvino"], ["bfloat16", "int8"]) == [("openvino", "bfloat16"), ("openvino", "int8")]
+    assert planned(["torchscript"], ["int8"]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "/nowhere/model.pt"], r"weights must be a file, got /nowhere/model\.pt"),
+        (["--config", "/nowhere/train.yaml"], r"config must be a file, got /nowhere/train\.yaml"),
+        (["--datalist", "/nowhere/datalist.json"], r"datalist must be a file, got /nowhere/datalist\.json"),
+        (["--formats", "torchscript", "--precisions", "int8"], "formats and precisions must meet"),
+        (["--config", str(TRAIN), str(ROOT / "configs/paper.yaml")], "organ_structures .* must map"),
+    ],
+)
+def test_command_line_says_what_is_wrong(
+    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any, options: list[str], message: str
+) -> None:
+    command = ["--weights", str(checkpoint), "--output", str(tmp_path / "out"), "--threads", "1", *options]
+    assert main(command) == 1
+    assert re.search(f"error: {message}", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line_writes_models_and_what_they_are(
+    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "model_float32.bin").write_text("of a former export")
+    options = ["--formats", "openvino", "--precisions", "float32", "--threads", "1"]
+    assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 0
+    files = ["export.json", "model_float32.bin", "model_float32.xml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    model = json.loads((tmp_path / "export.json").read_text())["models"][0]
+    assert model["files"] == {name: sha256(tmp_path / name) for name in files[1:]}
+    assert model["difference"] < 1e-4
+    assert "[1/1] openvino float32" in capsys.readouterr().out
+
+
+def test_command_line_tells_a_refusal(
+    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundle.export.verify.MAX_DIFFERENCE", -1.0)
+    options = ["--formats", "torchscript", "--precisions", "float32", "--threads", "1"]
+    assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 1
+    assert re.search(r"refused: .*model_float32\.ts is not written: logits must differ", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["export.json"]
+
+
+@pytest.mark.slow
+def test_reduced_precisions_hold_their_limits_on_the_phantom(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/export.py"), "--output", str(tmp_path), "--formats", "openvino"]
+    done = subprocess.run([*command, "--precisions", "bfloat16", "int8"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    models = json.loads((tmp_path / "export.json").read_text())["models"]
+    assert [model["precision"] for model in models] == ["bfloat16", "int8"]
+    for model in models:
+        assert model["eager"]["val_dice"] - model["scores"]["val_dice"] <= 0.002
+        assert model["eager"]["val_auroc"] - model["scores"]["val_auroc"] <= 0.01
+    assert (tmp_path / "model_int8.bin").stat().st_size < 0.3 * (ROOT / "models/model.pt").stat().st_size
+
+
+@pytest.mark.slow
+def test_the_papers_network_exports(tmp_path: Path) -> None:
+    """ConvNeXt-Tiny, batch norm, additive prompts, two class heads that bear no organ's name."""
+    files = [ROOT / "configs/train.yaml", ROOT / "configs/paper.yaml"]
+    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
+    network = parser.get_parsed_content("network_def")
+    torch.save({"model": network.state_dict(), "network_config": network.network_config()}, tmp_path / "paper.pt")
+    exporter = Exporter(load_source(tmp_path / "paper.pt", config_files=files), output_dir=tmp_path / "out")
+    for kind in SUFFIXES:
+        assert not exporter.export(kind, "float32").error
