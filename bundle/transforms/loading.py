@@ -29,7 +29,7 @@ def _float_limits(pixels: np.ndarray) -> tuple[float, float]:
     return (min(low, 0.0) if pixels.dtype.kind in "iu" else low), high
 
 
-def _to_unit(raw: Raw) -> torch.Tensor:
+def to_unit(raw: Raw) -> torch.Tensor:
     """Pixels (H, W) or (H, W, 3) as float32 (3, H, W) in [0, 1].
 
     8 bit: divided by 255. Where the header gives the range (DICOM): that range. Other integers: divided by 255 when
@@ -75,7 +75,7 @@ class LoadUltrasoundd(MapTransform):
     ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
     tensor instead of a path is taken as read and only gets its meta.
 
-    See ``bundle.transforms.readers`` for formats, and ``_to_unit`` for the intensity rule.
+    See ``bundle.transforms.readers`` for formats, and ``to_unit`` for the intensity rule.
 
     Raises:
         OSError, ValueError: in the call, see ``bundle.transforms.readers.read_file``; the file is named.
@@ -95,7 +95,7 @@ class LoadUltrasoundd(MapTransform):
             else:
                 path = str(item[key])
                 raw = read_file(path)
-                image, spacing = _to_unit(raw), raw.spacing
+                image, spacing = to_unit(raw), raw.spacing
             if given is not None and _known(given):
                 spacing = (float(given[0]), float(given[1]))
             item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, raw))

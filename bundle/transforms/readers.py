@@ -64,7 +64,8 @@ class Raw:
     turned: bool = False
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises a ValueError when an image of this size is empty or too large to be read."""
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise ValueError(f"image must have 1 to {MAX_PIXELS} pixels, got {height}x{width}; crop or downscale it.")
 
@@ -72,7 +73,7 @@ def _check_size(width: int, height: int) -> None:
 def _check_planar(shape: tuple[int, ...]) -> None:
     if len(shape) < 2 or any(n != 1 for n in shape[2:]):
         raise ValueError(f"image must be two-dimensional, got shape {shape}; save one slice or frame as a file.")
-    _check_size(shape[0], shape[1])
+    check_size(shape[0], shape[1])
 
 
 def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
@@ -80,7 +81,7 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     with Image.open(file) as opened:
         if (frames := getattr(opened, "n_frames", 1)) > 1:
             raise ValueError(f"image must be single-frame, got {frames} frames; save the one you need as a file.")
-        _check_size(*opened.size)
+        check_size(*opened.size)
         turned = opened.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         ImageOps.exif_transpose(opened, in_place=True)
         image: Image.Image = opened
@@ -198,6 +199,16 @@ def _dicom_pixels(ds: Any) -> np.ndarray:
     return np.asarray(stored)
 
 
+def dicom_frame(stored: np.ndarray, ds: Any) -> Raw:
+    """One decoded frame, (H, W) or RGB (H, W, 3), with the palette, window and calibration of its header."""
+    if ds.PhotometricInterpretation == "PALETTE COLOR":
+        return _dicom_colors(stored, ds)
+    if stored.ndim == 3:
+        return Raw(stored, _dicom_spacing(ds), (0.0, 2.0 ** int(ds.BitsStored) - 1))
+    values, limits = _dicom_grey(stored, ds)
+    return Raw(values, _dicom_spacing(ds), limits)
+
+
 def _read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     """Single-frame DICOM in any color model and transfer syntax that the installed decoders read."""
     ds = pydicom.dcmread(file, force=True)
@@ -205,18 +216,10 @@ def _read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         raise ValueError("DICOM file must hold pixel data, got none; export the image itself.")
     if (frames := int(ds.get("NumberOfFrames") or 1)) > 1:
         raise ValueError(f"DICOM file must be single-frame, got {frames} frames; save the one you need as a file.")
-    _check_size(int(ds.Columns), int(ds.Rows))
+    check_size(int(ds.Columns), int(ds.Rows))
     try:
         stored = _dicom_pixels(ds)
-        spacing = _dicom_spacing(ds)
-        if ds.PhotometricInterpretation == "PALETTE COLOR" and not as_mask:
-            return _dicom_colors(stored, ds)
-        if as_mask:
-            return Raw(stored, spacing)
-        if stored.ndim == 3:
-            return Raw(stored, spacing, (0.0, 2.0 ** int(ds.BitsStored) - 1))
-        values, limits = _dicom_grey(stored, ds)
-        return Raw(values, spacing, limits)
+        return Raw(stored, _dicom_spacing(ds)) if as_mask else dicom_frame(stored, ds)
     except (AttributeError, KeyError, RuntimeError, NotImplementedError) as e:
         raise ValueError(f"pixel data cannot be decoded: {e}; export it uncompressed or as PNG.") from e
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM cine frame by frame, with the intensity and color rules of single images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from monai.utils import optional_import
+
+from bundle.live.pictures import Picture
+from bundle.transforms.loading import to_unit
+from bundle.transforms.readers import DICOM_SUFFIXES, Raw, check_size, dicom_frame
+
+iter_pixels, HAS_ITER_PIXELS = optional_import("pydicom.pixels", name="iter_pixels")
+
+UNDECODABLE = (AttributeError, KeyError, RuntimeError, NotImplementedError, ValueError, OSError, EOFError)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its first bytes or its suffix."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" or path.name.lower().endswith(DICOM_SUFFIXES)
+
+
+def cine_rate(header: Any) -> float | None:
+    """Frames per second: from FrameTime or the mean of FrameTimeVector (ms), else CineRate, else the display rate."""
+    vector = [float(t) for t in header.get("FrameTimeVector") or []][1:]  # the first entry is no interval
+    for milliseconds in (header.get("FrameTime"), np.mean(vector) if vector else None):
+        if milliseconds and float(milliseconds) > 0:
+            return 1000 / float(milliseconds)
+    for name in ("CineRate", "RecommendedDisplayFrameRate"):
+        if header.get(name) and float(header[name].value) > 0:
+            return float(header[name].value)
+    return None
+
+
+def to_picture(raw: Raw) -> Picture:
+    """What a file holds, in 8 bits: the level that single images get in [0, 1], times 255; colors in OpenCV's order."""
+    pixels = raw.pixels
+    if pixels.dtype != np.uint8 or raw.limits not in (None, (0.0, 255.0)):
+        unit = to_unit(raw)
+        unit = unit[0] if pixels.ndim == 2 else unit.permute(1, 2, 0)
+        pixels = (unit * 255).round().byte().numpy()
+    return Picture(np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels), raw.spacing)
+
+
+def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
+    """The frames of a DICOM file, decoded one at a time; the reason in the place of one that cannot be decoded.
+
+    Raises:
+        ValueError: when pydicom is too old to decode frame by frame, or the frames are too large.
+    """
+    if not HAS_ITER_PIXELS:
+        raise ValueError(
+            f'{path}: DICOM cine needs pydicom 3, got {pydicom.__version__}; run pip install "pydicom>=3".'
+        )
+    ds = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    check_size(int(ds.Columns), int(ds.Rows))
+    number = 0
+    while number < length:
+        try:
+            for stored in iter_pixels(path, indices=range(number, length)):
+                picture = to_picture(dicom_frame(stored, ds))
+                number += 1
+                yield picture
+            return
+        except UNDECODABLE as error:
+            number += 1
+            yield error

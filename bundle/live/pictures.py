@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels through a live run: frames, the network's view of them, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from monai.utils import optional_import
+
+from bundle.transforms.readers import UNKNOWN_SPACING
+
+cv2, _ = optional_import(
+    "cv2",
+    descriptor='live images need OpenCV, got none ({}); install it with pip install "ultrasound-uperconvnext[live]"',
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a source.
+
+    Attributes:
+        pixels: uint8, (H, W) grey or (H, W, 3) colors in OpenCV's order blue, green, red.
+        spacing: row and column spacing in mm, nan when the source does not say.
+    """
+
+    pixels: np.ndarray
+    spacing: tuple[float, float] = UNKNOWN_SPACING
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture with its place in the stream.
+
+    Attributes:
+        index: place in the stream, from 0; a clip that is played again counts on.
+        time: seconds since the stream's first frame.
+        captured: when the frame was there, in seconds of ``time.perf_counter``.
+    """
+
+    index: int
+    time: float
+    captured: float
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """What the network says of a frame, or the mean of several.
+
+    Attributes:
+        seg: (C, h, w) float32 of the structures, on the grid that the network sees, without its padding.
+        classes: label set -> (K,) float32.
+    """
+
+    seg: np.ndarray
+    classes: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A frame's result.
+
+    Attributes:
+        mask: (H, W) uint8 structure indices on the frame's own grid.
+        found: ``areas``, ``classes`` and ``spacing_mm`` as in ``bundle.transforms.DescribePredictiond``.
+        work: seconds from pixels to result.
+        latency: seconds from capture to result; beside the work the wait in the queue.
+    """
+
+    frame: Frame
+    mask: np.ndarray
+    found: Mapping[str, Any]
+    work: float
+    latency: float

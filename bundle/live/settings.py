@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the inference config to a segmenter: the config stays the one place of the network and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from bundle.live.pictures import cv2
+from bundle.live.segmenter import FrameSegmenter, Letterbox
+from bundle.networks.weights import load_network
+from bundle.transforms import DescribePredictiond
+
+PROMPTS = ("position", "nature", "task")
+
+
+def build_segmenter(
+    bundle_root: str | Path,
+    *,
+    prompts: Mapping[str, str | None] | None = None,
+    window: int = 1,
+    **changes: Any,
+) -> FrameSegmenter:
+    """The segmenter that a bundle's configs/inference.yaml describes, with its network or exported model loaded.
+
+    Args:
+        bundle_root: folder with ``configs`` and ``models``.
+        prompts: position, nature, task; None or absent is the config's.
+        window: frames of the vote; 1 is none.
+        changes: ids of the config -> other values, such as ``ckpt_path``, ``runtime``, ``model_path``,
+            ``runtime_threads``; None is the config's.
+
+    Raises:
+        FileNotFoundError: when the weights or the exported model are not there.
+        ImportError: when the runtime's or OpenCV's package is not installed.
+        ValueError: when weights, model, prompts or window do not fit.
+    """
+    cv2.setNumThreads(1)  # its threads and the network's would fight for the cores
+    parser = ConfigParser(ConfigParser.load_config_file(str(Path(bundle_root) / "configs" / "inference.yaml")))
+    given = {name: value for name, value in changes.items() if value is not None}
+    parser.update({"bundle_root": str(bundle_root), "device": torch.device("cpu"), **given})
+    get = parser.get_parsed_content
+    network = _load(parser)
+    structures, label_sets, positions = get("structures"), get("label_sets"), get("positions")
+    segmenter = FrameSegmenter(
+        network,
+        inferer=get("inferer"),
+        letterbox=Letterbox(get("image_size"), mean=get("image_mean"), std=get("image_std")),
+        describe=DescribePredictiond(structures, label_sets),
+        prompts={name: (prompts or {}).get(name) or get(name) for name in PROMPTS},
+        positions=positions,
+        window=window,
+    )
+    # The first pass is slow: runtimes compile in it, and a live stream cannot wait.
+    segmenter.probabilities(np.zeros((segmenter.letterbox.size,) * 2, np.uint8))
+    return segmenter
+
+
+def _load(parser: ConfigParser) -> Any:
+    """What has ``predict``: the network with its weights, or an exported model.
+
+    Raises:
+        ImportError, OSError, ValueError: see ``bundle.engines.runtimes`` and ``bundle.networks.weights``.
+    """
+    try:
+        network = parser.get_parsed_content("runtime_network")
+    except RuntimeError as error:  # MONAI's around the component's own
+        if isinstance(error.__cause__, (ImportError, OSError, ValueError)):
+            raise error.__cause__ from None
+        raise
+    if parser.get_parsed_content("runtime") == "torch":
+        load_network(network, parser.get_parsed_content("ckpt_path"))
+        return network.eval().to(memory_format=torch.channels_last)
+    if parser.get_parsed_content("runtime") != "torchscript":
+        torch.set_num_threads(1)  # as for OpenCV
+    return network

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from bundle.live import Frame, Picture, Result
+from bundle.live.outputs import VideoFile, Window
+from bundle.live.overlay import _paint, draw_result
+from bundle.writers import color, draw_overlay
+
+STRUCTURES = ["background", "lesion", "head"]
+
+
+def masks() -> np.ndarray:
+    mask = np.zeros((300, 400), np.uint8)
+    mask[100:220, 50:180] = 1
+    mask[0:60, 300:400] = 2  # at the corner: no contour along the border
+    mask[150:155, 60:66] = 0
+    return mask
+
+
+def test_structures_are_drawn_as_in_the_overlays_of_files() -> None:
+    pixels, mask = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), masks()
+    drawn = pixels.copy()
+    for index in (1, 2):
+        red, green, blue = color(index)
+        _paint(drawn, (mask == index).astype(np.uint8), bgr=(blue, green, red), width=1)
+    expected = draw_overlay(np.ascontiguousarray(pixels[..., ::-1]), mask)[..., ::-1]
+    assert np.abs(drawn.astype(int) - expected).max() <= 1  # rounding of halves
+
+
+def test_result_says_structures_and_classes_on_grey_and_color() -> None:
+    mask = masks()
+    found = {
+        "areas": {name: {"pixels": int((mask == i).sum())} for i, name in enumerate(STRUCTURES) if i},
+        "classes": {"breast": {"predicted": "benign", "probabilities": {"benign": 0.8, "malignant": 0.2}}},
+    }
+    for shape in ((300, 400), (300, 400, 3)):
+        pixels = np.full(shape, 50, np.uint8)
+        drawn = draw_result(Result(Frame(0, 0.0, 0.0, Picture(pixels)), mask, found, 0.0, 0.0), STRUCTURES)
+        assert drawn.shape == (300, 400, 3)
+        assert (pixels == 50).all()  # the frame itself stays
+        assert (drawn[120, 50] == color(1)[::-1]).all()
+        assert (drawn[260:, 200:] == 50).all()
+        assert drawn[:50, :150].max() > 200  # the words
+
+
+def test_video_has_rate_size_and_fits_other_sizes(tmp_path: Path) -> None:
+    video = VideoFile(tmp_path / "new" / "out.mp4", rate=12.5)
+    for shape in ((48, 64, 3), (48, 64, 3), (100, 50, 3)):
+        video.write(np.full(shape, 200, np.uint8))
+    video.close()
+    capture = cv2.VideoCapture(str(tmp_path / "new" / "out.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
+    pictures = [capture.read()[1] for _ in range(3)]
+    assert {p.shape for p in pictures} == {(48, 64, 3)}
+    assert pictures[0].mean() > 190
+    assert pictures[2][:, 30:34].mean() > 180  # 24 columns in the middle
+    assert pictures[2][:, :15].mean() < 30
+
+
+def test_video_that_cannot_be_written(tmp_path: Path) -> None:
+    video = VideoFile(tmp_path / "out.nothing", rate=25.0)
+    with pytest.raises(OSError, match=r"out\.nothing: expected a video that OpenCV can write"):
+        video.write(np.zeros((48, 64, 3), np.uint8))
+
+
+@pytest.mark.skipif("GUI:                           NONE" not in cv2.getBuildInformation(), reason="OpenCV has windows")
+def test_show_without_windows_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="--show needs an OpenCV with windows"):
+        Window()
