@@ -7,7 +7,9 @@ from typing import Literal, get_args
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
+from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from bundle.networks import weights
@@ -46,6 +48,22 @@ class GuidedStem(nn.Conv2d):
         if image.size(1) > self.in_channels:
             stem = stem + self.guidance(image[:, self.in_channels :])
         return stem
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that trains in float32 on the CPU, also under autocast.
+
+    Its weights' gradient is the slowest operation of a training step with bfloat16 and takes half as long in float32;
+    the residual stream that it reads is in float32 anyway.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.training and input.device.type == "cpu":
+            x = input.to(weight.dtype)  # torch.convolution, unlike conv2d, is left alone by autocast
+            padding = self.padding
+            assert not isinstance(padding, str)  # for the type checker: timm pads by numbers
+            return torch.convolution(x, weight, bias, self.stride, padding, self.dilation, False, [0, 0], self.groups)
+        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class ConvNeXtEncoder(nn.Module):
@@ -95,6 +113,7 @@ class ConvNeXtEncoder(nn.Module):
             in_chans=in_channels,
             drop_path_rate=drop_path,
         )
+        _take_depthwise(self.backbone)
         if guidance_channels:
             self.backbone["stem_0"] = GuidedStem(self.backbone["stem_0"], guidance_channels)
         self.channels: list[int] = self.backbone.feature_info.channels()
@@ -116,6 +135,16 @@ class ConvNeXtEncoder(nn.Module):
         levels: list[Tensor] = self.backbone(image)
         feature: Tensor = self.norm(self.pool(levels[3]))
         return levels, feature
+
+
+def _take_depthwise(backbone: nn.Module) -> None:
+    for block in [module for module in backbone.modules() if isinstance(module, ConvNeXtBlock)]:
+        conv = block.conv_dw
+        size = {name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation", "groups")}
+        block.conv_dw = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # it draws no random numbers
+            DepthwiseConv2d, conv.in_channels, conv.out_channels, bias=conv.bias is not None, **size
+        )
+        block.conv_dw.load_state_dict(conv.state_dict())
 
 
 @torch.no_grad()

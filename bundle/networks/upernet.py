@@ -57,11 +57,20 @@ class UPerNetDecoder(nn.Module):
             side = lateral(levels[2 - i])
             top = side + _resize(top, side)
             maps.append(smooth(top))
-        maps = [_resize(m, maps[3]) for m in maps]
-        x = self.fusion(torch.cat([maps[3], maps[2], maps[1], maps[0]], dim=1))  # (B, channels, H_1, W_1)
+        x = self._fuse(maps)  # (B, channels, H_1, W_1)
         logits = self.classifier(self.dropout(self.block(x)))
         logits = F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
         out: Tensor = self.refine(logits)
+        return out
+
+    def _fuse(self, maps: list[Tensor]) -> Tensor:
+        # A 1x1 convolution and an upsampling commute: each map goes through its columns of the fusion at its own size,
+        # fine to coarse.
+        columns = torch.chunk(self.fusion[0].weight, len(maps), dim=1)  # type: ignore[arg-type]
+        x = F.conv2d(maps[3], columns[0])
+        for i in range(3):
+            x = x + _resize(F.conv2d(maps[i], columns[3 - i]), x)
+        out: Tensor = self.fusion[2](self.fusion[1](x))  # ReLU of the norm
         return out
 
 

@@ -3,7 +3,7 @@ import pytest
 import timm
 import torch
 
-from bundle.networks.encoder import ConvNeXtEncoder, GuidedStem
+from bundle.networks.encoder import ConvNeXtEncoder, DepthwiseConv2d, GuidedStem
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "convnext_atto", "convnextv2_atto", "convnext_atto_ols"])
@@ -97,3 +97,36 @@ def test_guidance_is_learned():
     levels, feature = encoder(torch.rand(1, 5, 64, 64))
     (sum(level.square().mean() for level in levels) + feature.square().mean()).backward()
     assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())
+
+
+def test_depthwise_convolutions_train_in_float32_under_autocast():
+    torch.manual_seed(0)
+    encoder = ConvNeXtEncoder("test_convnext").train()
+    conv = encoder.backbone.stages_0.blocks[0].conv_dw
+    assert isinstance(conv, DepthwiseConv2d)
+    image = torch.randn(2, conv.in_channels, 9, 8, requires_grad=True)
+    expected = torch.nn.functional.conv2d(image, conv.weight, conv.bias, padding=3, groups=conv.in_channels)
+    seed = torch.randn_like(expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = conv(image)
+        low = conv(image.bfloat16())
+    assert found.dtype == low.dtype == torch.float32
+    torch.testing.assert_close(low, expected, atol=2e-2, rtol=1e-2)
+    given = (image, conv.weight, conv.bias)
+    for got, wanted in zip(
+        torch.autograd.grad(found, given, seed), torch.autograd.grad(expected, given, seed), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert conv.eval()(image).dtype == torch.bfloat16
+
+
+def test_a_seed_gives_timms_random_weights():
+    torch.manual_seed(3)
+    theirs = timm.create_model("test_convnext", features_only=True, out_indices=(0, 1, 2, 3))
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    ours = ConvNeXtEncoder("test_convnext")
+    assert torch.equal(torch.rand(1), drawn)
+    for name, value in theirs.state_dict().items():
+        assert name.endswith("gamma") or torch.equal(ours.backbone.state_dict()[name], value), name
