@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folder inference from files to files, against the network alone on the same batches; memory as the folder grows."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.utils import optional_import
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bundle.data.datalist import list_images  # noqa: E402
+from bundle.data.phantom import datalist_path  # noqa: E402
+from bundle.export import Exporter, load_source  # noqa: E402
+from scripts.benchmarks.interleave import Options, Part, interleave  # noqa: E402
+
+psutil, _ = optional_import("psutil")
+
+CONFIGS = ROOT / "configs"
+SETS = ("Dataset_BUSI_with_GT", "segmentation/USGRA/imgs", "segmentation/Fetal_HC/imgs")
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and what runs it.
+
+    Attributes:
+        name: of the network.
+        config: files of the inference config.
+        options: config ids that differ from the config.
+        images: as many as are timed at a time.
+        workers: numbers of loader processes to time.
+    """
+
+    name: str
+    config: tuple[Path, ...]
+    options: dict[str, Any]
+    images: int
+    workers: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network."""
+        return str(self.options.get("runtime", "torch"))
+
+    def parser(self, folder: Path, output: Path, workers: int) -> ConfigParser:
+        """The inference of ``folder``, without its progress bar."""
+        parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in self.config]))
+        parser.update({"bundle_root": str(ROOT), "dataset_dir": str(folder), "output_dir": str(output)})
+        parser.update({"num_workers": workers, "batch_size": BATCH, "handlers#1#_disabled_": True, **self.options})
+        return parser
+
+
+def measure(options: Options) -> Part:
+    """Times the networks and runtimes in turns, each from files to files and on batches in memory."""
+    counts = (16, 8) if options.quick else (120, 40)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sources = source_images(options)
+        rows = []
+        for case in _cases(options, folder, counts=counts):
+            images = link_images(sources, folder / f"{case.name}_{case.runtime}", count=case.images)
+            rows += _measure_case(case, images, folder / "out", rounds=2 if options.quick else 5)
+        sizes = (50, 200) if options.quick else (100, 1000)
+        memory = [measure_memory(sources, folder / f"memory_{n}", options.weights, count=n) for n in sizes]
+    grown = ", ".join(f"{entry['images']} images {entry['peak_mb']:.0f} MB" for entry in memory)
+    note = (
+        f"{counts[0]} images (paper network {counts[1]}), batches of {BATCH}, {torch.get_num_threads()} threads, "
+        "start of the loader processes included. The network alone takes the same batches from memory. "
+        f"Peak memory of all processes together, compact network, one loader process: {grown}."
+    )
+    return Part(title="Folder", note=note, rows=rows, extra={"memory": memory})
+
+
+def source_images(options: Options) -> list[Path]:
+    """Real images, as many of each set in turn; the phantom's when there are none."""
+    if options.ultrasound is None:
+        folder = ROOT / "data" / "phantom"
+        datalist_path(str(folder), phantom_dir=str(folder), seed=0, patients=220)
+        return [Path(item["image"]) for item in list_images(folder / "images")]
+    found = [
+        [Path(item["image"]) for item in list_images(options.ultrasound / name) if "_mask" not in item["image"]]
+        for name in SETS
+    ]
+    return [path for paths in zip(*found, strict=False) for path in paths]
+
+
+def link_images(sources: Sequence[Path], folder: Path, *, count: int) -> Path:
+    """A new folder with ``count`` links to the images, which repeat when there are fewer."""
+    folder.mkdir(parents=True)
+    for n in range(count):
+        path = sources[n % len(sources)].resolve()
+        (folder / f"{n:05}{path.suffix}").symlink_to(path)
+    return folder
+
+
+def _cases(options: Options, folder: Path, *, counts: tuple[int, int]) -> list[Case]:
+    compact, paper = (CONFIGS / "inference.yaml",), (CONFIGS / "inference.yaml", CONFIGS / "paper.yaml")
+    exporter = Exporter(
+        load_source(options.weights, config_files=[CONFIGS / "train.yaml"]),
+        output_dir=folder / "exports",
+        threads=torch.get_num_threads(),
+    )
+    exporter.export("openvino", "float32")
+    openvino = {"runtime": "openvino", "model_path": str(folder / "exports" / "model_float32.xml")}
+    weights = {"ckpt_path": str(options.weights)}
+    return [
+        Case("compact", compact, weights, counts[0]),
+        Case("compact", compact, openvino, counts[0]),
+        Case("paper", paper, {"ckpt_path": str(_random_weights(paper, folder, options.seed))}, counts[1]),
+    ]
+
+
+def _random_weights(config: Sequence[Path], folder: Path, seed: int) -> Path:
+    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in config]))
+    torch.manual_seed(seed)
+    network = parser.get_parsed_content("network_def")
+    path = folder / "random.pt"
+    torch.save({"model": network.state_dict(), "network_config": network.network_config()}, path)
+    return path
+
+
+def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> list[dict[str, Any]]:
+    parser = case.parser(folder, output, 0)
+    evaluator: SupervisedEvaluator = parser.get_parsed_content("evaluator")
+    batches = list(DataLoader(parser.get_parsed_content("dataset"), batch_size=BATCH))
+
+    def alone() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                evaluator.inferer(batch["image"], evaluator.network, prompt=batch["prompt"])
+
+    ways: dict[str, Callable[[], Any]] = {"0": evaluator.run, "alone": alone}  # a run switches the network to eval
+    for workers in case.workers[1:]:
+        ways[str(workers)] = case.parser(folder, output, workers).get_parsed_content("evaluator").run
+    timings = interleave(ways, rounds=rounds)
+    rate = case.images / timings["alone"].median
+    return [
+        {
+            "network": case.name,
+            "runtime": case.runtime,
+            "loader processes": workers,
+            "images/s, files to files": case.images / timings[str(workers)].median,
+            "images/s, network alone": rate,
+            "share": timings["alone"].median / timings[str(workers)].median,
+        }
+        for workers in case.workers
+    ]
+
+
+def measure_memory(sources: Sequence[Path], folder: Path, weights: Path, *, count: int) -> dict[str, Any]:
+    """Peak memory of the command line on ``count`` images, and what it held at a quarter and at the end of its time.
+
+    Shared pages count once in each process (proportional set size).
+    """
+    images = link_images(sources, folder / "images", count=count)
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "inference.yaml")]
+    command += ["--bundle_root", str(ROOT), "--dataset_dir", str(images), "--output_dir", str(folder / "out")]
+    start = time.monotonic()
+    held: list[float] = []
+    with (folder / "log").open("wb") as log:
+        run = subprocess.Popen([*command, "--ckpt_path", str(weights)], stdout=log, stderr=log, cwd=ROOT)
+        while run.poll() is None:
+            held.append(_megabytes(run.pid))
+            time.sleep(1)
+    if run.returncode:
+        raise RuntimeError(f"folder inference must end with status 0, got {run.returncode}; see {folder / 'log'}.")
+    seconds = time.monotonic() - start
+    quarter, late = held[len(held) // 4], held[-2] if len(held) > 1 else held[-1]
+    return {"images": count, "peak_mb": max(held), "quarter_mb": quarter, "end_mb": late, "seconds": seconds}
+
+
+def _megabytes(pid: int) -> float:
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            total += one.memory_full_info().pss
+    except psutil.NoSuchProcess:  # it ended between two looks
+        pass
+    return total / 2**20
+
+
+def main() -> None:
+    """Prints the memory for folders of the sizes asked for."""
+    parser = argparse.ArgumentParser(description="Memory of folder inference as the folder grows.")
+    parser.add_argument("counts", nargs="+", type=int, help="numbers of images, such as 100 1000 10000")
+    parser.add_argument("--weights", type=Path, default=ROOT / "models" / "model.pt")
+    parser.add_argument("--ultrasound", type=Path, help="folder of public images; default: the phantom's")
+    args = parser.parse_args()
+    options = Options(quick=False, datalist=Path(), ultrasound=args.ultrasound, weights=args.weights)
+    sources = source_images(options)
+    for count in args.counts:
+        with tempfile.TemporaryDirectory() as folder:
+            print(measure_memory(sources, Path(folder), args.weights, count=count), flush=True)
+
+
+if __name__ == "__main__":
+    main()
