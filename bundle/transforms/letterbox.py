@@ -22,13 +22,24 @@ def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
     return height, width
 
 
+def shrink(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Images (B, C, H, W) at another size (H', W'), float32, bilinear with an anti-aliasing filter."""
+    if size[1] == 1:  # PyTorch 2.14 fills a result of one column with its first value
+        return shrink(images.transpose(2, 3), (size[1], size[0])).transpose(2, 3) if size[0] > 1 else _mean(images)
+    return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+
+
+def _mean(images: torch.Tensor) -> torch.Tensor:
+    return images.float().mean((2, 3), keepdim=True)
+
+
 class _AntialiasedResize(Resize):
     """MONAI's ``Resize`` to the longest side, with PyTorch's filter; its inverse is MONAI's."""
 
     def __call__(self, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         size = longest_to(img.shape[1:], self.spatial_size)
         plain = img.as_tensor() if isinstance(img, MetaTensor) else img
-        resized = F.interpolate(plain[None].float(), size, mode="bilinear", antialias=True)[0]
+        resized = shrink(plain[None], size)[0]
         if not isinstance(img, MetaTensor):
             return resized
         history = TraceableTransform.track_transform_meta(

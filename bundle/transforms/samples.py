@@ -13,7 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform, Transform
 from torch import Tensor
 
-from bundle.transforms.letterbox import longest_to
+from bundle.transforms.letterbox import longest_to, shrink
 
 
 class ShrinkSampled(Transform):
@@ -38,7 +38,7 @@ class ShrinkSampled(Transform):
             image = image[:, :1]
         size = longest_to(image.shape[2:], self.longest)
         if size[0] < image.shape[2] or size[1] < image.shape[3]:
-            image = F.interpolate(image.float(), size, mode="bilinear", antialias=True)
+            image = shrink(image, size)
             label = F.interpolate(label, size, mode="nearest-exact")
         item["image"] = (image[0] * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
         item["label"] = label[0].to(torch.uint8).contiguous()
@@ -50,8 +50,8 @@ class RandGeometryd(RandomizableTransform):
 
     ``image`` uint8 (C, h, w) becomes float32 (C, S, S) in [0, 1], bilinear; ``label`` (1, h, w) becomes float32
     (1, S, S), nearest neighbor; zeros beside the image. Without any of the random moves it is the letterbox of
-    validation and inference (to half a pixel, where rounding the kept size says otherwise). MONAI's transforms resample at each step, and their lazy form mixes up 2D and 3D affine
-    matrices of MetaTensors.
+    validation and inference (to half a pixel, where rounding the kept size says otherwise). MONAI's transforms resample
+    at each step, and their lazy form mixes up 2D and 3D affine matrices of MetaTensors.
 
     The crop is a box round one structure of the mask, drawn among those in it, with a random margin on each side; it
     sets the prompt ``type`` to "local". Where the mask is empty, there is no crop.

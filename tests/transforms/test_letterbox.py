@@ -46,3 +46,11 @@ def test_the_inverse_gives_the_native_grid_back() -> None:
     assert back.shape == (1, 300, 201)
     assert (back - ramp).abs().max() < 0.01
     assert not back.applied_operations
+
+
+@pytest.mark.parametrize("shape", [(300, 1), (1, 300), (300, 2), (2, 300)])
+def test_thin_images_keep_what_they_show(shape: tuple[int, int]) -> None:
+    image = torch.zeros(1, *shape)
+    image.flatten()[: image.numel() // 2] = 1
+    resized = AntialiasedResized("image", 224)({"image": image})["image"]
+    assert resized.mean() == pytest.approx(0.5, abs=0.01)
