@@ -73,8 +73,8 @@ def _gaussian_pipeline(parser: ConfigParser) -> Compose:
 def _rows(options: Options, folder: str) -> list[dict[str, Any]]:
     parser = _parser(options, folder)
     data: CachedDataset = parser.get_parsed_content("train#dataset")
-    count = min(len(data.data), 64 if options.quick else 256)
-    places = np.random.default_rng(options.seed).permutation(len(data.data))[:count].tolist()
+    places = _places(options, len(data.data))
+    count = len(places)
     without = _dataset(parser, data, None, 0.0)
     on_disk, in_memory = _dataset(parser, data, folder, 0.0), _dataset(parser, data, None, 4.0)
     former = _gaussian_pipeline(parser)
@@ -114,6 +114,12 @@ def _rows(options: Options, folder: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _places(options: Options, items: int) -> list[int]:
+    """The images that are drawn, all in the cache after the first round."""
+    places: list[int] = np.random.default_rng(options.seed).permutation(items)[: 64 if options.quick else 256].tolist()
+    return places
+
+
 def _dataset(parser: ConfigParser, data: CachedDataset, folder: str | None, memory_gb: float) -> CachedDataset:
     return CachedDataset(
         data.data, parser.get_parsed_content("train#preprocessing"), cache_dir=folder, disk_gb=4.0, memory_gb=memory_gb
@@ -125,7 +131,7 @@ def _loader_rows(options: Options, folder: str) -> list[dict[str, Any]]:
     parser = _parser(options, folder)
     data: CachedDataset = parser.get_parsed_content("train#dataset")
     draws = 320 if options.quick else 2560
-    order = np.random.default_rng(options.seed).integers(0, len(data.data), draws)
+    order = np.random.default_rng(options.seed).choice(_places(options, len(data.data)), draws)
     sampler = [Draw(int(place), i) for i, place in enumerate(order)]
     rows = []
     for workers in (0, 1, 2):
