@@ -169,4 +169,4 @@ def test_two_processes_get_the_score_of_one(tmp_path: Path) -> None:
     for rank in (0, 1):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert result["metrics"] == pytest.approx(expected)
-        assert result["images"] == ["a", "c", "b"]  # dealt out in turns; "a" was seen by both
+        assert result["images"] == ["a", "c", "b"]  # dealt out one by one; "a" was seen by both
