@@ -195,7 +195,8 @@ def test_the_zip_is_downloaded_and_predicts_from_another_folder(release: Path, t
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     bundle = tmp_path / "bundles" / NAME
-    assert list((bundle / "bundle/writers/__pycache__").glob("predictions.*.pyc"))  # its own code ran, not the installed one
+    own = bundle / "bundle/writers/__pycache__"  # its own code ran, not the installed one
+    assert list(own.glob("predictions.*.pyc"))
     results = json.loads((bundle / "output/predictions.json").read_text())
     assert results["created_by"].endswith(f" {__version__}")
     assert [(image["file"], image["error"]) for image in results["images"]] == [("a.png", "")]
