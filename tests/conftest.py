@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,18 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real ultrasound in {folder}; set ULTRASOUND_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small network in the layout of models/model.pt."""
+    parser = ConfigParser(ConfigParser.load_config_file(TRAIN))
+    parser.update({"encoder": "test_convnext", "decoder_channels": 16})
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save({"model": network.state_dict(), "network_config": network.network_config()}, path)
+    return path
 
 
 TINY_SETS: dict[str, dict[str, Any]] = {

@@ -22,6 +22,9 @@ CHAINS = {
     "paper": ("train.yaml", "paper.yaml"),
     "multi_gpu": ("train.yaml", "multi_gpu_train.yaml"),
     "paper inference": ("inference.yaml", "paper.yaml"),
+    "evaluate_clicks": ("train.yaml", "evaluate_clicks.yaml"),
+    "multi_gpu evaluate": ("train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"),
+    "multi_gpu inference": ("inference.yaml", "multi_gpu_inference.yaml"),
 }
 OWN_VALUES = {"imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms"}
 """Ids of both train.yaml and inference.yaml, each complete alone, that differ; training also drops prompts."""

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from PIL import Image
 
 from bundle.networks.weights import read_file
@@ -62,18 +61,6 @@ def start_nodes(command: list[str], folder: Path) -> list[subprocess.Popen[bytes
                 subprocess.Popen([*launcher, *command[1:]], stdout=log, stderr=log, cwd=ROOT, env=environment())
             )
     return nodes
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of the small network."""
-    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/inference.yaml")))
-    parser.update(SMALL)
-    torch.manual_seed(0)
-    network = parser.get_parsed_content("network_def")
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.save({"model": network.state_dict(), "network_config": network.network_config()}, path)
-    return path
 
 
 @pytest.fixture

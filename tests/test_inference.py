@@ -17,18 +17,6 @@ CONFIG = str(ROOT / "configs/inference.yaml")
 SMALL = {"encoder": "test_convnext", "decoder_channels": 16}
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a small network in the layout of models/model.pt."""
-    parser = ConfigParser(ConfigParser.load_config_file(CONFIG))
-    parser.update(SMALL)
-    torch.manual_seed(0)
-    network = parser.get_parsed_content("network_def")
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.save({"model": network.state_dict(), "network_config": network.network_config()}, path)
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Images of different sizes and kinds."""

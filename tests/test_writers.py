@@ -2,6 +2,8 @@
 import csv
 import io
 import json
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from scipy.ndimage import binary_erosion
 
 from bundle import __version__
 from bundle.transforms import DescribePredictiond
-from bundle.writers import PredictionWriter, color, draw_overlay, encode_png, sha256, write_atomically
+from bundle.writers import PredictionWriter, color, draw_overlay, encode_png, pictures, sha256, write_atomically
 
 STRUCTURES = ["background", "lesion", "head"]
 LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]}
@@ -28,6 +30,7 @@ def writer(tmp_path: Path, folder: str = "out") -> PredictionWriter:
         structures=STRUCTURES,
         label_sets=LABEL_SETS,
         weights=str(tmp_path / "model.pt"),
+        runtime="torch",
     )
 
 
@@ -76,7 +79,8 @@ def test_masks_hold_indices_and_tables_hold_numbers(tmp_path: Path) -> None:
     with Image.open(out / "sub/a_overlay.png") as overlay:
         assert overlay.size == (9, 6)
     found = json.loads((out / "predictions.json").read_text())
-    assert found["model"] == {"version": __version__, "weights_sha256": sha256(tmp_path / "model.pt")}
+    digest = sha256(tmp_path / "model.pt")
+    assert found["model"] == {"version": __version__, "weights_sha256": digest, "runtime": "torch"}
     assert found["structures"][1] == {"value": 1, "name": "lesion", "color": "#e6194b"}
     (record,) = found["images"]
     assert record["file"] == "sub/a.png"
@@ -211,8 +215,12 @@ def test_overlays_are_those_of_the_definition(scale: int) -> None:
         np.testing.assert_array_equal(draw_overlay(image, mask), slow_overlay(image, mask))
 
 
+@pytest.mark.parametrize("deflate", [zlib.compress, pictures.deflate], ids=["zlib", "isal"])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 8), (1, 300), (300, 1), (4, 6, 3)])
-def test_png_files_hold_the_pixels(shape: tuple[int, ...]) -> None:
+def test_png_files_hold_the_pixels(
+    shape: tuple[int, ...], deflate: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "deflate", deflate)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with Image.open(io.BytesIO(encode_png(pixels))) as read:
         read.verify()

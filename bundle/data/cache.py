@@ -42,8 +42,11 @@ class CachedDataset(PersistentDataset):
     source of the transforms, and the versions of the reading libraries: a changed mask, config or program is never
     served stale. Entries are written aside and renamed, so that a kill leaves none in part, and processes share one
     folder; a damaged one is made again. Where the disk is full or the folder cannot be written, training goes on
-    without. Samples are seeded by the draw, as in :class:`bundle.data.sampling.SeededDataset`. MONAI's
-    ``PersistentDataset`` finds entries by the files' names and has no bound; its ``CacheDataset`` fills memory alone.
+    without. MONAI's ``PersistentDataset`` finds entries by the files' names and has no bound; its ``CacheDataset``
+    fills memory alone.
+
+    Random transforms are seeded by the draw, not by the worker as in MONAI: the same :class:`Draw` gives the same
+    sample in any worker, process or resumed run. A plain integer index leaves the transforms' own random state alone.
 
     Args:
         data: items; ``image`` is a path and ``label`` a list of paths.

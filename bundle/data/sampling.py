@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 import ignite.distributed as idist
 import numpy as np
 from monai.data import Dataset
-from monai.transforms import Randomizable, apply_transform
 from torch.utils.data import DistributedSampler
 
 
@@ -18,21 +17,6 @@ class Draw(NamedTuple):
 
     place: int
     seed: int
-
-
-class SeededDataset(Dataset):
-    """A MONAI dataset whose random transforms are seeded by the draw, not by the worker.
-
-    The same draw gives the same sample in any worker, process or resumed run; MONAI seeds its random transforms per
-    worker instead. A plain integer index leaves the transforms' own random state alone.
-    """
-
-    def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, Draw):
-            return super().__getitem__(index)
-        if isinstance(self.transform, Randomizable):
-            self.transform.set_random_state(seed=index.seed)
-        return apply_transform(self.transform, self.data[index.place])
 
 
 class BalancedSampler(DistributedSampler[Draw]):

@@ -82,6 +82,7 @@ class PredictionWriter:
         structures: names of the mask's values, background first.
         label_sets: class heads, name -> class names.
         weights: file of the network's weights, for its hash.
+        runtime: what runs the network, for the tables.
 
     Raises:
         OSError: at the start, when ``output_dir`` cannot be written; later, when a picture cannot, for example on a
@@ -96,8 +97,9 @@ class PredictionWriter:
         structures: Sequence[str],
         label_sets: Mapping[str, Sequence[str]],
         weights: str,
+        runtime: str,
     ) -> None:
-        self.output_dir, self.weights = Path(output_dir), weights
+        self.output_dir, self.weights, self.runtime = Path(output_dir), weights, runtime
         self.structures, self.label_sets = list(structures), dict(label_sets)
         self._reset()
 
@@ -171,8 +173,9 @@ class PredictionWriter:
         """The record, completed by the names of the pictures that were written; none without a mask (H, W)."""
         if mask is None:
             return record
-        image = np.empty((*mask.shape, 3), np.uint8)
-        image[:] = np.frombuffer(picture, np.uint8).reshape(*mask.shape, -1)
+        image = np.frombuffer(picture, np.uint8).reshape(*mask.shape, -1)
+        if image.shape[2] == 1:
+            image = np.repeat(image, 3, axis=2)
         for kind, pixels in (("mask", mask), ("overlay", draw_overlay(image, mask))):
             record[kind] = f"{name}_{kind}.png"
             path = self.output_dir / record[kind]
@@ -228,7 +231,7 @@ class PredictionWriter:
         header = {
             "created_by": f"ultrasound-uperconvnext {__version__}",
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "model": {"version": __version__, "weights_sha256": sha256(self.weights)},
+            "model": {"version": __version__, "weights_sha256": sha256(self.weights), "runtime": self.runtime},
             "structures": [
                 {"value": i, "name": name, "color": "#" + bytes(color(i)).hex() if i else None}
                 for i, name in enumerate(self.structures)

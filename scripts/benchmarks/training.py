@@ -149,6 +149,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        self.peak = 0.0
 
     def __enter__(self) -> Worker:
         return self
@@ -157,8 +158,8 @@ class Worker:
         self.process.kill()
         self.process.communicate()
 
-    def call(self) -> float:
-        """Does one unit of work; the peak of memory so far, in GB.
+    def call(self) -> None:
+        """Does one unit of work; ``peak`` is then the process's peak of memory so far, in GB.
 
         Raises:
             RuntimeError: when the process ended.
@@ -173,7 +174,7 @@ class Worker:
                 f"the process of a training step must answer, but it ended with {self.process.wait()}; "
                 f"see why with: {' '.join(map(str, self.process.args))} < /dev/zero."  # type: ignore[arg-type]
             )
-        return float(answer)
+        self.peak = float(answer)
 
 
 def measure(options: Options) -> Part:
@@ -183,7 +184,7 @@ def measure(options: Options) -> Part:
         with ExitStack() as stack:
             workers = {name: stack.enter_context(Worker(kind, name, seed=options.seed)) for name in WAYS}
             times = interleave({name: w.call for name, w in workers.items()}, rounds=2 if options.quick else 7)
-            peaks = {name: worker.call() for name, worker in workers.items()}
+            peaks = {name: worker.peak for name, worker in workers.items()}
         rates = {name: WAYS[name][2] / time.median for name, time in times.items()}
         for name in WAYS:
             low, high = (WAYS[name][2] / value for value in (times[name].high, times[name].low))

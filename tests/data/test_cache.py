@@ -75,6 +75,12 @@ def test_a_kept_sample_equals_a_new_one_to_the_bit(items: list[dict[str, Any]], 
     assert len(entries(folder)) == 3
 
 
+def test_same_draw_gives_the_same_sample(items: list[dict[str, Any]]) -> None:
+    data = dataset([items[0], {**items[0], "item": "again"}], None)
+    assert torch.equal(data[Draw(0, 7)]["image"], data[Draw(1, 7)]["image"])
+    assert not torch.equal(data[Draw(0, 7)]["image"], data[Draw(0, 8)]["image"])
+
+
 def test_a_kept_image_is_not_loaded_again(
     items: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
