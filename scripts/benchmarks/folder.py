@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Case:
         config: files of the inference config.
         options: config ids that differ from the config.
         images: as many as are timed at a time.
+        threads: of the network.
         workers: numbers of loader processes to time.
     """
 
@@ -50,7 +52,8 @@ class Case:
     config: tuple[Path, ...]
     options: dict[str, Any]
     images: int
-    workers: tuple[int, ...] = (0, 1, 2)
+    threads: int
+    workers: tuple[int, ...]
 
     @property
     def runtime(self) -> str:
@@ -67,20 +70,20 @@ class Case:
 
 def measure(options: Options) -> Part:
     """Times the networks and runtimes in turns, each from files to files and on batches in memory."""
-    counts = (16, 8) if options.quick else (120, 40)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder, rows = Path(temporary), []
         sources = source_images(options)
-        rows = []
-        for case in _cases(options, folder, counts=counts):
-            images = link_images(sources, folder / f"{case.name}_{case.runtime}", count=case.images)
+        cases = _cases(options, folder)
+        for number, case in enumerate(cases):
+            images = link_images(sources, folder / str(number), count=case.images)
             rows += _measure_case(case, images, folder / "out", rounds=2 if options.quick else 5)
         sizes = (50, 200) if options.quick else (100, 1000)
         memory = [measure_memory(sources, folder / f"memory_{n}", options.weights, count=n) for n in sizes]
     grown = ", ".join(f"{entry['images']} images {entry['peak_mb']:.0f} MB" for entry in memory)
     note = (
-        f"{counts[0]} images (paper network {counts[1]}), batches of {BATCH}, {torch.get_num_threads()} threads, "
-        "start of the loader processes included. The network alone takes the same batches from memory. "
+        f"{cases[0].images} images (paper network {cases[-1].images}), batches of {BATCH}, start of loader processes "
+        f"included, {os.cpu_count()} cores, of which the network takes as many as it has threads. The network alone "
+        "takes the same batches from memory. "
         f"Peak memory of all processes together, compact network, one loader process: {grown}."
     )
     return Part(title="Folder", note=note, rows=rows, extra={"memory": memory})
@@ -108,7 +111,7 @@ def link_images(sources: Sequence[Path], folder: Path, *, count: int) -> Path:
     return folder
 
 
-def _cases(options: Options, folder: Path, *, counts: tuple[int, int]) -> list[Case]:
+def _cases(options: Options, folder: Path) -> list[Case]:
     compact, paper = (CONFIGS / "inference.yaml",), (CONFIGS / "inference.yaml", CONFIGS / "paper.yaml")
     exporter = Exporter(
         load_source(options.weights, config_files=[CONFIGS / "train.yaml"]),
@@ -118,11 +121,15 @@ def _cases(options: Options, folder: Path, *, counts: tuple[int, int]) -> list[C
     exporter.export("openvino", "float32")
     openvino = {"runtime": "openvino", "model_path": str(folder / "exports" / "model_float32.xml")}
     weights = {"ckpt_path": str(options.weights)}
-    return [
-        Case("compact", compact, weights, counts[0]),
-        Case("compact", compact, openvino, counts[0]),
-        Case("paper", paper, {"ckpt_path": str(_random_weights(paper, folder, options.seed))}, counts[1]),
+    workers = (1,) if options.quick else (0, 1, 2)
+    all_cores = torch.get_num_threads()
+    cases = [
+        Case("compact", compact, {**way, "runtime_threads": threads}, 48 if options.quick else 200, threads, workers)
+        for way in (weights, openvino)
+        for threads in sorted({all_cores, max(1, all_cores - 1)}, reverse=True)
     ]
+    random = {"ckpt_path": str(_random_weights(paper, folder, options.seed))}
+    return [*cases, Case("paper", paper, random, 12 if options.quick else 60, all_cores, workers)]
 
 
 def _random_weights(config: Sequence[Path], folder: Path, seed: int) -> Path:
@@ -144,15 +151,18 @@ def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> lis
             for batch in batches:
                 evaluator.inferer(batch["image"], evaluator.network, prompt=batch["prompt"])
 
-    ways: dict[str, Callable[[], Any]] = {"0": evaluator.run, "alone": alone}  # a run switches the network to eval
-    for workers in case.workers[1:]:
-        ways[str(workers)] = case.parser(folder, output, workers).get_parsed_content("evaluator").run
-    timings = interleave(ways, rounds=rounds)
+    evaluator.run()  # which loads the weights
+    runs = {str(n): case.parser(folder, output, n).get_parsed_content("evaluator").run for n in case.workers}
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads)
+    timings = interleave({**runs, "alone": alone}, rounds=rounds)
+    torch.set_num_threads(before)
     rate = case.images / timings["alone"].median
     return [
         {
             "network": case.name,
             "runtime": case.runtime,
+            "threads": case.threads,
             "loader processes": workers,
             "images/s, files to files": case.images / timings[str(workers)].median,
             "images/s, network alone": rate,

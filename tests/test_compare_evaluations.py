@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from scripts.compare_evaluations import compare, main, read_dice
+
+COLUMNS = ["image", "dataset", "group", "structure", "protocol", "present", "dice"]
+
+
+def evaluation(folder: Path, lesion: Sequence[float], head: Sequence[float]) -> Path:
+    folder.mkdir()
+    with (folder / "per_image.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for dataset, structure, values in (("BUSI", "lesion", lesion), ("HC", "head", head)):
+            for number, dice in enumerate(values):
+                image = f"{structure} {number}"
+                table.writerow([image, dataset, image, structure, "native", True, dice])
+                table.writerow([image, dataset, image, structure, "paper", True, 0.0])
+        table.writerow(["empty", "BUSI", "empty", "lesion", "native", False, 0.0])
+    return folder
+
+
+def test_the_change_is_paired_and_the_mean_is_that_of_the_structures(tmp_path: Path) -> None:
+    first = evaluation(tmp_path / "a", [0.2, 0.4, 0.6], [0.5, 0.5])
+    second = evaluation(tmp_path / "b", [0.3, 0.5, 0.7], [0.9, 0.9])
+    lesion, head, mean = compare(read_dice(first), read_dice(second), resamples=200, seed=0)
+    assert lesion[:2] == ("BUSI lesion", 3)
+    assert lesion[2:4] == pytest.approx((0.4, 0.5))
+    # each image gained 0.1: whichever are drawn, the change is that, however much the images differ
+    assert [lesion[4][key] for key in ("value", "low", "high")] == pytest.approx([0.1, 0.1, 0.1])
+    assert head[4]["value"] == pytest.approx(0.4)
+    assert mean[2:4] == pytest.approx((0.45, 0.7))  # (.4 + .5) / 2, (.5 + .9) / 2
+    assert [mean[4][key] for key in ("value", "low", "high")] == pytest.approx([0.25, 0.25, 0.25])
+
+
+def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = evaluation(tmp_path / "a", [0.2, 0.4], [0.5, 0.5])
+    second = evaluation(tmp_path / "b", [0.1, 0.3], [0.5, 0.5])
+    assert main([str(first), str(second)]) == 0
+    assert "| BUSI lesion | 2 | 0.300 | 0.200 | -0.100 (-0.100 to -0.100) |" in capsys.readouterr().out
+
+
+def test_other_images_and_absent_tables_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = evaluation(tmp_path / "a", [0.2, 0.4], [0.5])
+    second = evaluation(tmp_path / "b", [0.1], [0.5])
+    assert main([str(first), str(second)]) == 2
+    assert "both evaluations must hold the same images, got 3 and 2" in capsys.readouterr().err
+    assert main([str(first), str(tmp_path / "none")]) == 2
+    assert "the per_image.csv of an evaluation expected" in capsys.readouterr().err
