@@ -76,7 +76,7 @@ def measure(options: Options) -> Part:
         cases = _cases(options, folder)
         for number, case in enumerate(cases):
             images = link_images(sources, folder / str(number), count=case.images)
-            rows += _measure_case(case, images, folder / "out", rounds=2 if options.quick else 5)
+            rows += _measure_case(case, images, folder / "out", rounds=2 if options.quick else 3)
         sizes = (50, 200) if options.quick else (100, 1000)
         memory = [measure_memory(sources, folder / f"memory_{n}", options.weights, count=n) for n in sizes]
     grown = ", ".join(f"{entry['images']} images {entry['peak_mb']:.0f} MB" for entry in memory)
@@ -124,12 +124,12 @@ def _cases(options: Options, folder: Path) -> list[Case]:
     workers = (1,) if options.quick else (0, 1, 2)
     all_cores = torch.get_num_threads()
     cases = [
-        Case("compact", compact, {**way, "runtime_threads": threads}, 48 if options.quick else 200, threads, workers)
+        Case("compact", compact, {**way, "runtime_threads": threads}, 48 if options.quick else 120, threads, workers)
         for way in (weights, openvino)
         for threads in sorted({all_cores, max(1, all_cores - 1)}, reverse=True)
     ]
     random = {"ckpt_path": str(_random_weights(paper, folder, options.seed))}
-    return [*cases, Case("paper", paper, random, 12 if options.quick else 60, all_cores, workers)]
+    return [*cases, Case("paper", paper, random, 12 if options.quick else 40, all_cores, workers)]
 
 
 def _random_weights(config: Sequence[Path], folder: Path, seed: int) -> Path:
