@@ -29,6 +29,7 @@ PARTS = {
     "deployment": "latency of every runtime and precision, against the paper's network in eager float32",
     "operators": "where the time goes in the paper's network, before and after (a training step without --quick alone)",
     "live": "a frame of a stream, from pixels to mask and classes",
+    "clips": "real clips through scripts/live.py: frames per second, latency, memory",
     "folder": "images per second from files to files",
 }
 
