@@ -34,7 +34,7 @@ def run(folder: Path, out: Path, weights: Path, **options: Any) -> list[dict[str
     overrides = {"bundle_root": str(ROOT), "dataset_dir": str(folder), "output_dir": str(out), "num_workers": 0}
     workflow = ConfigWorkflow(
         workflow_type="infer", config_file=CONFIG, meta_file=None, logging_file=False,
-        **overrides, **SMALL, ckpt_path=str(weights), **options,
+        **{**overrides, **SMALL, "ckpt_path": str(weights), **options},
     )  # fmt: skip
     workflow.initialize()
     workflow.run()
@@ -144,3 +144,12 @@ def test_bundle_properties_are_complete(folder: Path) -> None:
     )  # fmt: skip
     workflow.initialize()
     assert not workflow.check_properties()
+
+
+def test_loader_processes_change_no_file(folder: Path, tmp_path: Path, weights: Path) -> None:
+    first, second = tmp_path / "one", tmp_path / "other"
+    assert run(folder, first, weights) == run(folder, second, weights, num_workers=1)
+    files = sorted(path.relative_to(first) for path in first.rglob("*.png"))
+    assert len(files) == 6
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file

@@ -19,12 +19,14 @@ from bundle.engines.handlers import (
     ema_model,
 )
 from bundle.engines.interaction import SimulatedInteraction
+from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.schedule import warmup_polynomial
 
 __all__ = [
     "Checkpoints",
     "GradientClipping",
     "MetricsHistory",
+    "OverlappedEvaluator",
     "PromptedInferer",
     "RunSummary",
     "SeededEpochs",

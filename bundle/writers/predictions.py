@@ -72,7 +72,8 @@ class PredictionWriter:
     ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
     What they say of an image is its ``result``, see :class:`bundle.transforms.DescribePredictiond`. Nothing of a
     file's header is written. Pictures are drawn and written by threads of their own, while the network is at the next
-    images. Attach it last: it leaves the process.
+    images, which also wait for the results of an :class:`bundle.engines.OverlappedEvaluator`. Attach it last: it leaves
+    the process.
 
     Under torch.distributed each process writes the pictures of its images (and ``predictions.partial.<process>.csv``
     until the end), and the first one the tables of all images, in the order of the data set.
@@ -151,33 +152,30 @@ class PredictionWriter:
 
     def _write_batch(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            item = {**batch, **output}
-            path = str(item["image"].meta["filename_or_obj"])
+            path = str(batch["image"].meta["filename_or_obj"])
             # The reason names the file by its path on this machine, which does not belong in a result.
-            item["error"] = item["error"].removeprefix(f"{path}: ").replace(path, item["file"])
-            record, mask = self._record(item), None
-            if item["error"]:
-                logger.error(f"{item['file']}: {item['error']}")
-            else:
-                record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes")})
-                study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
-                mask = study.reshape(study.shape[:2]).T
-            task = self.pool.submit(self._write_image, record, mask, picture=item["picture"], name=item["output"])
-            self.waiting.append((int(item["place"]), task))
+            error = batch["error"].removeprefix(f"{path}: ").replace(path, batch["file"])
+            if error:
+                logger.error(f"{batch['file']}: {error}")
+            ready = output if isinstance(output, Future) else {**batch, **output}
+            self.waiting.append((int(batch["place"]), self.pool.submit(self._write_image, ready, error)))
             while len(self.waiting) > _WAITING or (self.waiting and self.waiting[0][1].done()):
                 self._settle()
 
-    def _write_image(
-        self, record: dict[str, Any], mask: np.ndarray | None, *, picture: bytes, name: str
-    ) -> dict[str, Any]:
-        """The record, completed by the names of the pictures that were written; none without a mask (H, W)."""
-        if mask is None:
+    def _write_image(self, ready: Mapping[str, Any] | Future[Mapping[str, Any]], error: str) -> dict[str, Any]:
+        """The image's record, once its pictures are written; it has none with an error."""
+        item = ready.result() if isinstance(ready, Future) else ready
+        record = self._record({**item, "error": error})
+        if error:
             return record
-        image = np.frombuffer(picture, np.uint8).reshape(*mask.shape, -1)
+        record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes")})
+        study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
+        mask = study.reshape(study.shape[:2]).T
+        image = np.frombuffer(item["picture"], np.uint8).reshape(*mask.shape, -1)
         if image.shape[2] == 1:
             image = np.repeat(image, 3, axis=2)
         for kind, pixels in (("mask", mask), ("overlay", draw_overlay(image, mask))):
-            record[kind] = f"{name}_{kind}.png"
+            record[kind] = f"{item['output']}_{kind}.png"
             path = self.output_dir / record[kind]
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
