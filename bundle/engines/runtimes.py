@@ -214,9 +214,22 @@ def _load_onnx(path: Path, threads: int | None) -> tuple[str, Run]:
     return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), run
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's ``Core``, one for the whole process.
+
+    Each ``Core`` gives the main thread an alternate signal stack and takes it back when its last model goes. Where
+    several come and go, a stack is left behind whose memory is gone (OpenVINO 2026.4, Linux), and the next signal, such
+    as the end of a loader process, ends this one.
+
+    Raises:
+        ImportError: when OpenVINO is not installed.
+    """
+    return require_package("openvino").Core()
+
+
 def _load_openvino(path: Path, threads: int | None) -> tuple[str, Run]:
-    openvino = require_package("openvino")
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(path)
     if not model.has_rt_info([METADATA_KEY]):
         return "", lambda image, prompt: []

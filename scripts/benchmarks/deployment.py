@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from bundle.engines.runtimes import require_package
+from bundle.engines.runtimes import openvino_core, require_package
 from bundle.export import load_source
 from bundle.export.formats import example, onnx_model, openvino_model, trace
 from bundle.export.quantize import KEPT, CalibrationImages, quantize
@@ -215,7 +215,7 @@ def _compiled(model: Any, case: Case, *, hint: str) -> Run:
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = require_package("openvino").Core().compile_model(fixed, "CPU", options)
+    compiled = openvino_core().compile_model(fixed, "CPU", options)
     arrays = {"image": case.image.numpy(), "prompt": case.prompt.numpy()}
 
     def run() -> Sequence[Tensor]:

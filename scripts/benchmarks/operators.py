@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bundle.engines.runtimes import require_package
+from bundle.engines.runtimes import openvino_core
 from bundle.export.formats import example, openvino_model, trace
 from scripts.benchmarks import deployment, training
 from scripts.benchmarks.interleave import Options, Part
@@ -125,7 +125,7 @@ def _openvino(case: deployment.Case, calls: int) -> Milliseconds:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERF_COUNT": True,
     }
-    request = require_package("openvino").Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
     arrays = {"image": case.image.numpy(), "prompt": case.prompt.numpy()}
     groups: dict[str, float] = defaultdict(float)
     for call in range(calls + 2):

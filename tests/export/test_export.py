@@ -204,3 +204,38 @@ def test_the_papers_network_exports(tmp_path: Path) -> None:
     exporter = Exporter(load_source(tmp_path / "paper.pt", config_files=files), output_dir=tmp_path / "out")
     for kind in SUFFIXES:
         assert not exporter.export(kind, "float32").error
+
+
+SIGNAL_STACK = """
+import ctypes, gc, sys
+import torch
+from pathlib import Path
+from bundle.engines.runtimes import ExportedNetwork
+
+class Stack(ctypes.Structure):
+    _fields_ = [("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+def load():
+    network = ExportedNetwork(sys.argv[1], threads=1)
+    network.predict(torch.zeros(1, 3, 64, 64))
+    return network
+
+first, second = load(), load()
+del first
+gc.collect()
+del second
+gc.collect()
+stack = Stack()
+assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+ends = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+mapped = any(int(low, 16) <= stack.place < int(high, 16) for low, high in ends) if stack.place else True
+print("mapped", mapped)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="alternate signal stacks are looked up in /proc")
+def test_models_that_go_leave_no_broken_signal_stack(exports: dict[str, Any]) -> None:
+    model = str(exports["folder"] / "model_float32.xml")
+    command = [sys.executable, "-c", SIGNAL_STACK, model]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["mapped", "True"], done.stderr

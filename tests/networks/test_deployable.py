@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bundle.engines.runtimes import openvino_core
 from bundle.networks import UPerConvNeXt
 from bundle.networks.deployable import deployable
 
@@ -140,7 +141,7 @@ def test_traced_onnx_and_openvino_models_are_right_at_other_sizes_and_batches(tr
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     shapes = [("image", [-1, 5, -1, -1]), ("prompt", [-1, 15])]
     model = openvino.convert_model(traced, example_input=example, input=shapes)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for batch, height, width in SIZES:
         image, prompt = torch.randn(batch, 5, height, width), torch.rand(batch, 15)
         expected = network.predict(image, prompt)
