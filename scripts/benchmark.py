@@ -34,13 +34,13 @@ PARTS = {
 }
 
 
-def machine() -> dict[str, Any]:
+def machine(threads: int) -> dict[str, Any]:
     """What the figures were measured on; no host name."""
     model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown")
     return {
         "cpu": model,
         "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "bundle": __version__,
@@ -96,7 +96,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the parts one after the other; each one's table is printed, and kept in the JSON, as soon as it is there."""
     args = parse(arguments)
-    torch.set_num_threads(args.threads)
     options = Options(
         quick=args.quick,
         datalist=args.datalist,
@@ -104,9 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         weights=args.weights,
         seed=args.seed,
     )
-    result: dict[str, Any] = {"machine": machine(), "quick": args.quick, "parts": {}}
+    result: dict[str, Any] = {"machine": machine(args.threads), "quick": args.quick, "parts": {}}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for name in args.parts:
+        torch.set_num_threads(args.threads)  # parts may change it
         start = time.monotonic()
         part: Part = importlib.import_module(f"scripts.benchmarks.{name}").measure(options)
         result["parts"][name] = {**part.as_dict(), "seconds": round(time.monotonic() - start, 1)}
