@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
@@ -51,6 +52,10 @@ def autocast_dtype(amp: bool, device: torch.device | str) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else None
+
+
+_CERTAIN = 4.0
+"""Margin over the background where the user said what is there: a probability of .98."""
 
 
 class TrainingNetwork(nn.Module):
@@ -184,11 +189,19 @@ class PromptedInferer(Inferer):
         return outputs
 
 
+def _heart(said: Tensor) -> Tensor:
+    """Where a guidance channel (H, W) says so for certain (1, no former mask), 3 pixels and more from where not."""
+    certain: Tensor = -F.max_pool2d(-(said == 1).float()[None], kernel_size=7, stride=1, padding=3)[0] > 0
+    return certain
+
+
 def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: Tensor, allowed: Tensor) -> Tensor:
     """Logits (C, H, W) of one image in which guided structures go before automatic ones.
 
     The guided structures' margins over the background compete by softmax; what they leave over is shared by the
-    automatic result without those structures. Who names no structure asks for one object: then nothing else is shown.
+    automatic result without those structures. What the user said holds whatever the network thinks: the middle of a
+    click is the structure, or is not, and nothing of it lies more than 3 pixels outside a box. Who names no structure
+    asks for one object: then nothing else is shown.
 
     Args:
         automatic: (C, H, W) logits without guidance.
@@ -200,7 +213,8 @@ def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: T
             where the organ has none.
     """
     margins: dict[int, Tensor] = {}
-    for logits, slot in zip(guided, slots.tolist(), strict=True):
+    for logits, asked in zip(guided, slots.tolist(), strict=True):
+        slot = asked
         if slot == 0:
             wanted, unwanted = guidance[0]
             place = wanted if wanted.any() else 1 - unwanted
@@ -209,6 +223,9 @@ def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: T
             mass = (found * place).sum((1, 2))[1:].masked_fill(~possible[1:], -1.0)
             slot = 1 + int(mass.argmax())
         margins[slot] = logits[slot] - logits[0]
+        wanted, unwanted = guidance[asked]
+        margins[slot] = torch.where(_heart(wanted), margins[slot].clamp(min=_CERTAIN), margins[slot])
+        margins[slot] = torch.where(_heart(unwanted), margins[slot].clamp(max=-_CERTAIN), margins[slot])
     named = list(margins)
     shares = torch.stack([torch.zeros_like(automatic[0]), *margins.values()]).log_softmax(0)
     rest = automatic.clone()

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from bundle.engines import PromptedInferer, TrainingNetwork, prepare_batch, prepare_evaluation
 from bundle.engines.batches import autocast_dtype, join_guided
+from bundle.guidance import draw_guidance
 from bundle.networks import UPerConvNeXt
 from bundle.vocabulary import encode_prompt, switch
 
@@ -214,8 +216,36 @@ def test_a_structure_without_a_name_is_the_one_found_where_it_is_wanted(place: d
 def test_a_structure_that_the_organ_does_not_have_is_not_guessed_where_nothing_is_found() -> None:
     nothing = torch.tensor([0.0, -200.0, -200.0])[:, None, None]  # no probability in float32
     automatic, allowed = logits([0.4, 0.3, 0.3]), [True, False, True]
-    guessed = join(automatic, [nothing], [0], wanted=[1.0], allowed=allowed)
+    guessed = join(automatic, [nothing], [0], wanted=[0.5], allowed=allowed)  # a former mask
     torch.testing.assert_close(guessed[:, 2], join(automatic, [nothing], [2])[:, 2])
+
+
+@pytest.mark.parametrize(("channel", "sure"), [("wanted", -9.0), ("unwanted", 9.0)])
+def test_the_middle_of_a_click_is_what_the_user_says(channel: str, sure: float) -> None:
+    """The network is sure of the opposite everywhere."""
+    said = draw_guidance((20, 30), radius=5.0, **{channel: [(8.0, 11.0)]})
+    guided = torch.stack([torch.zeros(20, 30), torch.full((20, 30), sure)])[None]
+    guidance = torch.zeros(2, 2, 20, 30)
+    guidance[1] = said
+    joined = join_guided(
+        torch.zeros(2, 20, 30), guided, torch.tensor([1]), guidance=guidance, allowed=torch.tensor([True, True])
+    )
+    changed = joined.argmax(0) == int(channel == "wanted")
+    assert changed[8, 11]
+    assert joined.exp()[int(channel == "wanted"), 8, 11] == pytest.approx(0.982, abs=1e-3)  # the sigmoid of 4
+    rows, columns = np.nonzero(changed.numpy())
+    assert sorted(zip(rows - 8, columns - 11, strict=True)) == [(-1, 0), (0, -1), (0, 0), (0, 1), (1, 0)]
+
+
+def test_nothing_lies_outside_a_box_and_a_former_mask_forces_nothing() -> None:
+    ones = torch.stack([torch.zeros(20, 30), torch.full((20, 30), 9.0)])[None]
+    guidance = torch.zeros(2, 2, 20, 30)
+    guidance[1] = draw_guidance((20, 30), radius=5.0, box=(5, 6, 14, 20), mask=torch.ones(20, 30))
+    arguments = {"guidance": guidance, "allowed": torch.tensor([True, True])}
+    found = join_guided(torch.zeros(2, 20, 30), ones, torch.tensor([1]), **arguments).argmax(0)
+    rows, columns = np.nonzero(found.numpy())
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5 - 3, 14 + 3, 6 - 3, 20 + 3)
+    assert not join_guided(torch.zeros(2, 20, 30), -ones, torch.tensor([1]), **arguments).argmax(0).any()
 
 
 def test_an_organ_without_structures_may_show_one_to_who_clicks() -> None:
