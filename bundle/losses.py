@@ -15,17 +15,21 @@ class PartialLabelLoss(nn.Module):
     """A segmentation loss taken, for each sample, over the structures that its data set labels.
 
     The softmax inside ``loss`` runs over background and those structures alone, so that a set which labels heads never
-    calls another set's nerves background. Samples of one label table are taken together; the result is the sum over
-    samples, each counting once.
+    calls another set's nerves background. What the organs in sight cannot show, by ``organs``, is absent for certain:
+    the negative logarithm of the probability that a pixel is none of that is added, over all structures' softmax.
+    Samples of one label table are taken together; the result is the sum over samples, each counting once.
 
     Args:
         loss: any loss of (logits (N, K, H, W), label (N, 1, H, W)) that averages over N, for example MONAI's
             ``DiceCELoss(softmax=True, to_onehot_y=True)`` with ``batch=False``.
+        organs: the structures (indices) that each organ shows; an organ is in sight when the set labels one of them.
+            Without organs nothing is absent.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, organs: Sequence[Sequence[int]] = ()) -> None:
         super().__init__()
         self.loss = loss
+        self.organs = [frozenset(organ) for organ in organs]
 
     def forward(self, logits: Tensor, label: Tensor, labeled: Tensor) -> Tensor:
         """Sum over the samples of their loss.
@@ -41,8 +45,20 @@ class PartialLabelLoss(nn.Module):
             channels = row.nonzero()[:, 0]
             local = row.cumsum(0) - 1  # structure index -> its place among the labeled ones
             target = local[label[samples].long()]
-            total = total + len(samples) * self.loss(logits[samples][:, channels].float(), target)
+            selected = logits[samples].float()
+            loss = self.loss(selected[:, channels], target)
+            possible = self._possible(channels.tolist(), selected.shape[1])
+            if len(possible) < selected.shape[1]:
+                loss = loss + (selected.logsumexp(1) - selected[:, possible].logsumexp(1)).mean()
+            total = total + len(samples) * loss
         return total
+
+    def _possible(self, labeled: Sequence[int], count: int) -> list[int]:
+        """Those of ``count`` structures that an image may show whose set labels these."""
+        in_sight = [organ for organ in self.organs if not organ.isdisjoint(labeled)]
+        elsewhere = frozenset().union(*self.organs) if in_sight else frozenset()
+        absent = elsewhere.difference(labeled, *in_sight)
+        return [index for index in range(count) if index not in absent]
 
 
 class MultiTaskLoss(nn.Module):
@@ -57,9 +73,12 @@ class MultiTaskLoss(nn.Module):
         segmentation_weight: factor of the segmentation mean.
         classification_weight: factor of the classification mean.
         class_weights: optional label set -> one weight per class (rare classes up).
+        structures: names of the segmentation channels, for ``organ_structures``.
+        organ_structures: position -> names of its structures; those of other organs are trained to be absent.
 
     Raises:
-        ValueError: when class weights name an unknown label set or their number is wrong.
+        ValueError: when class weights name an unknown label set or their number is wrong, or an organ an unknown
+            structure.
     """
 
     def __init__(
@@ -70,9 +89,19 @@ class MultiTaskLoss(nn.Module):
         segmentation_weight: float = 1.0,
         classification_weight: float = 1.0,
         class_weights: Mapping[str, Sequence[float]] | None = None,
+        structures: Sequence[str] = (),
+        organ_structures: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
-        self.segmentation = PartialLabelLoss(segmentation)
+        organs = []
+        for organ, names in (organ_structures or {}).items():
+            if not set(names) <= set(structures):
+                raise ValueError(
+                    f"organ_structures must name structures {list(structures)}, got {organ!r}: {list(names)};"
+                    " correct the config."
+                )
+            organs.append([list(structures).index(name) for name in names])
+        self.segmentation = PartialLabelLoss(segmentation, organs)
         self.label_sets = list(label_sets)
         self.segmentation_weight = segmentation_weight
         self.classification_weight = classification_weight

@@ -25,6 +25,31 @@ def test_structures_that_a_set_does_not_label_do_not_count() -> None:
     assert plain.item() == pytest.approx(math.log(2))  # a softmax over two channels, not three
 
 
+def test_what_other_organs_show_is_absent() -> None:
+    # A set of heads (2), where breasts show 1 and limbs 3 or 4: three of five equal probabilities are impossible.
+    organs = [[1], [2], [3, 4]]
+    label, labeled = torch.zeros(1, 1, 2, 2), torch.tensor([[True, False, True, False, False]])
+    ce = dice_ce(lambda_dice=0.0)
+    logits = torch.zeros(1, 5, 2, 2)
+    assert PartialLabelLoss(ce, organs)(logits, label, labeled).item() == pytest.approx(math.log(2) + math.log(5 / 2))
+    logits[:, [1, 3, 4]] = -50.0
+    assert PartialLabelLoss(ce, organs)(logits, label, labeled).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("labeled", [[True, True, False, True], [True, False, True, False], [True] * 4])
+def test_what_an_organ_in_sight_can_show_stays_open(labeled: list[bool]) -> None:
+    # The second organ shares structure 1 with the first and has 2 and 3: nothing that it can show is absent.
+    logits, label = torch.randn(1, 4, 2, 2), torch.zeros(1, 1, 2, 2)
+    rows = torch.tensor([labeled])
+    plain = PartialLabelLoss(dice_ce())(logits, label, rows)
+    assert PartialLabelLoss(dice_ce(), [[1], [1, 2, 3]])(logits, label, rows) == plain
+
+
+def test_an_organ_of_unknown_structures_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"'breast': \['tumor'\]"):
+        MultiTaskLoss(dice_ce(), label_sets={}, structures=["background"], organ_structures={"breast": ["tumor"]})
+
+
 def test_structure_indices_are_mapped_into_the_labeled_channels() -> None:
     # The set labels structures 2 and 3 of four; pixels of structure 3 are predicted right with a margin of 5.
     logits = torch.zeros(1, 4, 2, 2)
