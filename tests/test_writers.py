@@ -213,6 +213,8 @@ def test_overlays_are_those_of_the_definition(scale: int) -> None:
         mask = np.kron(mask, np.ones((scale, scale), np.uint8))
         image = random.integers(0, 256, (*mask.shape, 3), np.uint8)
         np.testing.assert_array_equal(draw_overlay(image, mask), slow_overlay(image, mask))
+        gray = np.repeat(image[..., :1], 3, axis=2)
+        np.testing.assert_array_equal(draw_overlay(image[..., :1], mask), slow_overlay(gray, mask))
 
 
 @pytest.mark.parametrize("deflate", [zlib.compress, pictures.deflate], ids=["zlib", "isal"])

@@ -7,6 +7,8 @@ What is counted, and how:
 - The headline Dice is the mean over the images whose truth holds the structure. Beside it stand the false-alarm rate
   (share of the other images in which at least one pixel is predicted) and ``dice_all``, the mean over all images in
   which an empty truth scores 1 when the prediction is empty too and 0 when it is not. No image is dropped.
+- ``other_area`` is the mean share of the image that is called a structure which its data set does not label: right or
+  wrong, nobody asked for it. It is 0 where the position prompt rules out such structures.
 - Truth present but nothing predicted: Dice, IoU and NSD are 0 and HD95 is the diagonal of the image.
 - Distances are in mm where the pixel spacing is known, else in pixels; means never mix the two.
 - NSD's tolerance is a number of mm where the spacing is known, else a fraction of the image's diagonal.
@@ -98,10 +100,12 @@ def segmentation_rows(
     diagonal = math.hypot(height * spacing[0], width * spacing[1])
     size = {"protocol": protocol, "height": height, "width": width, "unit": "mm" if known else "px"}
     tolerance = nsd_tolerance_mm if known else nsd_tolerance_fraction * diagonal
+    others = int(((pred > 0) & ~torch.isin(pred, torch.tensor(channels, dtype=pred.dtype))).sum())
     rows = []
     for channel in channels:
         masks = (pred == channel)[None, None], (truth == channel)[None, None]  # (1, 1, H, W)
         row = {**item_origin(item), "structure": structures[channel], **size, **_overlap(*masks)}
+        row["other_pixels"] = others
         if surface:
             row |= _distances(*masks, spacing=spacing, tolerance=tolerance, diagonal=diagonal)
         rows.append(row)
@@ -185,6 +189,7 @@ def _summary(rows: list[Row], *, resamples: int, seed: int) -> dict[str, Any]:
         summary["dice_all"] = mean(counted, [r["dice"] for r in counted])
         summary["false_alarm_rate"] = mean(absent, [r["pred_pixels"] > 0 for r in absent])
         summary["false_area"] = mean(absent, [r["pred_pixels"] / (r["height"] * r["width"]) for r in absent])
+        summary["other_area"] = mean(counted, [r["other_pixels"] / (r["height"] * r["width"]) for r in counted])
     for unit in ("mm", "px"):
         members = [r for r in present if r["unit"] == unit and r.get("hd95") is not None]
         if members:

@@ -16,7 +16,8 @@ NOTES = (
     "near-duplicates). Scores are taken per image on the native grid, then averaged over images.",
     "Dice and IoU: images whose truth holds the structure. False alarms: share of the other images in which at least "
     "one pixel is predicted; false area: mean share of the image predicted there. Dice of all images: an empty truth "
-    "scores 1 when the prediction is empty too, else 0.",
+    "scores 1 when the prediction is empty too, else 0. Other area: mean share of the image that is called a structure "
+    "which the data set does not label.",
     "NSD: share of the two boundaries within the tolerance of each other. HD95: 95th percentile of the distance "
     "between the boundaries, the greater of the two directions. A structure that is missed altogether scores NSD 0 and "
     "HD95 the diagonal of its image. Millimeters where the pixel spacing is known, else pixels.",
@@ -104,7 +105,7 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
 
 def _overlap_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["Data set", "Structure", "Images", "Patients", "With structure", "Dice", "IoU"]
-    head += ["Without", "False alarms", "False area", "Dice of all images"]
+    head += ["Without", "False alarms", "False area", "Dice of all images", "Other area"]
     return _table(
         head,
         [
@@ -116,6 +117,7 @@ def _overlap_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
                 _number(e["false_alarm_rate"]),
                 _number(e["false_area"]),
                 _number(e["dice_all"]),
+                _number(e["other_area"]),
             ]
             for e in entries
         ],

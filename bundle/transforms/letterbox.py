@@ -22,6 +22,11 @@ def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
     return height, width
 
 
+def is_gray(image: torch.Tensor) -> bool:
+    """Whether all channels of an image (C, H, W) are equal."""
+    return all(torch.equal(image[0], channel) for channel in image[1:])
+
+
 def shrink(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Images (B, C, H, W) at another size (H', W'), float32, bilinear with an anti-aliasing filter."""
     if size[1] == 1:  # PyTorch 2.14 fills a result of one column with its first value
@@ -39,7 +44,10 @@ class _AntialiasedResize(Resize):
     def __call__(self, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         size = longest_to(img.shape[1:], self.spatial_size)
         plain = img.as_tensor() if isinstance(img, MetaTensor) else img
-        resized = shrink(plain[None], size)[0]
+        if is_gray(plain):
+            resized = shrink(plain[None, :1], size)[0].repeat(len(plain), 1, 1)
+        else:
+            resized = shrink(plain[None], size)[0]
         if not isinstance(img, MetaTensor):
             return resized
         history = TraceableTransform.track_transform_meta(

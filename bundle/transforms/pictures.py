@@ -10,6 +10,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from bundle.transforms.letterbox import is_gray
+
 
 class KeepPictured(MapTransform):
     """Adds ``picture``: the image at its native size as bytes, so that an overlay need not read the file again.
@@ -29,7 +31,6 @@ class KeepPictured(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             image = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
-            gray = torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
-            shown = image[0] if gray else image.permute(1, 2, 0)
+            shown = image[0] if is_gray(image) else image.permute(1, 2, 0)
             item["picture"] = shown.mul(255).round_().to(torch.uint8).numpy().tobytes()
         return item

@@ -27,40 +27,38 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Image with translucent structures and opaque contours.
 
     Args:
-        image: (H, W, 3) uint8.
-        mask: (H, W) structure indices.
+        image: (H, W, 3) uint8, or (H, W, 1) when grey.
+        mask: (H, W) structure indices, uint8.
 
     Returns:
         (H, W, 3) uint8.
     """
-    drawn: np.ndarray = image.copy()
-    width = max(1, min(mask.shape) // 250)
-    for index in range(1, int(mask.max()) + 1):
-        structure = mask == index
-        if not structure.any():
-            continue
-        box = _bounding_box(structure)
-        inside, part = structure[box], drawn[box]
-        tinted = (1 - FILL) * np.arange(256, dtype=np.float32)[:, None] + FILL * np.array(color(index), np.float32)
-        table = tinted.round().astype(np.uint8)
-        for channel in range(3):  # three times as fast as all at once
-            np.copyto(part[..., channel], table[:, channel].take(part[..., channel]), where=inside)
-        part[inside & ~_eroded(inside, width)] = color(index)
+    count = int(mask.max()) + 1
+    colors = np.array([(0, 0, 0), *(color(index) for index in range(1, count))], np.float32)
+    shades = np.arange(256, dtype=np.float32)[:, None]
+    tinted = np.stack([shades + (index > 0) * FILL * (colors[index] - shades) for index in range(count)])
+    table = np.concatenate([tinted, np.broadcast_to(colors[:, None], tinted.shape)]).round().astype(np.uint8)
+    row = mask.astype(np.uint16)  # of the table: tinted structures, then opaque ones
+    row[(mask > 0) & ~_inside(mask, max(1, min(mask.shape) // 250))] += count
+    row <<= 8
+    drawn = np.empty((*mask.shape, 3), np.uint8)
+    for channel, shown in enumerate(np.broadcast_to(image, drawn.shape).transpose(2, 0, 1)):
+        drawn[..., channel] = np.take(table[..., channel], row | shown, mode="clip")
     return drawn
 
 
-def _bounding_box(inside: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns that hold all of ``inside`` (H, W) and, within the image, the pixels next to it."""
-    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-    return slice(max(0, rows[0] - 1), rows[-1] + 2), slice(max(0, columns[0] - 1), columns[-1] + 2)
+def _inside(mask: np.ndarray, width: int) -> np.ndarray:
+    """Pixels of (H, W) further than ``width`` steps, up, down, left or right, from one with another index.
 
-
-def _eroded(inside: np.ndarray, width: int) -> np.ndarray:
-    """Pixels of (H, W) further than ``width`` steps from the outside, up, down, left or right.
-
-    The border of the array counts as inside. scipy's ``binary_erosion`` takes ten times as long.
+    scipy's ``binary_erosion`` takes ten times as long, and a pass for each index.
     """
-    for _ in range(width):
+    inside = np.ones(mask.shape, bool)
+    level, upright = mask[1:] == mask[:-1], mask[:, 1:] == mask[:, :-1]
+    inside[1:] &= level
+    inside[:-1] &= level
+    inside[:, 1:] &= upright
+    inside[:, :-1] &= upright
+    for _ in range(width - 1):
         kept = inside.copy()
         kept[1:] &= inside[:-1]
         kept[:-1] &= inside[1:]

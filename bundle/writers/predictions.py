@@ -64,6 +64,18 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
+def _json_lines(table: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry, and for each element of a list; Python's indentation takes ten times as long."""
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    def entry(value: Any) -> str:
+        return "[\n" + ",\n".join(map(line, value)) + "\n]" if isinstance(value, list) and value else line(value)
+
+    return "{\n" + ",\n".join(f"{line(key)}: {entry(value)}" for key, value in table.items()) + "\n}\n"
+
+
 class PredictionWriter:
     """Writes predictions while an evaluator runs; when it completes, exits with status 1 if any file failed.
 
@@ -170,10 +182,8 @@ class PredictionWriter:
             return record
         record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes")})
         study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
-        mask = study.reshape(study.shape[:2]).T
+        mask = np.ascontiguousarray(study.reshape(study.shape[:2]).T)
         image = np.frombuffer(item["picture"], np.uint8).reshape(*mask.shape, -1)
-        if image.shape[2] == 1:
-            image = np.repeat(image, 3, axis=2)
         for kind, pixels in (("mask", mask), ("overlay", draw_overlay(image, mask))):
             record[kind] = f"{item['output']}_{kind}.png"
             path = self.output_dir / record[kind]
@@ -237,7 +247,7 @@ class PredictionWriter:
             "label_sets": {name: list(classes) for name, classes in self.label_sets.items()},
         }
         table = self.output_dir / "predictions.json"
-        content = json.dumps({**header, "images": records}, indent=1, ensure_ascii=False, allow_nan=False)
+        content = _json_lines({**header, "images": records})
         rows = io.StringIO(newline="")
         writer = csv.DictWriter(rows, self.columns)
         writer.writeheader()

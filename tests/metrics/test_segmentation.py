@@ -93,6 +93,17 @@ def test_only_labeled_structures_are_scored() -> None:
     assert rows_of(make_item(pred, square(10, 10), labeled=torch.zeros(3, dtype=torch.bool))) == []
 
 
+def test_other_structures_are_counted_by_area() -> None:
+    pred = square(10, 10) + square(25, 25, value=2)
+    rows = rows_of(make_item(pred, square(10, 10)))
+    rows += rows_of(make_item(square(10, 10), square(10, 10), name="/data/b.png"))
+    assert [row["other_pixels"] for row in rows] == [100, 0]
+    (summary,) = summarize_segmentation(rows, resamples=50, seed=0)
+    assert summary["other_area"]["value"] == pytest.approx(100 / 2400 / 2)
+    both = rows_of(make_item(pred, square(10, 10), labeled=torch.tensor([True, True, True])))
+    assert [row["other_pixels"] for row in both] == [0, 0]
+
+
 def test_false_alarms_have_their_own_rate_and_no_image_is_dropped() -> None:
     nothing = torch.zeros(1, 40, 60, dtype=torch.uint8)
     rows = []

@@ -54,3 +54,14 @@ def test_thin_images_keep_what_they_show(shape: tuple[int, int]) -> None:
     image.flatten()[: image.numel() // 2] = 1
     resized = AntialiasedResized("image", 224)({"image": image})["image"]
     assert resized.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_gray_image_is_scaled_as_any_other() -> None:
+    gray = torch.rand(1, 50, 33).repeat(3, 1, 1)
+    colored = torch.cat([gray[:2], torch.zeros(1, 50, 33)])
+    scaled, other = (AntialiasedResized("image", 20)({"image": image})["image"] for image in (gray, colored))
+    assert scaled.shape == (3, 20, 13)
+    assert scaled.is_contiguous()
+    torch.testing.assert_close(scaled[:2], other[:2], rtol=0, atol=1e-6)
+    assert torch.equal(scaled[2], scaled[0])
+    assert not other[2].any()
