@@ -48,11 +48,11 @@ class SplitPredictiond(MapTransform):
 class ToLabelMapd(Invertd):
     """Takes probabilities (C, H', W') back to the image's native grid and names the most probable structure there.
 
-    ``pred`` becomes a MetaTensor (1, H, W) uint8 of structure indices; of equals the first. The inverse is MONAI's, on
-    probabilities and bilinear, of those structures that can be the most probable of C anywhere: a mean of
-    probabilities below 1 / C stays below. MONAI's ``AsDiscrete`` would do for the rest, but ``torch.argmax`` over the
-    first axis takes several times as long as comparing one structure after the other, and more than the network itself
-    on a large image.
+    ``pred`` becomes a MetaTensor (1, H, W) uint8 of structure indices, on the CPU as masks are; of equals the first.
+    The inverse is MONAI's, on probabilities and bilinear, of those structures that can be the most probable of C
+    anywhere: a mean of probabilities below 1 / C stays below. MONAI's ``AsDiscrete`` would do for the rest, but
+    ``torch.argmax`` over the first axis takes several times as long as comparing one structure after the other, and
+    more than the network itself on a large image.
     """
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class ToLabelMapd(Invertd):
             for structure, probability in zip(structures, others, strict=True):
                 indices.masked_fill_(probability > highest, structure)
                 highest = torch.maximum(highest, probability)
-            item[key] = MetaTensor(indices[None], meta=item[key].meta)
+            item[key] = MetaTensor(indices[None].cpu(), meta=item[key].meta)
         return item
 
 
