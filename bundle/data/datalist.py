@@ -99,8 +99,9 @@ def load_split(
 def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
     """Every image below a folder, as ``[{"image": path}, ...]`` in sorted order; a single file is taken as it is.
 
-    Known suffixes, and files without a suffix that start like DICOM, are images; other files and whatever begins with
-    a dot are passed over. A folder with an image's name is listed, so that it is reported as unreadable later on.
+    Known suffixes, and files without a suffix that start like DICOM, are images; other files, whatever begins with a
+    dot, and links to folders that were walked already are passed over. A folder with an image's name is listed, so
+    that it is reported as unreadable later on.
 
     Raises:
         FileNotFoundError: when there is no such folder, or no image in it.
@@ -113,8 +114,16 @@ def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
             f"dataset_dir {top}: expected a folder with images, got no such folder; correct --dataset_dir."
         )
     found: list[str] = []
+    walked = {os.path.realpath(top)}
+
+    def is_new(folder: str) -> bool:
+        real = os.path.realpath(folder)
+        new = real not in walked or not os.path.islink(folder)
+        walked.add(real)
+        return new
+
     for folder, folders, files in os.walk(top, followlinks=True):
-        kept = sorted(f for f in folders if not f.startswith("."))
+        kept = sorted(f for f in folders if not f.startswith(".") and is_new(os.path.join(folder, f)))
         found += [os.path.join(folder, f) for f in kept if _has_image_suffix(f)]
         folders[:] = [f for f in kept if not _has_image_suffix(f)]
         found += [os.path.join(folder, f) for f in files if not f.startswith(".") and _is_image(Path(folder, f))]

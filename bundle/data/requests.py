@@ -16,7 +16,7 @@ from bundle.vocabulary import encode_prompt
 logger = logging.getLogger(__name__)
 
 PROMPT_COLUMNS = ("position", "nature", "task")
-_ANNOTATION = re.compile(r"(.+)_mask(_\d+)?")
+_RESULT = re.compile(r"(.+)_(mask(_\d+)?|overlay)")
 
 
 def _relative(path: str, top: Path) -> str:
@@ -32,23 +32,34 @@ def _stem(name: str) -> str:
 def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_dir: str) -> list[dict[str, Any]]:
     """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix if that is unique.
 
-    Left out, and logged: what lies in ``output_dir``, and masks beside their image (``x_mask.png``, ``x_mask_1.png``
-    beside ``x.png``).
+    Left out, and logged: what lies in ``output_dir``, if that is a folder within ``dataset_dir``; masks and overlays
+    beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png`` beside ``x.png``).
+
+    Raises:
+        ValueError: when nothing is left.
     """
     top, results = Path(dataset_dir).absolute(), Path(output_dir).absolute()
     items = [{**item, "file": _relative(str(item["image"]), top)} for item in data]
-    stems = Counter(_stem(item["file"]) for item in items)
+    stems, files = Counter(_stem(item["file"]) for item in items), {item["file"] for item in items}
+    within = results != top and results.is_relative_to(top)
 
     def is_result(item: Mapping[str, Any]) -> bool:
-        match = _ANNOTATION.fullmatch(_stem(item["file"]))
-        return Path(item["image"]).absolute().is_relative_to(results) or (match is not None and match[1] in stems)
+        if within and Path(item["image"]).absolute().is_relative_to(results):
+            return True
+        match = _RESULT.fullmatch(_stem(item["file"]))
+        return match is not None and (match[1] in stems or match[1] in files)
 
     kept = [item for item in items if not is_result(item)]
     if len(kept) < len(items):
         logger.info(f"{len(items) - len(kept)} of {len(items)} files are masks of others or earlier results: left out.")
+    if items and not kept:
+        raise ValueError(
+            f"dataset_dir {top}: expected images, got {len(items)} masks of others or earlier results; correct"
+            " --dataset_dir, or choose an --output_dir elsewhere."
+        )
     for item in kept:
         stem = _stem(item["file"])
-        item["output"] = stem if stems[stem] == 1 else item["file"]
+        item["output"] = stem if stems[stem] == 1 and stem not in files else item["file"]
     return kept
 
 

@@ -240,6 +240,18 @@ def test_images_of_a_folder_are_found_by_name_and_content(tmp_path: Path) -> Non
     assert list_images(tmp_path / "notes.txt") == [{"image": str(tmp_path / "notes.txt")}]
 
 
+def test_links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "set/a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("set/x.png", "set/a/y.png", "elsewhere/z.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "set/self").symlink_to(tmp_path / "set")
+    (tmp_path / "set/a/out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "set/a")
+    found = [str(Path(entry["image"]).relative_to(tmp_path)) for entry in list_images(tmp_path / "set")]
+    assert found == ["set/a/out/z.png", "set/a/y.png", "set/x.png"]
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected images .*, got none"):
         list_images(tmp_path)

@@ -25,6 +25,24 @@ def test_masks_and_earlier_results_are_left_out(tmp_path: Path) -> None:
     assert [item["file"] for item in named(tmp_path, *files)] == ["a.png", "lone_mask.png"]
 
 
+def test_names_that_look_like_a_result_of_another_stay_apart(tmp_path: Path) -> None:
+    items = named(tmp_path, "a.png", "a.jpg", "a.png.png", "1.2.3", "1.2.4", "1.2.3.1")
+    assert [item["output"] for item in items] == ["a.png", "a.jpg", "a.png.png", "1.2.3", "1.2.4", "1.2.3.1"]
+
+
+@pytest.mark.parametrize("results", [".", "..", "../elsewhere"])
+def test_images_beside_their_results_are_predicted(tmp_path: Path, results: str) -> None:
+    names = ["a.png", "a_mask.png", "a_overlay.png", "b.png", "b.jpg", "b.png_mask.png", "b.png_overlay.png"]
+    data = [{"image": str(tmp_path / name)} for name in names]
+    items = name_items(data, dataset_dir=str(tmp_path), output_dir=str((tmp_path / results).resolve()))
+    assert [item["file"] for item in items] == ["a.png", "b.png", "b.jpg"]
+
+
+def test_a_folder_of_results_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected images, got 1 masks of others or earlier results"):
+        named(tmp_path, "out/a_mask.png")
+
+
 def test_files_from_elsewhere_go_by_their_name(tmp_path: Path) -> None:
     items = name_items([{"image": "/elsewhere/x.png"}], dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
     assert (items[0]["file"], items[0]["output"]) == ("x.png", "x")
