@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,21 @@ def test_failed_files_are_named_and_the_status_tells(tmp_path: Path, caplog: pyt
     assert "1 files failed: bad.png" in caplog.text
     assert not (tmp_path / "out/bad_mask.png").exists()
     assert (tmp_path / "out/good_mask.png").exists()
+
+
+def test_an_odd_name_costs_no_other_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    latin = os.fsdecode(b"Bef\xfcnd.png")  # not UTF-8
+    long = "n" * 245 + ".png"
+    with pytest.raises(SystemExit, match="1"):
+        run(writer(tmp_path), *(item(tmp_path, name, place=i) for i, name in enumerate([latin, long, "good.png"])))
+    found = json.loads((tmp_path / "out/predictions.json").read_text(encoding="utf-8"))["images"]
+    assert [record["file"] for record in found] == [latin, long, "good.png"]
+    assert found[1]["error"] == "file name must leave room for _mask.png, got 254 characters; shorten it."
+    assert [record["mask"] is None for record in found] == [False, True, False]
+    assert (tmp_path / "out" / found[0]["mask"]).exists()
+    assert (tmp_path / "out/good_mask.png").exists()
+    assert r"Bef\udcfcnd.png" in (tmp_path / "out/predictions.csv").read_text(encoding="utf-8")
+    assert "1 files failed" in caplog.text
 
 
 def test_records_keep_the_order_of_the_data_set(tmp_path: Path) -> None:

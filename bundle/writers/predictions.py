@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 PROMPTS_USED = ("position", "nature", "task")
 
 _THREADS = 2  # that draw and write while the network is at the next images
+_ODD_NAMES = "backslashreplace"  # a file's name need not be UTF-8; in JSON this reads back as the same name
 _WAITING = 8  # images that they may be behind: what bounds the memory
 
 
@@ -135,7 +137,7 @@ class PredictionWriter:
         self.partial = self.output_dir / f"predictions.partial{f'.{rank}' if rank else ''}.csv"
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            with self.partial.open("w", newline="", encoding="utf-8") as file:
+            with self.partial.open("w", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
                 csv.DictWriter(file, self.columns).writeheader()
         except OSError as e:
             raise OSError(
@@ -191,6 +193,10 @@ class PredictionWriter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, encode_png(pixels))
             except OSError as e:
+                if e.errno == errno.ENAMETOOLONG:
+                    reason = f"file name must leave room for _{kind}.png, got {len(path.name)} characters; shorten it."
+                    logger.error(f"{item['file']}: {reason}")
+                    return self._record({**item, "error": reason})
                 raise OSError(
                     f"{path} could not be written ({e}); what was done before is in {self.partial}. Free disk space,"
                     " then run the same command again."
@@ -202,7 +208,7 @@ class PredictionWriter:
         place, task = self.waiting.popleft()
         record = task.result()
         self.records.append((place, record))
-        with self.partial.open("a", newline="", encoding="utf-8") as file:
+        with self.partial.open("a", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
             csv.DictWriter(file, self.columns).writerow(_flat(record))
 
     def _interrupted(self, engine: Engine, error: BaseException) -> NoReturn:
@@ -252,8 +258,8 @@ class PredictionWriter:
         writer = csv.DictWriter(rows, self.columns)
         writer.writeheader()
         writer.writerows(_flat(record) for record in records)
-        write_atomically(table, content.encode())
-        write_atomically(table.with_suffix(".csv"), rows.getvalue().encode())
+        write_atomically(table, content.encode(errors=_ODD_NAMES))
+        write_atomically(table.with_suffix(".csv"), rows.getvalue().encode(errors=_ODD_NAMES))
         done = sum(not record["error"] for record in records)
         logger.info(
             f"{done} of {len(records)} images done: masks and overlays in {self.output_dir}, tables {table} and"
