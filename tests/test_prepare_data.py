@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
 
@@ -103,6 +103,21 @@ def test_masks_of_another_scale_are_noted_and_of_other_proportions_left_out(fold
     manifest = read_datalist(tmp_path / "datalist.json")
     assert manifest["datasets"]["USGRA"]["mask_scaled"] is True
     assert len(manifest["items"]) == 9
+
+
+def test_masks_fit_the_image_as_it_is_turned_upright(folders: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    images, masks = (folders / "segmentation/USGRA" / name for name in ("imgs", "masks"))
+    for name in ("u1.png", "u2.png"):  # 80 x 60 as stored, 60 x 80 upright
+        with Image.open(images / name) as image:
+            image.save(images / name, exif=exif)
+    Image.new("L", (60, 80)).save(masks / "u1.png")
+    done = prepare("--folders", folders, "--output", tmp_path / "datalist.json", "--skip-unreadable")
+    assert done.returncode == 0
+    assert "u2.png: expected a mask of the proportions of its image" in done.stderr
+    assert "60x80 (columns x rows), got 80x60" in done.stderr
+    assert "u1.png" not in done.stderr
 
 
 def test_files_that_cannot_be_read_are_named_and_left_out(folders: Path, tmp_path: Path) -> None:

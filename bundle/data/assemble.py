@@ -14,7 +14,7 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from bundle.data.duplicates import Fingerprint, Fingerprints, fingerprint, near_duplicates
@@ -223,8 +223,10 @@ def _examine(paths: Sequence[str]) -> tuple[str, Fingerprint | None, bool]:
 
 
 def _size(path: str) -> tuple[int, int]:
+    """Columns and rows of an image as it is loaded: upright, by its EXIF orientation."""
     with Image.open(path) as image:
-        return int(image.width), int(image.height)
+        lying = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9) and image.format != "TIFF"
+        return (image.height, image.width) if lying else (image.width, image.height)  # Pillow turns TIFF by itself
 
 
 def _same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
