@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from monai.transforms import ApplyTransformToPoints, RandomizableTransform, Tran
 from PIL import Image, UnidentifiedImageError
 
 from bundle.guidance import Box, Point, draw_guidance
-from bundle.vocabulary import BACKGROUND
+from bundle.vocabulary import BACKGROUND, UNKNOWN
 
 REQUESTED_PROMPTS = ("position", "nature", "task")
 UNNAMED = 0
@@ -84,7 +85,7 @@ class ReadRequestd(Transform):
         item = dict(data)
         for name in REQUESTED_PROMPTS:
             if isinstance(item.get(name), (list, tuple)):
-                item[name] = item[name][0]
+                item[name] = item[name][0] if item[name] else UNKNOWN
         named = self.slots.get(str(item.get("label")).lower(), UNNAMED)
         wanted = {slot: _points(item.get(name), name) for name, slot in self.slots.items()}
         wanted[named] = wanted.get(named, []) + _points(item.get("foreground"), "foreground")
@@ -136,12 +137,11 @@ class DrawGuidanced(Transform):
         for slot, said in guidance.items():
             points = {key: _within(said[key], image.meta["spatial_shape"]) for key in ("wanted", "unwanted")}
             item["clicks"][slot] = {key: len(found) for key, found in points.items()}
-            box = said["box"] and (*_to_grid([said["box"][:2]], image)[0], *_to_grid([said["box"][2:]], image)[0])
             channels[slot] = draw_guidance(
                 image.shape[1:],
                 wanted=_to_grid(points["wanted"], image),
                 unwanted=_to_grid(points["unwanted"], image),
-                box=box,
+                box=said["box"] and _box_to_grid(said["box"], image),
                 mask=None if said["mask"] is None else _mask_to_grid(said["mask"], image),
                 radius=self.radius,
             )
@@ -160,6 +160,16 @@ def _to_grid(points: Sequence[Point], image: MetaTensor) -> list[Point]:
     transform = ApplyTransformToPoints(dtype=torch.float64, affine=image.affine)
     rows = transform(torch.tensor(points, dtype=torch.float64)[None])[0]
     return [(float(row), float(column)) for row, column in rows[:, :2]]
+
+
+def _box_to_grid(box: Box, image: MetaTensor) -> Box:
+    """A box in pixels of the native image, in pixels of the letterboxed one, of which it holds one at least."""
+    (top, left), (bottom, right) = _to_grid([box[:2], box[2:]], image)
+    if math.ceil(top) > math.floor(bottom):
+        top = bottom = round((top + bottom) / 2)
+    if math.ceil(left) > math.floor(right):
+        left = right = round((left + right) / 2)
+    return top, left, bottom, right
 
 
 def _mask_to_grid(mask: np.ndarray, image: MetaTensor) -> torch.Tensor:

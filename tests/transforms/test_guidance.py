@@ -128,6 +128,7 @@ def test_prompts_that_come_as_their_choices_become_the_first() -> None:
     }
     assert request["position"] == ["breast", "lung"]
     assert "position" not in ReadRequestd(STRUCTURES)({"image": "a.png"})
+    assert ReadRequestd(STRUCTURES)({"image": "a.png", "position": []})["position"] == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -229,6 +230,16 @@ def test_a_box_lands_on_its_pixels(shipped: Shipped, wide: str) -> None:
     expected[67:87, 21:41] = 0  # rows 66.5 to 86.5, columns 20.5 to 40.5
     assert torch.equal(unwanted, expected)
     assert not wanted.any()
+
+
+@pytest.mark.parametrize(("left", "column"), [(1000, 112), (1003, 112), (1005, 112), (1009, 113)])
+def test_a_box_smaller_than_a_pixel_of_the_grid_is_one_pixel(
+    shipped: Shipped, tmp_path: Path, left: int, column: int
+) -> None:
+    path = str(save(tmp_path, np.zeros((2000, 2000), np.uint8), ".png"))  # 8.93 pixels become one
+    image = shipped.before({"image": path, "box": [left, 500, left + 3, 502], "label": "lesion"})["image"]
+    inside = (image[LESION][1] == 0).nonzero().tolist()
+    assert inside == [[56, column]]  # middles: row 55.7; 111.7, 112.0, 112.3, 112.7
 
 
 def test_a_former_mask_lands_on_its_pixels(shipped: Shipped, wide: str) -> None:
