@@ -17,7 +17,7 @@ from bundle.transforms.readers import DICOM_SUFFIXES, Raw, check_size, dicom_fra
 
 iter_pixels, HAS_ITER_PIXELS = optional_import("pydicom.pixels", name="iter_pixels")
 
-UNDECODABLE = (AttributeError, KeyError, RuntimeError, NotImplementedError, ValueError, OSError, EOFError)
+UNDECODABLE = (AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError, ValueError, OSError, EOFError)
 
 
 def is_dicom(path: Path) -> bool:

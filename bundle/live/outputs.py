@@ -11,9 +11,13 @@ import numpy as np
 
 from bundle.live.pictures import Result, cv2
 
+_MAX_TICKS = 65535  # of MPEG-4's clock in a second, which OpenCV takes as the rate without its decimal point
+
 
 class VideoFile:
-    """MP4 (MPEG-4 Part 2) at the source's rate; the first picture decides the size, others are fitted into it.
+    """MP4 (MPEG-4 Part 2) at the source's rate, to as many digits as the format has.
+
+    The first picture decides the size, others are fitted into it.
 
     Args:
         path: file to write; an older one is replaced.
@@ -24,7 +28,9 @@ class VideoFile:
     """
 
     def __init__(self, path: Path, *, rate: float) -> None:
-        self.path, self.rate = path, rate
+        self.path = path
+        decimals = next(d for d in (3, 2, 1, 0) if rate * 10**d <= _MAX_TICKS or d == 0)
+        self.rate = round(rate, decimals)
         self.writer: Any = None
         self.shape = (0, 0)
 

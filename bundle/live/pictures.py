@@ -14,7 +14,7 @@ from bundle.transforms.readers import UNKNOWN_SPACING
 
 cv2, _ = optional_import(
     "cv2",
-    descriptor='live images need OpenCV, got none ({}); install it with pip install "ultrasound-uperconvnext[live]"',
+    descriptor='live images need OpenCV, got none ({}); in the folder of the bundle: pip install -e ".[live]"',
 )
 
 

@@ -61,6 +61,16 @@ def test_video_has_rate_size_and_fits_other_sizes(tmp_path: Path) -> None:
     assert pictures[2][:, :15].mean() < 30
 
 
+@pytest.mark.parametrize("rate", [66.667, 1000 / 15, 59.94006, 250.3, 0.5])
+def test_video_takes_any_rate(tmp_path: Path, rate: float) -> None:
+    video = VideoFile(tmp_path / "out.mp4", rate=rate)
+    for _ in range(3):
+        video.write(np.full((48, 64, 3), 200, np.uint8))
+    video.close()
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(rate, rel=0.002)
+
+
 def test_video_that_cannot_be_written(tmp_path: Path) -> None:
     video = VideoFile(tmp_path / "out.nothing", rate=25.0)
     with pytest.raises(OSError, match=r"out\.nothing: expected a video that OpenCV can write"):
