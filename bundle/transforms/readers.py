@@ -163,16 +163,36 @@ def _dicom_spacing(ds: Any) -> tuple[float, float]:
 
 def _dicom_grey(stored: np.ndarray, ds: Any) -> tuple[np.ndarray, tuple[float, float]]:
     """Values after modality and window transformation, and the values that mean black and white."""
+    _drop_void_window(ds)
     tables = ds.get("VOILUTSequence") or ds.get("ModalityLUTSequence")
     if tables:
         limits = (0.0, 2.0 ** int(tables[0].LUTDescriptor[2]) - 1)
     else:
         bits = int(ds.BitsStored)
         low = -(2.0 ** (bits - 1)) if ds.PixelRepresentation else 0.0
-        slope, intercept = float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
+        slope, intercept = _rescale(ds)
         limits = (low * slope + intercept, (low + 2.0**bits - 1) * slope + intercept)
     values = apply_voi_lut(apply_modality_lut(stored, ds), ds)
     return values, limits[::-1] if ds.PhotometricInterpretation == "MONOCHROME1" else limits
+
+
+def _rescale(ds: Any) -> tuple[float, float]:
+    """Slope and intercept; one that is absent or empty is set to 1 or 0 where the other is given."""
+    slope, intercept = (ds.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
+    if "RescaleSlope" in ds or "RescaleIntercept" in ds:
+        ds.RescaleSlope = 1 if slope is None else slope
+        ds.RescaleIntercept = 0 if intercept is None else intercept
+    return float(1 if slope is None else slope), float(0 if intercept is None else intercept)
+
+
+def _drop_void_window(ds: Any) -> None:
+    """Removes a window that says nothing: an empty one, or one of no width."""
+    center, width = ds.get("WindowCenter"), ds.get("WindowWidth")
+    least = 1.0 if ds.get("VOILUTFunction", "LINEAR") in ("LINEAR", "", None) else np.nextafter(0.0, 1.0)
+    if center is None or width is None or float(np.atleast_1d(width)[0]) < least:
+        for name in ("WindowCenter", "WindowWidth"):
+            if name in ds:
+                del ds[name]
 
 
 def _dicom_colors(stored: np.ndarray, ds: Any) -> Raw:
@@ -220,7 +240,7 @@ def _read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     try:
         stored = _dicom_pixels(ds)
         return Raw(stored, _dicom_spacing(ds)) if as_mask else dicom_frame(stored, ds)
-    except (AttributeError, KeyError, RuntimeError, NotImplementedError) as e:
+    except (AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError) as e:
         raise ValueError(f"pixel data cannot be decoded: {e}; export it uncompressed or as PNG.") from e
 
 

@@ -306,6 +306,21 @@ def test_dicom_grey_levels(tmp_path: Path) -> None:
     torch.testing.assert_close(windowed[0].as_tensor(), torch.from_numpy(expected))
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": None, "RescaleIntercept": 0},
+        {"RescaleSlope": 3, "RescaleIntercept": None},
+        {"WindowCenter": 100, "WindowWidth": 0},
+        {"WindowCenter": None, "WindowWidth": None},
+    ],
+)
+def test_dicom_entries_that_say_nothing_change_nothing(tmp_path: Path, tags: dict[str, Any]) -> None:
+    image = load(save_dicom(tmp_path / "a.dcm", GREY, **tags))
+    torch.testing.assert_close(image[0].as_tensor(), torch.from_numpy(GREY / np.float32(255)))
+
+
 def test_dicom_palette_in_either_byte(tmp_path: Path) -> None:
     ramp = np.arange(256, dtype=np.uint16)
     for shift in (0, 8):
