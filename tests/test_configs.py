@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 from bundle.engines import TrainingNetwork
 from bundle.networks import UPerConvNeXt
 from bundle.networks.conversion import AUTHORS_NETWORK
+from bundle.transforms import PlanInteractiond
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAINS = {
@@ -201,6 +202,13 @@ def test_another_encoder_is_one_option_away() -> None:
     network: UPerConvNeXt = content.get_parsed_content("network_def")
     assert network.encoder.channels == [48, 96, 192, 384]
     assert network.network_config()["encoder"] == "convnext_femto"
+
+
+def test_a_network_without_click_channels_is_trained_without_users() -> None:
+    for channels, prob in ((0, 0.0), (2, 0.5)):
+        content = parser("train.yaml", guidance_channels=channels)
+        plans = [t for t in content.get_parsed_content("prompt_transforms") if isinstance(t, PlanInteractiond)]
+        assert [plan.prob for plan in plans] == [prob]
 
 
 def test_training_sees_what_inference_sees(tiny_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
