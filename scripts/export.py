@@ -29,13 +29,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made = "\n".join(f"  {kind:13}{', '.join(precisions)}" for kind, precisions in PAIRS.items())
     parser.epilog = (
         f"what is made of the formats and precisions asked for (others would not pay on a CPU):\n{made}\n\n"
-        "files: model_<precision>.ts, .onnx, .xml with .bin; export.json tells how each compares. Exit status 1\n"
-        "when a model was refused. Some three minutes for float32 on two CPU cores, with bfloat16 and int8 some ten."
+        "files: model_<precision>.ts, .onnx, .xml with .bin (with --heads breast: model_<precision>_breast.*);\n"
+        "export.json tells how each compares. Exit status 1 when a model was refused.\n"
+        " Some three minutes for float32 on two CPU cores, with bfloat16 and int8 some ten."
     )
     parser.add_argument("--weights", type=Path, default=ROOT / "models" / "model.pt", help="checkpoint (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "exports", help="folder to write to (%(default)s)")
     parser.add_argument("--formats", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="default: all")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="default: all")
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        help="outputs that are computed: seg (without it there is no decoder) and names of label sets; the file is "
+        "named after them, and is for products, not for configs/inference.yaml; default: all",
+    )
     parser.add_argument(
         "--datalist",
         type=Path,
@@ -79,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exporter = Exporter(
             source,
             output_dir=args.output,
+            heads=args.heads,
             calibration_images=args.calibration_images,
             seed=args.seed,
             threads=args.threads,

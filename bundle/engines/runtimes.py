@@ -155,6 +155,11 @@ def runtime_network(
                 f"{path} was exported with {key} {exported.metadata[key]}, got a config with {value}; "
                 "export it again from the config's weights, or use the config that it was made with."
             )
+    needed = {"seg", *(f"cls_{name}" for name in label_sets)}
+    if absent := sorted(needed - set(exported.metadata["outputs"])):
+        raise ValueError(
+            f"{path} must give all outputs, got a model that was exported without {absent}; export it without --heads."
+        )
     return exported
 
 
@@ -181,7 +186,7 @@ def require_package(name: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"package {name} must be installed for this runtime or export, got {error}; "
-            'run: pip install "ultrasound-uperconvnext[deploy]"'
+            'run in the bundle\'s folder: pip install -e ".[deploy]"'
         ) from error
 
 

@@ -20,7 +20,7 @@ from bundle.export import formats
 from bundle.export.metadata import describe
 from bundle.export.quantize import KEPT, CalibrationImages, quantize
 from bundle.export.source import Source
-from bundle.export.verify import Refused, Scores, check_outputs, check_scores, scores
+from bundle.export.verify import Refused, Scores, WithEager, check_outputs, check_scores, scores
 from bundle.networks.deployable import deployable
 from bundle.writers import sha256, write_atomically
 
@@ -35,6 +35,7 @@ PAIRS = {
 """Format -> precisions that are made. ONNX Runtime computes no bfloat16 on CPUs, and int8 in twice the time of float32;
 PyTorch has autocast for what runs TorchScript."""
 
+SEGMENTATION = "seg"
 SUMMARY = "export.json"
 
 
@@ -76,6 +77,10 @@ class Exporter:
         calibration_images: training images that int8 is calibrated with.
         seed: of the choice of those images.
         threads: of the runtimes, in comparisons; None leaves them the choice.
+        heads: outputs that are computed, ``seg`` and names of label sets; nothing is computed for others. None: all.
+
+    Raises:
+        ValueError: when a head is not one of the network's.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Exporter:
         source: Source,
         *,
         output_dir: str | Path,
+        heads: Sequence[str] | None = None,
         calibration_images: int = 300,
         seed: int = 0,
         threads: int | None = None,
@@ -90,10 +96,12 @@ class Exporter:
         self.source = source
         self.output_dir = Path(output_dir)
         self.calibration_images, self.seed, self.threads = calibration_images, seed, threads
-        self.model = deployable(source.network)
+        label_sets = None if heads is None else [name for name in heads if name != SEGMENTATION]
+        self.model = deployable(source.network, heads=label_sets, segmentation=heads is None or SEGMENTATION in heads)
         channels = source.network.in_channels + source.network.guidance_channels
         self.inputs = formats.example(channels, source.network.prompt_length)
         self.outputs = list(self.model.output_names)
+        self.suffix = "" if heads is None else "_" + "_".join(name.removeprefix("cls_") for name in self.outputs)
 
     def export(self, kind: str, precision: str) -> Export:
         """Makes one model; it is in ``output_dir`` when it has no ``error``, else nothing of it is.
@@ -102,7 +110,7 @@ class Exporter:
             kind: format, one of ``PAIRS``.
             precision: one of those of the format.
         """
-        name = f"model_{precision}{SUFFIXES[kind]}"
+        name = f"model_{precision}{self.suffix.replace(' ', '-')}{SUFFIXES[kind]}"
         self.output_dir.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=self.output_dir, prefix=".export-"))
         try:
@@ -148,10 +156,10 @@ class Exporter:
 
     def _compare(self, path: Path, precision: str) -> dict[str, Any]:
         exported = ExportedNetwork(path, threads=self.threads)
-        difference = check_outputs(exported, self.source, precision=precision)
+        difference = check_outputs(exported, self.source, precision=precision, outputs=self.outputs)
         if precision == "float32":
             return {"difference": difference}
-        found = scores(self.source, exported)
+        found = scores(self.source, WithEager(exported, self.source.network))
         check_scores(found, self.eager)
         return {"difference": difference, "scores": found.values, "eager": self.eager.values}
 

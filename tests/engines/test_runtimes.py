@@ -129,5 +129,5 @@ def test_models_of_others_are_refused(tmp_path: Path) -> None:
 
 def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ImportError, match=r'package openvino .* pip install "ultrasound-uperconvnext\[deploy\]"'):
+    with pytest.raises(ImportError, match=r'package openvino .* pip install -e "\.\[deploy\]"'):
         require_package("openvino")

@@ -19,10 +19,10 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
-from bundle.engines.runtimes import SUFFIXES, ExportedNetwork
+from bundle.engines.runtimes import SUFFIXES, ExportedNetwork, runtime_network
 from bundle.export import Exporter, Source, load_source, planned
 from bundle.export.quantize import CalibrationImages
-from bundle.export.verify import Refused, Scores, check_scores, scores
+from bundle.export.verify import Refused, Scores, WithEager, check_scores, scores
 from bundle.writers import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +60,39 @@ def test_float32_models_equal_eager_at_other_sizes_and_batches(
         torch.testing.assert_close(exported(image, prompt), found["seg"])
     neutral = source.network.neutral_prompt
     torch.testing.assert_close(exported.predict(image)["seg"], exported.predict(image, neutral.expand(2, -1))["seg"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads", "name"),
+    [
+        ("torchscript", ["breast"], "model_float32_breast.ts"),
+        ("onnx", ["gallbladder", "seg"], "model_float32_seg_gallbladder.onnx"),
+        ("openvino", ["seg"], "model_float32_seg.xml"),
+    ],
+)
+def test_nothing_is_computed_for_heads_that_were_not_asked_for(
+    exports: dict[str, Any], source: Source, tmp_path: Path, kind: str, heads: list[str], name: str
+) -> None:
+    exporter = Exporter(source, output_dir=tmp_path, heads=heads, threads=1)
+    found = exporter.export(kind, "float32")
+    assert not found.error
+    assert name in found.files
+    exported, image = ExportedNetwork(tmp_path / name, threads=1), torch.randn(2, 5, 64, 96)
+    outputs = ["seg"] * ("seg" in heads) + [f"cls_{head}" for head in heads if head != "seg"]
+    assert exported.metadata["outputs"] == outputs
+    logits = exported.predict(image, prompt := torch.rand(2, 18))
+    assert list(logits) == outputs
+    with torch.no_grad():
+        expected = source.network.predict(image, prompt)
+    for output in outputs:
+        torch.testing.assert_close(logits[output], expected[output], atol=1e-4, rtol=0)
+    if "seg" not in heads:  # the decoder's weights are not in the file
+        assert found.bytes < 0.9 * exports[kind].bytes
+    merged = WithEager(exported, source.network).predict(image, prompt)
+    assert list(merged) == list(expected)
+    tables = {key: exported.metadata[key] for key in ("structures", "label_sets", "positions", "image_size")}
+    with pytest.raises(ValueError, match=rf"{name} must give all outputs, got .* without \['cls_.*--heads"):
+        runtime_network(kind, network=source.network, model_path=tmp_path / name, **tables)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -144,6 +177,7 @@ def test_only_pairs_that_pay_are_made() -> None:
         (["--weights", "/nowhere/model.pt"], r"weights must be a file, got /nowhere/model\.pt"),
         (["--config", "/nowhere/train.yaml"], r"config must be a file, got /nowhere/train\.yaml"),
         (["--datalist", "/nowhere/datalist.json"], r"datalist must be a file, got /nowhere/datalist\.json"),
+        (["--heads", "seg", "kidney"], r"heads must be among \['breast', 'lung', 'gallbladder'\], got \['kidney'\]"),
         (["--formats", "torchscript", "--precisions", "int8"], "formats and precisions must meet"),
         (["--config", str(TRAIN), str(ROOT / "configs/paper.yaml")], "organ_structures .* must map"),
     ],
