@@ -41,13 +41,28 @@ def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     first = evaluation(tmp_path / "a", [0.2, 0.4], [0.5, 0.5])
     second = evaluation(tmp_path / "b", [0.1, 0.3], [0.5, 0.5])
     assert main([str(first), str(second)]) == 0
-    assert "| BUSI lesion | 2 | 0.300 | 0.200 | -0.100 (-0.100 to -0.100) |" in capsys.readouterr().out
+    assert "| BUSI lesion | 2 | 0.300 | 0.200 | -0.100 (-0.100 to -0.100) | -0.100 |" in capsys.readouterr().out
+
+
+def test_several_pairs_are_averaged_image_by_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = evaluation(tmp_path / "a", [0.2, 0.4], [0.5, 0.5])
+    second = evaluation(tmp_path / "b", [0.3, 0.5], [0.5, 0.5])
+    third = evaluation(tmp_path / "c", [0.4, 0.2], [0.5, 0.5])
+    fourth = evaluation(tmp_path / "d", [0.3, 0.1], [0.9, 0.9])
+    assert main([str(first), str(second), "--more", str(third), str(fourth)]) == 0
+    table = capsys.readouterr().out
+    # first, second: .3 and .3 over both pairs; each image gains .1 in one pair and loses .1 in the other
+    assert "| BUSI lesion | 2 | 0.300 | 0.300 | +0.000 (+0.000 to +0.000) | +0.100, -0.100 |" in table.replace(
+        "-0.000", "+0.000"
+    )
+    assert "| HC head | 2 | 0.500 | 0.700 | +0.200 (+0.200 to +0.200) | +0.000, +0.400 |" in table
+    assert main([str(first), str(second), "--more", str(third), str(evaluation(tmp_path / "e", [0.1], [0.5]))]) == 2
 
 
 def test_other_images_and_absent_tables_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = evaluation(tmp_path / "a", [0.2, 0.4], [0.5])
     second = evaluation(tmp_path / "b", [0.1], [0.5])
     assert main([str(first), str(second)]) == 2
-    assert "both evaluations must hold the same images, got 3 and 2" in capsys.readouterr().err
+    assert "all evaluations must hold the same images, got 3 and 2" in capsys.readouterr().err
     assert main([str(first), str(tmp_path / "none")]) == 2
     assert "the per_image.csv of an evaluation expected" in capsys.readouterr().err

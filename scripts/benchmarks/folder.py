@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.utils import optional_import
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -26,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from bundle.data.datalist import list_images  # noqa: E402
 from bundle.data.phantom import datalist_path  # noqa: E402
 from bundle.export import Exporter, load_source  # noqa: E402
+from bundle.writers.pictures import encode_png  # noqa: E402
 from scripts.benchmarks.interleave import Options, Part, interleave  # noqa: E402
 
 psutil, _ = optional_import("psutil")
@@ -76,14 +79,15 @@ def measure(options: Options) -> Part:
         cases = _cases(options, folder)
         for number, case in enumerate(cases):
             images = link_images(sources, folder / str(number), count=case.images)
-            rows += _measure_case(case, images, folder / "out", rounds=2 if options.quick else 3)
+            rows += _measure_case(case, images, folder / f"out_{number}", rounds=2 if options.quick else 3)
         sizes = (50, 200) if options.quick else (100, 1000)
         memory = [measure_memory(sources, folder / f"memory_{n}", options.weights, count=n) for n in sizes]
     grown = ", ".join(f"{entry['images']} images {entry['peak_mb']:.0f} MB" for entry in memory)
     note = (
         f"{cases[0].images} images (paper network {cases[-1].images}), batches of {BATCH}, start of loader processes "
         f"included, {os.cpu_count()} cores, of which the network takes as many as it has threads. The network alone "
-        "takes the same batches from memory; CPU time is that of one run without loader processes. "
+        "takes the same batches from memory; CPU time is that of one run without loader processes; files alone: images "
+        "decoded by Pillow, masks and overlays encoded and written, and nothing else. "
         f"Peak memory of all processes together, compact network: {grown}."
     )
     return Part(title="Folder", note=note, rows=rows, extra={"memory": memory})
@@ -161,6 +165,7 @@ def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> lis
     middle = time.process_time()
     evaluator.run()
     network, whole = middle - start, time.process_time() - middle
+    files = _files_alone(folder, output)
     torch.set_num_threads(before)
     rate = case.images / timings["alone"].median
     return [
@@ -174,9 +179,23 @@ def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> lis
             "share": timings["alone"].median / timings[str(workers)].median,
             "CPU ms an image, network": 1000 * network / case.images,
             "CPU ms an image, all else": 1000 * (whole - network) / case.images,
+            "CPU ms an image, files alone": 1000 * files / case.images,
+            "share if all but the files were free": network / (network + files),
         }
         for workers in case.workers
     ]
+
+
+def _files_alone(folder: Path, output: Path) -> float:
+    """CPU seconds to decode the images of a folder, and to encode and write the pictures that were made of them."""
+    pictures = [np.asarray(Image.open(path)) for path in sorted(output.glob("*.png"))]
+    start = time.process_time()
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            image.load()
+    for number, pixels in enumerate(pictures):
+        (output / f"again_{number}").write_bytes(encode_png(pixels))
+    return time.process_time() - start
 
 
 def measure_memory(sources: Sequence[Path], folder: Path, weights: Path, *, count: int) -> dict[str, Any]:
