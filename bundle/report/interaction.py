@@ -45,7 +45,7 @@ class InteractionTrials:
         postprocessing: from logits to the label map (1, H, W).
         structures: names of the segmentation channels, background first.
         max_clicks: clicks on each structure.
-        wrong_after: right clicks before the wrong one.
+        wrong_after: right clicks before the wrong one; fewer where ``max_clicks`` is less.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class InteractionTrials:
         wrong_after: int = 3,
     ) -> None:
         self.inferer, self.draw, self.postprocessing = inferer, draw, postprocessing
-        self.structures, self.max_clicks, self.wrong_after = list(structures), max_clicks, wrong_after
+        self.structures, self.max_clicks = list(structures), max_clicks
+        self.wrong_after = min(wrong_after, max_clicks)
 
     def __call__(self, engine: Engine, batchdata: Any) -> list[dict[str, Any]]:
         """Rows with ``dataset``, ``image``, ``patient``, ``group``, ``structure``, ``trial``, ``clicks``, ``dice``."""
@@ -84,7 +85,7 @@ class InteractionTrials:
             rows.append({"trial": trial, "clicks": clicks, "dice": float(compute_dice(*pair))})
             return pred
 
-        user = SimulatedUser(truth)
+        user, careless = SimulatedUser(truth), SimulatedUser(truth)
         pred = score(user, "clicks", 0)
         for clicks in range(1, self.max_clicks + 1):
             if user.click(None if clicks == 1 else pred):
