@@ -7,7 +7,7 @@ have 64 keys of 14 bits drawn at random (locality-sensitive hashing; Indyk & Mot
 of the 54 is missed once in 30,000 times. More images have nine blocks of bits, of which any three are a key, so that
 such a pair always shares one, however many images there are (Manku, Jain & Das Sarma 2007). Pairs that differ more may
 be missed: of all pairs of 2,514 real images within ``MAX_DISTANCE``, short keys find 309 of 324, blocks 302; of those
-of different patients 155 and 156 of 158. From 100,000 to a million random hashes the work grew some 25 times.
+of different patients 155 and 156 of 158. From 100,000 to a million random hashes the work grew some 20 times.
 """
 
 from __future__ import annotations
