@@ -65,7 +65,8 @@ class MultiTaskLoss(nn.Module):
     """Weighted sum of the mean segmentation loss and the mean cross-entropy of the class heads.
 
     Each mean runs over the samples that carry the label, over all processes: with several processes the average of
-    the processes' gradients equals the gradient of one process with the joined batch.
+    the processes' gradients equals the gradient of one process with the joined batch. Samples with a simulated user
+    come on top: they add to the sum and do not count, so that what the others weigh does not depend on them.
 
     Args:
         segmentation: loss of one label table, see :class:`PartialLabelLoss`.
@@ -123,7 +124,8 @@ class MultiTaskLoss(nn.Module):
         Args:
             pred: ``seg`` (N, C, H, W), logits of the N samples with a mask, in batch order, and ``cls_<label set>``
                 (B, K), logits of all B samples.
-            target: ``label`` (B, 1, H, W), ``labeled`` (B, C) bool, ``cls`` (B, number of label sets), -1 for none.
+            target: ``label`` (B, 1, H, W), ``labeled`` (B, C) bool, ``cls`` (B, number of label sets), -1 for none;
+                optionally ``guided`` (B,) bool, samples with a simulated user.
         """
         rows = target["labeled"].any(1)
         seg = self.segmentation(pred["seg"], target["label"][rows], target["labeled"][rows])
@@ -132,7 +134,8 @@ class MultiTaskLoss(nn.Module):
             classes = target["cls"][:, column]
             logits, weight = pred[f"cls_{name}"].float(), self.get_buffer(f"weight_{name}")
             cls = cls + F.cross_entropy(logits, classes, weight, ignore_index=-1, reduction="sum")
-        counts = torch.stack([rows.sum(), (target["cls"] >= 0).sum()]).to(torch.float32)
+        counted = rows & ~target["guided"] if "guided" in target else rows
+        counts = torch.stack([counted.sum(), (target["cls"] >= 0).sum()]).to(torch.float32)
         if idist.get_world_size() > 1:
             counts = idist.all_reduce(counts) / idist.get_world_size()
         counts = counts.clamp(min=1.0 / idist.get_world_size())

@@ -81,6 +81,22 @@ def test_means_run_over_labeled_samples_alone() -> None:
     assert loss(pred, target).item() == pytest.approx(2 * math.log(3), rel=1e-6)
 
 
+def test_samples_with_a_user_come_on_top() -> None:
+    torch.manual_seed(0)
+    loss = MultiTaskLoss(dice_ce(), label_sets=LABEL_SETS)
+    pred = {"seg": torch.randn(3, 2, 4, 4), "cls_breast": torch.zeros(3, 3), "cls_lung": torch.zeros(3, 2)}
+    target = {
+        "label": torch.randint(0, 2, (3, 1, 4, 4)),
+        "labeled": torch.ones(3, 2, dtype=torch.bool),
+        "cls": torch.tensor([[2, -1], [-1, -1], [-1, -1]]),
+    }
+    alone = {key: value[:2] for key, value in target.items()}
+    others = loss({key: value[:2] for key, value in pred.items()}, alone)
+    users = loss.segmentation(pred["seg"][2:], target["label"][2:], target["labeled"][2:])
+    found = loss(pred, {**target, "guided": torch.tensor([False, False, True])})
+    assert found.item() == pytest.approx(float(others + users / 2), rel=1e-5)  # two samples without a user
+
+
 def test_class_weights_scale_a_class() -> None:
     target = {"label": torch.zeros(1, 1, 4, 4), "labeled": torch.zeros(1, 2).bool(), "cls": torch.tensor([[2, -1]])}
     pred = {"seg": torch.zeros(0, 2, 4, 4), "cls_breast": torch.zeros(1, 3), "cls_lung": torch.zeros(1, 2)}

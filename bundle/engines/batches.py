@@ -31,7 +31,7 @@ def prepare_batch(
         value: Tensor = batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs)
         return value
 
-    targets = {key: move(key) for key in ("label", "labeled", "cls")}
+    targets = {key: move(key) for key in ("label", "labeled", "cls", "guided") if key in batchdata}
     return move("image"), targets, (), {"prompt": move("prompt"), "labeled": targets["labeled"]}
 
 

@@ -94,6 +94,7 @@ class SimulatedInteraction:
 
     def _interact(self, engine: Engine, batch: dict[str, Any], sessions: list[_Session]) -> None:
         image = batch["image"]
+        batch["guided"] = torch.arange(len(image)) >= len(image) - len(sessions)
         batch["image"] = torch.cat([image, image.new_zeros(len(image), 2, *image.shape[2:])], 1)
 
         def draw(session: _Session) -> None:

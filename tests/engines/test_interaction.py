@@ -121,6 +121,8 @@ def test_the_automatic_result_is_trained_as_without_users() -> None:
     assert not image[:3, 3:].any()
     for key in ("label", "labeled", "cls"):
         assert torch.equal(target[key][:3], batch[key]), key
+    assert target["guided"].tolist() == [False, False, False, True, True]
+    assert "guided" not in interact(make_batch(NOBODY))[1]
 
 
 def test_a_structure_that_is_not_labeled_is_not_wanted() -> None:
