@@ -85,9 +85,9 @@ class PredictionWriter:
     ``<name>_overlay.png``. At the end ``predictions.json`` and ``predictions.csv``; until then the rows are in
     ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
     What they say of an image is its ``result``, see :class:`bundle.transforms.DescribePredictiond`. Nothing of a
-    file's header is written. Pictures are drawn and written by threads of their own, while the network is at the next
-    images, which also wait for the results of an :class:`bundle.engines.OverlappedEvaluator`. Attach it last: it leaves
-    the process.
+    file's header is written. Pictures are drawn and written by threads of their own, which wait for the results of an
+    :class:`bundle.engines.OverlappedEvaluator`, while the network is at the next images. Attach it last: it leaves the
+    process.
 
     Under torch.distributed each process writes the pictures of its images (and ``predictions.partial.<process>.csv``
     until the end), and the first one the tables of all images, in the order of the data set.
