@@ -60,7 +60,10 @@ def mean_dice(evaluations: Sequence[Mapping[Key, tuple[float, str]]]) -> dict[Ke
 def _check_same(first: Mapping[Key, object], second: Mapping[Key, object]) -> None:
     if first.keys() != second.keys() or not first:
         odd = sorted(first.keys() ^ second.keys())[:1]
-        raise ValueError(f"all evaluations must hold the same images, got {len(first)} and {len(second)}: {odd}.")
+        raise ValueError(
+            f"all evaluations must hold the same images, got {len(first)} and {len(second)}: {odd};"
+            " evaluate the same split."
+        )
 
 
 def compare(

@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         f"what is made of the formats and precisions asked for (others would not pay on a CPU):\n{made}\n\n"
         "files: model_<precision>.ts, .onnx, .xml with .bin (with --heads breast: model_<precision>_breast.*);\n"
         "export.json tells how each compares. Exit status 1 when a model was refused.\n"
-        " Some three minutes for float32 on two CPU cores, with bfloat16 and int8 some ten."
+        "Some three minutes for float32 on two CPU cores, with bfloat16 and int8 some ten."
     )
     parser.add_argument("--weights", type=Path, default=ROOT / "models" / "model.pt", help="checkpoint (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "exports", help="folder to write to (%(default)s)")

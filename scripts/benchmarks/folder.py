@@ -180,7 +180,6 @@ def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> lis
             "CPU ms an image, network": 1000 * network / case.images,
             "CPU ms an image, all else": 1000 * (whole - network) / case.images,
             "CPU ms an image, files alone": 1000 * files / case.images,
-            "share if all but the files were free": network / (network + files),
         }
         for workers in case.workers
     ]
