@@ -7,6 +7,7 @@ from bundle.engines.batches import (
     distributed_network,
     prepare_batch,
     prepare_evaluation,
+    prepare_items,
 )
 from bundle.engines.checkpoints import Checkpoints, writable_folder
 from bundle.engines.handlers import (
@@ -38,6 +39,7 @@ __all__ = [
     "ema_model",
     "prepare_batch",
     "prepare_evaluation",
+    "prepare_items",
     "warmup_polynomial",
     "writable_folder",
 ]

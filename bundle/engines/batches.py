@@ -44,6 +44,19 @@ def prepare_evaluation(
     return image, batchdata.get("label"), (), prompt
 
 
+def prepare_items(
+    items: Sequence[Mapping[str, Any]],
+    device: torch.device | str | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, None, tuple[()], dict[str, Tensor]]:
+    """Stacks what the network needs of items that were not collated into (image, None, (), {"prompt": ...})."""
+    image, prompt = (
+        torch.stack([item[key].as_subclass(torch.Tensor) for item in items]) for key in ("image", "prompt")
+    )
+    return image.to(device=device, non_blocking=non_blocking, **kwargs), None, (), {"prompt": prompt.to(device=device)}
+
+
 def autocast_dtype(amp: bool, device: torch.device | str) -> torch.dtype | None:
     """The reduced precision that pays on ``device``: bfloat16 where the hardware computes in it, else None."""
     if not amp:

@@ -1,59 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluator that reads the next images and postprocesses the last ones while the network is at work."""
+"""An evaluator that has several batches on their way at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from ignite.engine import Engine
+from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
-from monai.engines.utils import IterationEvents
 from monai.transforms import apply_transform
+from monai.utils.enums import CommonKeys as Keys
+
+Items = Sequence[Any]
 
 
 class OverlappedEvaluator(SupervisedEvaluator):
-    """MONAI's ``SupervisedEvaluator`` with all transforms in a thread of their own, beside the network.
+    """MONAI's ``SupervisedEvaluator`` with several batches on their way at once, each in a thread of its own.
 
-    Without loader processes that thread reads the next batch, then postprocesses the last one, an image after the
-    other: MONAI's transforms cannot be inverted in one thread while they are applied in another. With them it only
-    postprocesses. It computes on one core; the network keeps PyTorch's threads. ``engine.state.output`` holds for each
-    image a ``concurrent.futures.Future`` of the whole item, batch and output together; a handler waits for it where it
-    needs it. MONAI's evaluator lets the network wait for both.
+    Such a lane reads a batch (loader processes do, where there are any), runs the network and postprocesses each image,
+    so that one batch is in the network while another one is read or written, and no core waits. The lanes share
+    PyTorch's threads. Both ``engine.state.batch`` and ``engine.state.output`` are the finished items, in the order of
+    the loader. MONAI's evaluator does one after the other. It also collates the items, which for their meta takes
+    longer than all that is done to make an image small.
 
     Args:
-        val_data_loader: loader of the images.
-        options: the others of ``SupervisedEvaluator``.
+        val_data_loader: loader of the images, with MONAI's ``no_collation``.
+        lanes: batches on their way at once.
+        postprocessing: of one image, which need not mind other threads: no random transforms.
+        options: the others of ``SupervisedEvaluator``, ``prepare_batch`` being one for lists of items.
     """
 
-    def __init__(self, val_data_loader: Any, **options: Any) -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="transforms")
-        threads = torch.get_num_threads()
-        self.thread.submit(torch.set_num_threads, 1).result()  # its own, and the default of threads to come
-        torch.set_num_threads(threads)
-        super().__init__(val_data_loader=val_data_loader, **options)
-        self.data_loader: Any = val_data_loader
-        if not val_data_loader.num_workers:
-            self.data_loader = _ReadAhead(val_data_loader, self.thread)
+    def __init__(
+        self, val_data_loader: Any, *, lanes: int, postprocessing: Callable[[Any], Any], **options: Any
+    ) -> None:
+        super().__init__(val_data_loader=val_data_loader, decollate=False, **options)
+        self.finish = postprocessing
+        self.data_loader: Any = _Lanes(val_data_loader, self._items, lanes)
 
-    def _register_postprocessing(self, posttrans: Callable[..., Any]) -> None:
-        def finish(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Any:
-            return apply_transform(posttrans, {**batch, **output})
+    def run(self, global_epoch: int = 1) -> None:
+        """As MONAI's, the network being in evaluation for the whole run."""
+        with self.mode(self.network):
+            super().run(global_epoch)
 
-        def submit(engine: Engine) -> None:
-            pairs = zip(engine.state.batch, engine.state.output, strict=True)
-            engine.state.output = [self.thread.submit(finish, batch, output) for batch, output in pairs]
+    @torch.no_grad()
+    def _items(self, items: Items) -> Items:
+        """The items of a batch with what the network says of them, postprocessed."""
+        inputs, _, args, kwargs = self.prepare_batch(items, self.state.device, self.non_blocking, **self.to_kwargs)
+        outputs = decollate_batch(self.inferer(inputs, self.network, *args, **kwargs))
+        return [
+            apply_transform(self.finish, {**item, Keys.PRED: output})
+            for item, output in zip(items, outputs, strict=True)
+        ]
 
-        self.add_event_handler(IterationEvents.MODEL_COMPLETED, submit)
+    def _iteration(self, engine: Engine, batchdata: Items) -> Items:
+        return batchdata
 
 
-class _ReadAhead:
-    """A data loader whose next batch is read in a thread while the present one is used."""
+class _Lanes:
+    """The batches of a data loader, each after ``work``; as many as there are lanes are worked on at once."""
 
-    def __init__(self, loader: Any, thread: ThreadPoolExecutor) -> None:
-        self.loader, self.thread = loader, thread
+    def __init__(self, loader: Any, work: Callable[[Items], Items], lanes: int) -> None:
+        self.loader, self.work, self.lanes = loader, work, lanes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -61,9 +72,22 @@ class _ReadAhead:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        coming = self.thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = self.thread.submit(next, batches, None)
-            yield batch
+    def __iter__(self) -> Iterator[Items]:
+        threads = torch.get_num_threads()
+        share = max(1, threads // self.lanes)
+        pool = ThreadPoolExecutor(self.lanes, "lane", initializer=torch.set_num_threads, initargs=(share,))
+        coming: deque[Future[Items]] = deque()
+        try:
+            for batch in self.loader if self.loader.num_workers else self.loader.batch_sampler:
+                coming.append(pool.submit(self._work, batch))
+                if len(coming) > self.lanes:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # a lane's number is that of threads to come
+
+    def _work(self, batch: Sequence[Any]) -> Items:
+        read = batch if self.loader.num_workers else [self.loader.dataset[index] for index in batch]
+        return self.work(read)

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def run_share(engine: Engine, *, remedy: str) -> None:
@@ -66,3 +67,15 @@ def end_with_parent(worker_id: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def keep_freed_memory() -> None:
+    """Keeps what the process frees for what it needs next; without glibc nothing happens.
+
+    By default glibc gives large blocks back to the system and takes them again, page by page, in every layer of a
+    network, which costs several milliseconds an image. The peak of the memory stays, only it does not fall.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +35,9 @@ class ExportedNetwork(nn.Module):
 
     Args:
         path: TorchScript ``.ts``, ONNX ``.onnx`` or OpenVINO ``.xml`` (its ``.bin`` beside it).
-        threads: of the runtime; None leaves it the choice. TorchScript's are PyTorch's own, of the whole process.
+        threads: of the runtime for one call; None leaves it the choice. TorchScript's are PyTorch's own, of the whole
+            process.
+        streams: calls at once, from threads of their own.
 
     Attributes:
         metadata: what the file says of itself, see docs/deployment.md.
@@ -44,7 +48,7 @@ class ExportedNetwork(nn.Module):
         ImportError: when the runtime's package is not installed.
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, *, threads: int | None = None, streams: int = 1) -> None:
         super().__init__()
         self.path = Path(path)
         loader = _LOADERS.get(self.path.suffix)
@@ -59,7 +63,7 @@ class ExportedNetwork(nn.Module):
                     "correct --model_path."
                 )
         try:
-            text, self._run = loader(self.path, threads)
+            text, self._run = loader(self.path, threads, streams)
         except ImportError:
             raise
         except Exception as error:  # each runtime raises kinds of its own for damaged files
@@ -113,6 +117,7 @@ def runtime_network(
     positions: Sequence[str],
     image_size: int,
     threads: int | None = None,
+    streams: int = 1,
 ) -> nn.Module:
     """What runs an image: ``network`` itself for the runtime torch, else the exported model.
 
@@ -124,7 +129,8 @@ def runtime_network(
         label_sets: likewise.
         positions: likewise.
         image_size: likewise, in pixels.
-        threads: of the runtime; None leaves it the choice.
+        threads: of the runtime for one call; None leaves it the choice.
+        streams: calls at once, from threads of their own.
 
     Raises:
         ValueError: when there is no such runtime, or the file was made for another config or runtime.
@@ -134,7 +140,7 @@ def runtime_network(
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}; correct --runtime.")
     if runtime == "torch":
         if threads is not None:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(threads * streams)
         return network
     path = Path(model_path)
     if path.suffix != SUFFIXES[runtime]:
@@ -142,7 +148,7 @@ def runtime_network(
             f"model_path must end with {SUFFIXES[runtime]} for the runtime {runtime}, got {path}; correct --model_path "
             "or --runtime."
         )
-    exported = ExportedNetwork(path, threads=threads)
+    exported = ExportedNetwork(path, threads=threads, streams=streams)
     wanted = {
         "structures": list(structures),
         "label_sets": {name: list(classes) for name, classes in label_sets.items()},
@@ -190,9 +196,9 @@ def require_package(name: str) -> Any:
         ) from error
 
 
-def _load_torchscript(path: Path, threads: int | None) -> tuple[str, Run]:
+def _load_torchscript(path: Path, threads: int | None, streams: int) -> tuple[str, Run]:
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads * streams)
     files = {f"{METADATA_KEY}.json": ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TorchScript's own, in each load
@@ -206,9 +212,11 @@ def _load_torchscript(path: Path, threads: int | None) -> tuple[str, Run]:
     return text.decode() if isinstance(text, bytes) else text, run
 
 
-def _load_onnx(path: Path, threads: int | None) -> tuple[str, Run]:
+def _load_onnx(path: Path, threads: int | None, streams: int) -> tuple[str, Run]:
     onnxruntime = require_package("onnxruntime")
     options = onnxruntime.SessionOptions()
+    if threads is None and streams > 1:
+        threads = max(1, (os.cpu_count() or 1) // streams)
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -233,15 +241,17 @@ def openvino_core() -> Any:
     return require_package("openvino").Core()
 
 
-def _load_openvino(path: Path, threads: int | None) -> tuple[str, Run]:
+def _load_openvino(path: Path, threads: int | None, streams: int) -> tuple[str, Run]:
     core = openvino_core()
     model = core.read_model(path)
     if not model.has_rt_info([METADATA_KEY]):
         return "", lambda image, prompt: []
     text = str(model.get_rt_info([METADATA_KEY]).astype(str))
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": json.loads(text)["precision_hint"]}
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": json.loads(text)["precision_hint"]}
+    options |= {"PERFORMANCE_HINT": "LATENCY"} if streams == 1 else {"NUM_STREAMS": streams}
     if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
+        options["INFERENCE_NUM_THREADS"] = threads * streams
+    lock = threading.Lock()
 
     @functools.lru_cache(_KEPT_SHAPES)
     def compiled(*shape: int) -> Any:
@@ -249,14 +259,28 @@ def _load_openvino(path: Path, threads: int | None) -> tuple[str, Run]:
         fixed.reshape({"image": list(shape), "prompt": [shape[0], model.input("prompt").partial_shape[1]]})
         return core.compile_model(fixed, "CPU", options)
 
-    def run(image: Tensor, prompt: Tensor) -> Sequence[Tensor]:
-        found = compiled(*image.shape)({"image": image.numpy(), "prompt": prompt.numpy()})
+    def infer(request: Any, image: Tensor, prompt: Tensor) -> Sequence[Tensor]:
+        found = request.infer({"image": image.numpy(), "prompt": prompt.numpy()}, share_inputs=True)
         return [torch.from_numpy(found[i]) for i in range(len(found))]
+
+    @functools.lru_cache(_KEPT_SHAPES * streams)
+    def request(thread: int, *shape: int) -> Any:
+        made = compiled(*shape).create_infer_request()
+        prompts = made.get_tensor("prompt").shape
+        infer(made, torch.zeros(shape), torch.zeros(list(prompts)))
+        return made
+
+    def run(image: Tensor, prompt: Tensor) -> Sequence[Tensor]:
+        # Each thread has a request of its own. It is made, and called for the first time, while the others wait: two
+        # first calls at once can wait for each other for ever (OpenVINO 2026.4).
+        with lock:
+            mine = request(threading.get_ident(), *image.shape)
+        return infer(mine, image, prompt)
 
     return text, run
 
 
-_LOADERS: dict[str, Callable[[Path, int | None], tuple[str, Run]]] = {
+_LOADERS: dict[str, Callable[[Path, int | None, int], tuple[str, Run]]] = {
     ".ts": _load_torchscript,
     ".onnx": _load_onnx,
     ".xml": _load_openvino,

@@ -43,7 +43,7 @@ def build_segmenter(
     cv2.setNumThreads(1)  # its threads and the network's would fight for the cores
     parser = ConfigParser(ConfigParser.load_config_file(str(Path(bundle_root) / "configs" / "inference.yaml")))
     given = {name: value for name, value in changes.items() if value is not None}
-    parser.update({"bundle_root": str(bundle_root), "device": torch.device("cpu"), **given})
+    parser.update({"bundle_root": str(bundle_root), "device": torch.device("cpu"), "lanes": 1, **given})
     get = parser.get_parsed_content
     network = _load(parser)
     structures, label_sets, positions = get("structures"), get("label_sets"), get("positions")

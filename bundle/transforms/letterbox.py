@@ -23,8 +23,8 @@ def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
 
 
 def is_gray(image: torch.Tensor) -> bool:
-    """Whether all channels of an image (C, H, W) are equal."""
-    return all(torch.equal(image[0], channel) for channel in image[1:])
+    """Whether all channels of an image (C, H, W) are equal, which one channel shown C times is."""
+    return image.stride(0) == 0 or all(torch.equal(image[0], channel) for channel in image[1:])
 
 
 def shrink(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -30,7 +30,7 @@ def _float_limits(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def to_unit(raw: Raw) -> torch.Tensor:
-    """Pixels (H, W) or (H, W, 3) as float32 (3, H, W) in [0, 1].
+    """Pixels (H, W) or (H, W, 3) as float32 (3, H, W) in [0, 1]; where they are grey, one channel shown three times.
 
     8 bit: divided by 255. Where the header gives the range (DICOM): that range. Other integers: divided by 255 when
     none exceeds it, else by the maximum. Floats: as they are within 0..1, divided by 255 when they are integers
@@ -45,12 +45,19 @@ def to_unit(raw: Raw) -> torch.Tensor:
     else:
         low, high = raw.limits or _float_limits(pixels)
         pixels = pixels.astype(np.float32)
-    image = torch.from_numpy(np.ascontiguousarray(pixels))
-    image = image.permute(2, 0, 1) if image.ndim == 3 else image.expand(3, -1, -1)
-    image = image.to(torch.float32).contiguous()
+    image = torch.from_numpy(_planes(pixels)).to(torch.float32)
     span = (high - low) or 1.0  # a constant image becomes black
     image = image.div_(span) if low == 0 else image.sub_(low).div_(span)
-    return image if raw.pixels.dtype in (bool, np.uint8) else image.clamp_(0, 1)
+    image = image if raw.pixels.dtype in (bool, np.uint8) else image.clamp_(0, 1)
+    return image.expand(3, -1, -1)
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) or (H, W, 3) as (1, H, W), or as (3, H, W) where the channels differ."""
+    if pixels.ndim == 2:
+        return np.ascontiguousarray(pixels[None])
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return planes[:1] if all(np.array_equal(planes[0], plane) for plane in planes[1:]) else planes
 
 
 def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], raw: Raw | None) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def _known(spacing: Sequence[float] | None) -> bool:
 
 
 class LoadUltrasoundd(MapTransform):
-    """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey repeated in the three channels.
+    """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey as one channel shown three times.
 
     Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown), and for
     writing back ``study_affine`` and ``turned`` as in ``readers.Raw``.

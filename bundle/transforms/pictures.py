@@ -14,10 +14,9 @@ from bundle.transforms.letterbox import is_gray
 
 
 class KeepPictured(MapTransform):
-    """Adds ``picture``: the image at its native size as bytes, so that an overlay need not read the file again.
+    """Adds ``picture``: the image at its native size, so that an overlay need not read the file again.
 
-    Row by row, one byte per channel, one channel where all are equal, else three. Bytes, because images of several
-    sizes collate as bytes, and not as tensors.
+    An array (H, W, 1) uint8 where all channels are equal, else (H, W, 3).
 
     Args:
         keys: key of the image, (3, H, W) in [0, 1].
@@ -31,6 +30,6 @@ class KeepPictured(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             image = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
-            shown = image[0] if is_gray(image) else image.permute(1, 2, 0)
-            item["picture"] = shown.mul(255).round_().to(torch.uint8).numpy().tobytes()
+            shown = image[:1] if is_gray(image) else image
+            item["picture"] = shown.mul(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
         return item

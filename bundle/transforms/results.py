@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Invertd, MapTransform, Transform
+from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, Transform
 
 from bundle.transforms.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
@@ -49,30 +49,46 @@ class ToLabelMapd(Invertd):
     """Takes probabilities (C, H', W') back to the image's native grid and names the most probable structure there.
 
     ``pred`` becomes a MetaTensor (1, H, W) uint8 of structure indices, on the CPU as masks are; of equals the first.
-    The inverse is MONAI's, on probabilities and bilinear, of those structures that can be the most probable of C
-    anywhere: a mean of probabilities below 1 / C stays below. MONAI's ``AsDiscrete`` would do for the rest, but
-    ``torch.argmax`` over the first axis takes several times as long as comparing one structure after the other, and
-    more than the network itself on a large image.
+    The inverses are those of MONAI's transforms, on probabilities and bilinear, of the background and of those
+    structures that are more probable somewhere: a mean of values, none of which exceeds its fellow, does not exceed the
+    other mean. ``Invertd`` itself, which MONAI Label looks for, copies the whole history and builds a new ``Compose``
+    for each image. MONAI's ``AsDiscrete`` takes ``torch.argmax`` over the first axis, several times as long as
+    comparing one structure after the other.
+
+    Args:
+        keys: probabilities.
+        transform: what was applied to the image, a ``Compose``.
+        orig_keys: the image, whose history is undone.
     """
 
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def __init__(self, keys: KeysCollection, transform: Compose, orig_keys: str = "image") -> None:
+        super().__init__(keys, transform, orig_keys, nearest_interp=False)
+        self.spatial = [t for t in transform.flatten().transforms if isinstance(t, InvertibleTransform)]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the label map in place of the probabilities."""
-        item: dict[str, Any] = dict(data)
-        possible = {}
-        for key in self.key_iterator(item):
+        item = dict(data)
+        for key, orig_key in self.key_iterator(item, self.orig_keys):
             probabilities = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
-            peaks = probabilities.amax((1, 2))
-            possible[key] = [0, *(i for i, peak in enumerate(peaks.tolist()) if i and peak > 0.999 / len(peaks))]
-            item[key] = MetaTensor(probabilities[possible[key]])
-        item = super().__call__(item)
-        for key, (_, *structures) in possible.items():
-            highest, *others = item[key].as_tensor()
+            leads = (probabilities[1:] - probabilities[0]).amax((1, 2)).tolist()
+            structures = [i for i, lead in enumerate(leads, start=1) if lead > 0]
+            native = self._invert(probabilities[[0, *structures]], item[orig_key], orig_key)
+            highest, *others = native.as_tensor()
             indices = torch.zeros(highest.shape, dtype=torch.uint8, device=highest.device)
             for structure, probability in zip(structures, others, strict=True):
-                indices.masked_fill_(probability > highest, structure)
+                wins = (probability > highest).to(torch.uint8)
+                indices = torch.maximum(indices, wins.mul_(structure))  # structures ascend, so the last to win is kept
                 highest = torch.maximum(highest, probability)
-            item[key] = MetaTensor(indices[None].cpu(), meta=item[key].meta)
+            item[key] = MetaTensor(indices[None].cpu(), meta=native.meta)
         return item
+
+    def _invert(self, probabilities: torch.Tensor, image: MetaTensor, key: Hashable) -> MetaTensor:
+        """Probabilities (N, H', W') on the native grid (N, H, W)."""
+        history = list(image.applied_operations)
+        undone = {key: MetaTensor(probabilities, meta=dict(image.meta), applied_operations=history)}
+        for transform in reversed(self.spatial):
+            undone = transform.inverse(undone)
+        return undone[key]
 
 
 class DescribePredictiond(Transform):

@@ -13,7 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform, Transform
 from torch import Tensor
 
-from bundle.transforms.letterbox import longest_to, shrink
+from bundle.transforms.letterbox import is_gray, longest_to, shrink
 
 
 class ShrinkSampled(Transform):
@@ -34,7 +34,7 @@ class ShrinkSampled(Transform):
         """The item with plain tensors ``image`` and ``label``."""
         item = dict(data)
         image, label = _plain(item["image"])[None], _plain(item["label"])[None]
-        if (image[:, :1] == image).all():
+        if is_gray(image[0]):
             image = image[:, :1]
         size = longest_to(image.shape[2:], self.longest)
         if size[0] < image.shape[2] or size[1] < image.shape[3]:

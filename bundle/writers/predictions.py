@@ -85,9 +85,8 @@ class PredictionWriter:
     ``<name>_overlay.png``. At the end ``predictions.json`` and ``predictions.csv``; until then the rows are in
     ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
     What they say of an image is its ``result``, see :class:`bundle.transforms.DescribePredictiond`. Nothing of a
-    file's header is written. Pictures are drawn and written by threads of their own, which wait for the results of an
-    :class:`bundle.engines.OverlappedEvaluator`, while the network is at the next images. Attach it last: it leaves the
-    process.
+    file's header is written. Pictures are drawn and written by threads of their own, while the network is at the next
+    images. Attach it last: it leaves the process.
 
     Under torch.distributed each process writes the pictures of its images (and ``predictions.partial.<process>.csv``
     until the end), and the first one the tables of all images, in the order of the data set.
@@ -119,7 +118,7 @@ class PredictionWriter:
         self._reset()
 
     def attach(self, engine: Engine) -> None:
-        """Registers the handler with an evaluator that decollates its output."""
+        """Registers the handler with an evaluator whose output is finished items: image, file, place, pred, result."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_batch)
         engine.add_event_handler(Events.COMPLETED, self._finish)
@@ -165,28 +164,25 @@ class PredictionWriter:
         }
 
     def _write_batch(self, engine: Engine) -> None:
-        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            path = str(batch["image"].meta["filename_or_obj"])
+        for item in engine.state.output:
+            path = str(item["image"].meta["filename_or_obj"])
             # The reason names the file by its path on this machine, which does not belong in a result.
-            error = batch["error"].removeprefix(f"{path}: ").replace(path, batch["file"])
+            error = item["error"].removeprefix(f"{path}: ").replace(path, item["file"])
             if error:
-                logger.error(f"{batch['file']}: {error}")
-            ready = output if isinstance(output, Future) else {**batch, **output}
-            self.waiting.append((int(batch["place"]), self.pool.submit(self._write_image, ready, error)))
+                logger.error(f"{item['file']}: {error}")
+            self.waiting.append((int(item["place"]), self.pool.submit(self._write_image, item, error)))
             while len(self.waiting) > _WAITING or (self.waiting and self.waiting[0][1].done()):
                 self._settle()
 
-    def _write_image(self, ready: Mapping[str, Any] | Future[Mapping[str, Any]], error: str) -> dict[str, Any]:
+    def _write_image(self, item: Mapping[str, Any], error: str) -> dict[str, Any]:
         """The image's record, once its pictures are written; it has none with an error."""
-        item = ready.result() if isinstance(ready, Future) else ready
         record = self._record({**item, "error": error})
         if error:
             return record
         record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes")})
         study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
         mask = np.ascontiguousarray(study.reshape(study.shape[:2]).T)
-        image = np.frombuffer(item["picture"], np.uint8).reshape(*mask.shape, -1)
-        for kind, pixels in (("mask", mask), ("overlay", draw_overlay(image, mask))):
+        for kind, pixels in (("mask", mask), ("overlay", draw_overlay(item["picture"], mask))):
             record[kind] = f"{item['output']}_{kind}.png"
             path = self.output_dir / record[kind]
             try:

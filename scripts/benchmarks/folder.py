@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
+from monai.data.utils import no_collation
 from monai.engines import SupervisedEvaluator
 from monai.utils import optional_import
 from PIL import Image
@@ -27,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from bundle.data.datalist import list_images  # noqa: E402
 from bundle.data.phantom import datalist_path  # noqa: E402
+from bundle.engines import prepare_items  # noqa: E402
 from bundle.export import Exporter, load_source  # noqa: E402
 from bundle.writers.pictures import encode_png  # noqa: E402
 from scripts.benchmarks.interleave import Options, Part, interleave  # noqa: E402
@@ -47,7 +50,6 @@ class Case:
         config: files of the inference config.
         options: config ids that differ from the config.
         images: as many as are timed at a time.
-        threads: of the network.
         workers: numbers of loader processes to time.
     """
 
@@ -55,7 +57,6 @@ class Case:
     config: tuple[Path, ...]
     options: dict[str, Any]
     images: int
-    threads: int
     workers: tuple[int, ...]
 
     @property
@@ -63,11 +64,12 @@ class Case:
         """What runs the network."""
         return str(self.options.get("runtime", "torch"))
 
-    def parser(self, folder: Path, output: Path, workers: int) -> ConfigParser:
-        """The inference of ``folder``, without its progress bar."""
+    def parser(self, folder: Path, output: Path, workers: int, **changes: Any) -> ConfigParser:
+        """The inference of ``folder``, without its progress bar, with ``changes`` of the config."""
         parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in self.config]))
         parser.update({"bundle_root": str(ROOT), "dataset_dir": str(folder), "output_dir": str(output)})
-        parser.update({"num_workers": workers, "batch_size": BATCH, "handlers#1#_disabled_": True, **self.options})
+        parser.update({"num_workers": workers, "batch_size": BATCH, "handlers#1#_disabled_": True})
+        parser.update({**self.options, **changes})
         return parser
 
 
@@ -85,9 +87,10 @@ def measure(options: Options) -> Part:
     grown = ", ".join(f"{entry['images']} images {entry['peak_mb']:.0f} MB" for entry in memory)
     note = (
         f"{cases[0].images} images (paper network {cases[-1].images}), batches of {BATCH}, start of loader processes "
-        f"included, {os.cpu_count()} cores, of which the network takes as many as it has threads. The network alone "
-        "takes the same batches from memory; CPU time is that of one run without loader processes; files alone: images "
-        "decoded by Pillow, masks and overlays encoded and written, and nothing else. "
+        f"included, {os.cpu_count()} cores. The network alone takes the same batches from memory, one after the other "
+        "with all threads, or in lanes as folder inference does; the share is of the faster way. CPU time is that of a "
+        "run without loader processes; files alone: images decoded by Pillow, masks and overlays encoded and written, "
+        "and nothing else. "
         f"Peak memory of all processes together, compact network: {grown}."
     )
     return Part(title="Folder", note=note, rows=rows, extra={"memory": memory})
@@ -126,14 +129,12 @@ def _cases(options: Options, folder: Path) -> list[Case]:
     openvino = {"runtime": "openvino", "model_path": str(folder / "exports" / "model_float32.xml")}
     weights = {"ckpt_path": str(options.weights)}
     workers = (0,) if options.quick else (0, 1, 2)
-    all_cores = torch.get_num_threads()
-    cases = [
-        Case("compact", compact, {**way, "runtime_threads": threads}, 48 if options.quick else 120, threads, workers)
-        for way in (weights, openvino)
-        for threads in sorted({all_cores, all_cores if options.quick else max(1, all_cores - 1)}, reverse=True)
-    ]
+    count = 48 if options.quick else 120
     random = {"ckpt_path": str(_random_weights(paper, folder, options.seed))}
-    return [*cases, Case("paper", paper, random, 12 if options.quick else 40, all_cores, workers)]
+    return [
+        *(Case("compact", compact, way, count, workers) for way in (weights, openvino)),
+        Case("paper", paper, random, 12 if options.quick else 40, workers),
+    ]
 
 
 def _random_weights(config: Sequence[Path], folder: Path, seed: int) -> Path:
@@ -147,42 +148,52 @@ def _random_weights(config: Sequence[Path], folder: Path, seed: int) -> Path:
 
 def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> list[dict[str, Any]]:
     parser = case.parser(folder, output, 0)
-    evaluator: SupervisedEvaluator = parser.get_parsed_content("evaluator")
-    batches = list(DataLoader(parser.get_parsed_content("dataset"), batch_size=BATCH))
-
-    def alone() -> None:
-        with torch.no_grad():
-            for batch in batches:
-                evaluator.inferer(batch["image"], evaluator.network, prompt=batch["prompt"])
-
+    evaluator, lanes = parser.get_parsed_content("evaluator"), parser.get_parsed_content("lanes")
+    single = case.parser(folder, output, 0, lanes=1).get_parsed_content("evaluator")
     evaluator.run()  # which loads the weights
+    single.run()
+    items = DataLoader(parser.get_parsed_content("dataset"), batch_size=BATCH, collate_fn=no_collation)
+    batches = [prepare_items(batch) for batch in items]
+    alone = {"one": lambda: _predict(single, batches, 1), "lanes": lambda: _predict(evaluator, batches, lanes)}
     runs = {str(n): case.parser(folder, output, n).get_parsed_content("evaluator").run for n in case.workers}
-    before = torch.get_num_threads()
-    torch.set_num_threads(case.threads)
-    timings = interleave({**runs, "alone": alone}, rounds=rounds)
+    timings = interleave({**runs, **alone}, rounds=rounds)
     start = time.process_time()
-    alone()
+    alone["lanes"]()
     middle = time.process_time()
     evaluator.run()
     network, whole = middle - start, time.process_time() - middle
     files = _files_alone(folder, output)
-    torch.set_num_threads(before)
-    rate = case.images / timings["alone"].median
+    rates = {way: case.images / timing.median for way, timing in timings.items()}
     return [
         {
             "network": case.name,
             "runtime": case.runtime,
-            "threads": case.threads,
             "loader processes": workers,
-            "images/s, files to files": case.images / timings[str(workers)].median,
-            "images/s, network alone": rate,
-            "share": timings["alone"].median / timings[str(workers)].median,
+            "images/s, files to files": rates[str(workers)],
+            "images/s, network alone, one call": rates["one"],
+            f"images/s, network alone, {lanes} lanes": rates["lanes"],
+            "share": rates[str(workers)] / max(rates[way] for way in alone),
             "CPU ms an image, network": 1000 * network / case.images,
             "CPU ms an image, all else": 1000 * (whole - network) / case.images,
             "CPU ms an image, files alone": 1000 * files / case.images,
         }
         for workers in case.workers
     ]
+
+
+def _predict(evaluator: SupervisedEvaluator, batches: Sequence[Any], lanes: int) -> None:
+    """Runs the network alone on batches, as many at once as there are lanes, which share the threads."""
+
+    @torch.no_grad()
+    def call(batch: Any) -> None:
+        image, _, _, options = batch
+        evaluator.inferer(image, evaluator.network, **options)
+
+    threads = torch.get_num_threads()
+    share = max(1, threads // lanes)
+    with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+        list(pool.map(call, batches))
+    torch.set_num_threads(threads)
 
 
 def _files_alone(folder: Path, output: Path) -> float:

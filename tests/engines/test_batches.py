@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from bundle.engines import PromptedInferer, TrainingNetwork, prepare_batch, prepare_evaluation
+from bundle.engines import PromptedInferer, TrainingNetwork, prepare_batch, prepare_evaluation, prepare_items
 from bundle.engines.batches import autocast_dtype, join_guided
 from bundle.guidance import draw_guidance
 from bundle.networks import UPerConvNeXt
@@ -45,6 +45,18 @@ def test_evaluation_batch_needs_neither_mask_nor_prompt() -> None:
     prepared = prepare_evaluation({"image": image, "label": "mask", "prompt": torch.ones(1, 4)}, "cpu")
     assert prepared[1] == "mask"
     assert torch.equal(prepared[3]["prompt"], torch.ones(1, 4))
+
+
+def test_items_that_were_not_collated_are_stacked() -> None:
+    items = [
+        {"image": MetaTensor(torch.full((3, 4, 4), float(n)), meta={"name": "a" * n}), "prompt": torch.eye(5)[n]}
+        for n in range(3)
+    ]
+    image, label, args, options = prepare_items(items, "cpu")
+    assert type(image) is torch.Tensor
+    assert image.mean((1, 2, 3)).tolist() == [0, 1, 2]
+    assert (label, args, list(options)) == (None, (), ["prompt"])
+    assert torch.equal(options["prompt"], torch.eye(5)[:3])
 
 
 @pytest.mark.parametrize(("given", "value"), [(True, True), (False, False), ("true", True), ("False", False)])

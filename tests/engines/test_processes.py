@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -75,3 +76,29 @@ def test_errors_of_other_origin_stay_as_they_are() -> None:
     engine.run = partial(engine.run, engine.data_loader)  # type: ignore[method-assign]  # as MONAI's engines run
     with pytest.raises(RuntimeError, match=r"^out of memory$"):
         run_share(engine, remedy="")
+
+
+FREED = """
+import resource, torch
+from bundle.engines.processes import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(10_000_000)  # 40 MB, some ten thousand pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+plain = faults()
+keep_freed_memory()
+faults()
+print(plain, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
+def test_freed_memory_is_not_asked_for_again() -> None:
+    """In a process of its own: the setting cannot be taken back."""
+    found = subprocess.run([sys.executable, "-c", FREED], cwd=ROOT, capture_output=True, text=True, check=True)
+    plain, kept = (int(n) for n in found.stdout.split())
+    assert plain > 50_000
+    assert kept < 1_000

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,38 @@ def test_float32_models_equal_eager_at_other_sizes_and_batches(
         torch.testing.assert_close(exported(image, prompt), found["seg"])
     neutral = source.network.neutral_prompt
     torch.testing.assert_close(exported.predict(image)["seg"], exported.predict(image, neutral.expand(2, -1))["seg"])
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_threads_may_call_a_model_at_once(exports: dict[str, Any], kind: str) -> None:
+    path = exports["folder"] / f"model_float32{SUFFIXES[kind]}"
+    exported = ExportedNetwork(path, threads=1, streams=3)
+    torch.manual_seed(2)
+    images = [torch.randn(1 + n % 2, 3, 64, 64) for n in range(24)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(exported.predict, images))
+    alone = ExportedNetwork(path, threads=1)
+    for image, outputs in zip(images, found, strict=True):
+        for name, logits in alone.predict(image).items():
+            torch.testing.assert_close(outputs[name], logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_first_calls_may_come_at_once(exports: dict[str, Any], kind: str) -> None:
+    """In processes of their own: OpenVINO's first two calls waited for each other in every second one."""
+    code = f"""
+import sys, threading, torch
+from bundle.engines.runtimes import ExportedNetwork
+
+exported = ExportedNetwork({str(exports["folder"] / f"model_float32{SUFFIXES[kind]}")!r}, threads=1, streams=2)
+calls = [threading.Thread(target=exported.predict, args=(torch.zeros(2, 3, 64, 64),)) for _ in range(2)]
+for call in calls:
+    call.start()
+for call in calls:
+    call.join()
+"""
+    for _ in range(3 if kind == "openvino" else 1):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=True)
 
 
 @pytest.mark.parametrize(

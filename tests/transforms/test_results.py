@@ -200,11 +200,6 @@ def test_a_mark_that_turns_nothing_is_no_turn(tmp_path: Path, orientation: int) 
     assert to_study(save(tmp_path / "a.jpg", orientation=orientation))["pred"].shape == (5, 3)
 
 
-def inverting(preprocessing: Compose) -> dict[str, Any]:
-    """What Invertd and its kind need to take ``pred`` back to the image's grid."""
-    return {"keys": "pred", "orig_keys": "image", "transform": preprocessing, "nearest_interp": False}
-
-
 @pytest.mark.parametrize("size", [(50, 33), (7, 64), (20, 20)])
 @pytest.mark.parametrize("sharpness", [0.1, 1.0, 8.0])
 def test_the_label_map_is_the_most_probable_structure_of_all(size: tuple[int, int], sharpness: float) -> None:
@@ -213,28 +208,19 @@ def test_the_label_map_is_the_most_probable_structure_of_all(size: tuple[int, in
     torch.manual_seed(0)
     probabilities = (sharpness * torch.randn(6, 20, 20)).softmax(0)
     probabilities[3] = 0  # never the most probable one
-    options: dict[str, Any] = {
-        "keys": "pred",
-        "orig_keys": "image",
-        "transform": preprocessing,
-        "nearest_interp": False,
-    }
-    inverted = Invertd(**options)({**item, "pred": MetaTensor(probabilities)})["pred"].as_tensor()
-    found = ToLabelMapd(**options)({**item, "pred": MetaTensor(probabilities)})["pred"]
+    invert = Invertd("pred", preprocessing, "image", nearest_interp=False)
+    inverted = invert({**item, "pred": MetaTensor(probabilities)})["pred"].as_tensor()
+    for _ in range(2):  # the image's history outlives the call
+        found = ToLabelMapd("pred", preprocessing)({**item, "pred": probabilities})["pred"]
     assert found.shape == (1, *size)
     assert found.dtype == torch.uint8
+    torch.testing.assert_close(found.affine, torch.eye(4, dtype=torch.float64))
     torch.testing.assert_close(inverted.gather(0, found.as_tensor().long())[0], inverted.amax(0), rtol=0, atol=1e-6)
 
 
 def test_of_equal_structures_the_first_is_taken() -> None:
     preprocessing = Compose([AntialiasedResized("image", 4)])
     item = preprocessing({"image": MetaTensor(torch.rand(3, 4, 4))})
-    options: dict[str, Any] = {
-        "keys": "pred",
-        "orig_keys": "image",
-        "transform": preprocessing,
-        "nearest_interp": False,
-    }
     for weights, expected in (([0.25] * 4, 0), ([0.1, 0.1, 0.4, 0.4], 2)):
         pred = MetaTensor(torch.tensor(weights)[:, None, None].expand(4, 4, 4).clone())
-        assert ToLabelMapd(**options)({**item, "pred": pred})["pred"].unique().tolist() == [expected]
+        assert ToLabelMapd("pred", preprocessing)({**item, "pred": pred})["pred"].unique().tolist() == [expected]
