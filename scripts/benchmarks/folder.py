@@ -148,6 +148,7 @@ def _random_weights(config: Sequence[Path], folder: Path, seed: int) -> Path:
 
 def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> list[dict[str, Any]]:
     parser = case.parser(folder, output, 0)
+    parser.get_parsed_content("initialize")
     evaluator, lanes = parser.get_parsed_content("evaluator"), parser.get_parsed_content("lanes")
     single = case.parser(folder, output, 0, lanes=1).get_parsed_content("evaluator")
     evaluator.run()  # which loads the weights
