@@ -31,7 +31,8 @@ class OverlappedEvaluator(SupervisedEvaluator):
         val_data_loader: loader of the images, with MONAI's ``no_collation``.
         lanes: batches on their way at once.
         postprocessing: of one image, which need not mind other threads: no random transforms.
-        options: the others of ``SupervisedEvaluator``, ``prepare_batch`` being one for lists of items.
+        options: the others of ``SupervisedEvaluator``, ``prepare_batch`` being one for lists of items; ``amp`` and
+            ``compile`` are not looked at.
     """
 
     def __init__(

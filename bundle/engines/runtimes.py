@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -216,7 +215,7 @@ def _load_onnx(path: Path, threads: int | None, streams: int) -> tuple[str, Run]
     onnxruntime = require_package("onnxruntime")
     options = onnxruntime.SessionOptions()
     if threads is None and streams > 1:
-        threads = max(1, (os.cpu_count() or 1) // streams)
+        threads = max(1, torch.get_num_threads() // streams)
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
