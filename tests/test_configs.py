@@ -27,7 +27,7 @@ CHAINS = {
     "multi_gpu evaluate": ("train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"),
     "multi_gpu inference": ("inference.yaml", "multi_gpu_inference.yaml"),
 }
-OWN_VALUES = {"imports", "initialize", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms"}
+OWN_VALUES = {"imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms"}
 """Ids of both train.yaml and inference.yaml, each complete alone, that differ; training also drops prompts."""
 
 READ_BY_MONAI = {

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from bundle.data.datalist import list_images  # noqa: E402
 from bundle.data.phantom import datalist_path  # noqa: E402
 from bundle.engines import prepare_items  # noqa: E402
+from bundle.engines.processes import keep_freed_memory  # noqa: E402
 from bundle.export import Exporter, load_source  # noqa: E402
 from bundle.writers.pictures import encode_png  # noqa: E402
 from scripts.benchmarks.interleave import Options, Part, interleave  # noqa: E402
@@ -148,7 +149,7 @@ def _random_weights(config: Sequence[Path], folder: Path, seed: int) -> Path:
 
 def _measure_case(case: Case, folder: Path, output: Path, *, rounds: int) -> list[dict[str, Any]]:
     parser = case.parser(folder, output, 0)
-    parser.get_parsed_content("initialize")
+    keep_freed_memory()  # as the config's run does
     evaluator, lanes = parser.get_parsed_content("evaluator"), parser.get_parsed_content("lanes")
     single = case.parser(folder, output, 0, lanes=1).get_parsed_content("evaluator")
     evaluator.run()  # which loads the weights
