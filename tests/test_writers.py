@@ -192,6 +192,23 @@ def test_output_folder_that_cannot_be_written_stops_before_any_work(tmp_path: Pa
     assert not steps
 
 
+@pytest.mark.parametrize("where", [(0, 0), (255, 491), (120, 0), (60, 200)])
+def test_an_overlay_is_tinted_near_its_structures_as_it_would_be_everywhere(where: tuple[int, int]) -> None:
+    """A structure in the far corner has the whole image tinted: contours of two pixels, at the border and inside it."""
+    row, column = where
+    image = np.random.default_rng(0).integers(0, 256, (520, 540, 3), np.uint8)
+    mask = np.zeros((520, 540), np.uint8)
+    mask[row : row + 40, column : column + 45] = 2
+    both = mask.copy()
+    both[[0, -1], [-1, 0]] = both[[-1, 0], [-1, 0]] = 1
+    near = (slice(max(0, row - 3), row + 43), slice(max(0, column - 3), column + 48))
+    assert np.array_equal(draw_overlay(image, mask)[near][5:, 5:], draw_overlay(image, both)[near][5:, 5:])
+    drawn = draw_overlay(image, mask)
+    assert (drawn != image).any(2).sum() <= 40 * 45
+    assert tuple(drawn[row + 20, column + 44]) == color(2)
+    assert tuple(drawn[row + 20, column + 43]) == color(2)
+
+
 def test_overlay_fills_lightly_and_draws_the_contour() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[2:7, 2:7] = 1
