@@ -60,8 +60,8 @@ def item(tmp_path: Path, file: str, **changes: Any) -> dict[str, Any]:
 
 
 def run(handler: PredictionWriter, *items: dict[str, Any]) -> None:
-    """An engine whose output is one item after the other."""
-    engine = Engine(lambda _, batch: batch)
+    """An engine whose output is one written item after the other."""
+    engine = Engine(lambda _, batch: [handler(one) for one in batch])
     handler.attach(engine)
     engine.run([[one] for one in items])
 
@@ -140,7 +140,7 @@ def test_an_odd_name_costs_no_other_file(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_records_keep_the_order_of_the_data_set(tmp_path: Path) -> None:
-    names = [f"{n:02}.png" for n in range(40)]  # more than may wait to be written
+    names = [f"{n:02}.png" for n in range(40)]
     items = [item(tmp_path, name, place=n) for n, name in enumerate(names)]
     items[3]["picture"] = np.zeros((6, 9, 3), np.uint8)  # in color
     run(writer(tmp_path), *items)

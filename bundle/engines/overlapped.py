@@ -21,25 +21,32 @@ Items = Sequence[Any]
 class OverlappedEvaluator(SupervisedEvaluator):
     """MONAI's ``SupervisedEvaluator`` with several batches on their way at once, each in a thread of its own.
 
-    Such a lane reads a batch (loader processes do, where there are any), runs the network and postprocesses each image,
-    so that one batch is in the network while another one is read or written, and no core waits. The lanes share
-    PyTorch's threads. Both ``engine.state.batch`` and ``engine.state.output`` are the finished items, in the order of
-    the loader. MONAI's evaluator does one after the other. It also collates the items, which for their meta takes
-    longer than all that is done to make an image small.
+    Such a lane reads a batch (loader processes do, where there are any), runs the network, postprocesses each image and
+    writes it, so that one batch is in the network while another one is read or written, and no core waits. The lanes
+    share PyTorch's threads. Both ``engine.state.batch`` and ``engine.state.output`` are the finished items, in the
+    order of the loader. MONAI's evaluator does one after the other. It also collates the items, which for their meta
+    takes longer than all that is done to make an image small.
 
     Args:
         val_data_loader: loader of the images, with MONAI's ``no_collation``.
         lanes: batches on their way at once.
         postprocessing: of one image, which need not mind other threads: no random transforms.
+        write: takes a finished item, for example into files, and gives it back with what handlers should know of that.
         options: the others of ``SupervisedEvaluator``, ``prepare_batch`` being one for lists of items; ``amp`` and
             ``compile`` are not looked at.
     """
 
     def __init__(
-        self, val_data_loader: Any, *, lanes: int, postprocessing: Callable[[Any], Any], **options: Any
+        self,
+        val_data_loader: Any,
+        *,
+        lanes: int,
+        postprocessing: Callable[[Any], Any],
+        write: Callable[[Any], Any],
+        **options: Any,
     ) -> None:
         super().__init__(val_data_loader=val_data_loader, decollate=False, **options)
-        self.finish = postprocessing
+        self.finish, self.write = postprocessing, write
         self.data_loader: Any = _Lanes(val_data_loader, self._items, lanes)
 
     def run(self, global_epoch: int = 1) -> None:
@@ -49,11 +56,11 @@ class OverlappedEvaluator(SupervisedEvaluator):
 
     @torch.no_grad()
     def _items(self, items: Items) -> Items:
-        """The items of a batch with what the network says of them, postprocessed."""
+        """The items of a batch with what the network says of them, postprocessed and written."""
         inputs, _, args, kwargs = self.prepare_batch(items, self.state.device, self.non_blocking, **self.to_kwargs)
         outputs = decollate_batch(self.inferer(inputs, self.network, *args, **kwargs))
         return [
-            apply_transform(self.finish, {**item, Keys.PRED: output})
+            self.write(apply_transform(self.finish, {**item, Keys.PRED: output}))
             for item, output in zip(items, outputs, strict=True)
         ]
 

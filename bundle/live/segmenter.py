@@ -17,7 +17,7 @@ from bundle.engines import PromptedInferer
 from bundle.live.pictures import Frame, Probabilities, Result, cv2
 from bundle.live.vote import TemporalVote
 from bundle.transforms import DescribePredictiond
-from bundle.transforms.letterbox import longest_to
+from bundle.transforms.letterbox import place_in_square
 from bundle.vocabulary import PROMPTS, encode_prompt
 
 
@@ -40,11 +40,8 @@ class Letterbox:
         self.black = black.reshape(1, 3, 1, 1).repeat(1, 1, size, size).contiguous(memory_format=torch.channels_last)
 
     def place(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
-        """Rows and columns of the square that a picture of a shape (H, W) fills; an odd black line comes last."""
-        inside = longest_to(shape, self.size)
-        before = [(self.size - n) // 2 for n in inside]
-        rows, columns = (slice(b, b + n) for b, n in zip(before, inside, strict=True))
-        return rows, columns
+        """Rows and columns of the square that a picture of a shape (H, W) fills."""
+        return place_in_square(shape, self.size)
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         """(1, 3, size, size) float32, channels last, of (H, W) grey or (H, W, 3) blue, green, red uint8."""

@@ -3,19 +3,19 @@
 
 from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond, ReadRequestd
 from bundle.transforms.items import ItemDefaultsd
-from bundle.transforms.letterbox import AntialiasedResized
+from bundle.transforms.letterbox import Letterboxd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
 from bundle.transforms.prompts import EncodePromptd
 from bundle.transforms.results import DescribePredictiond, SplitPredictiond, ToLabelMapd, ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
 
 __all__ = [
-    "AntialiasedResized",
     "DescribePredictiond",
     "DrawGuidanced",
     "EncodePromptd",
     "GreyToRGBd",
     "ItemDefaultsd",
+    "Letterboxd",
     "LoadMaskd",
     "LoadUltrasoundd",
     "PlanInteractiond",

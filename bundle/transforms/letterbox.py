@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Longest side to a given length, filtered as a smaller grid demands."""
+"""Any image into a square: longest side to a given length, filtered as a smaller grid demands, black round it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Resize, Resized
-from monai.transforms.inverse import TraceableTransform
-from monai.transforms.utils import scale_affine
+from monai.data.utils import to_affine_nd
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils.enums import TraceKeys
 
 
 def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
@@ -20,6 +20,13 @@ def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
     scale = side / max(shape)
     height, width = (max(1, round(n * scale)) for n in shape)
     return height, width
+
+
+def place_in_square(shape: Sequence[int], side: int) -> tuple[slice, slice]:
+    """Rows and columns that an image (H, W) fills of a square of ``side`` pixels; an odd black line comes last."""
+    size = longest_to(shape, side)
+    rows, columns = (slice((side - n) // 2, (side - n) // 2 + n) for n in size)
+    return rows, columns
 
 
 def is_gray(image: torch.Tensor) -> bool:
@@ -38,50 +45,105 @@ def _mean(images: torch.Tensor) -> torch.Tensor:
     return images.float().mean((2, 3), keepdim=True)
 
 
-class _AntialiasedResize(Resize):
-    """MONAI's ``Resize`` to the longest side, with PyTorch's filter; its inverse is MONAI's."""
+def stretch_positive(values: torch.Tensor, shape: Sequence[int]) -> tuple[tuple[slice, slice], torch.Tensor]:
+    """Values (h, w) at another size (H, W), bilinear: rows and columns that hold all positive ones, and those values.
 
-    def __call__(self, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        size = longest_to(img.shape[1:], self.spatial_size)
-        plain = img.as_tensor() if isinstance(img, MetaTensor) else img
-        if is_gray(plain):
-            resized = shrink(plain[None, :1], size)[0].repeat(len(plain), 1, 1)
-        else:
-            resized = shrink(plain[None], size)[0]
-        if not isinstance(img, MetaTensor):
-            return resized
-        history = TraceableTransform.track_transform_meta(
-            img,
-            sp_size=size,
-            affine=scale_affine(img.shape[1:], size),
-            extra_info={"mode": "bilinear", "align_corners": "none", "dtype": "float32", "new_dim": 0},
-            orig_size=img.shape[1:],
-            transform_info=self.get_transform_info(),
-            lazy=False,
-        )
-        out: torch.Tensor = MetaTensor(resized).copy_meta_from(history)
-        return out
+    The places are those of ``torch.nn.functional.interpolate`` without ``align_corners``, which computes all of them.
+
+    Args:
+        values: at least one is positive.
+        shape: H and W.
+    """
+    positive = values > 0
+    window, weights = [], []
+    for axis, (native, small) in enumerate(zip(shape, positive.shape, strict=True)):
+        hit = positive.any(1 - axis).nonzero()
+        first, last, scale = int(hit[0]), int(hit[-1]), native / small
+        start = max(0, math.floor((first - 0.5) * scale - 0.5))
+        stop = min(native, math.ceil((last + 1.5) * scale - 0.5) + 1)
+        window.append(slice(start, stop))
+        needed = slice(max(0, first - 1), min(small, last + 2))
+        values = values.narrow(axis, needed.start, needed.stop - needed.start)
+        places = ((torch.arange(start, stop, device=values.device) + 0.5) / scale - 0.5).clamp_(0, small - 1)
+        distance = places[:, None] - torch.arange(needed.start, needed.stop, device=values.device)
+        weights.append((1 - distance.abs_()).clamp_(min=0))
+    return (window[0], window[1]), weights[0] @ values @ weights[1].T
 
 
-class AntialiasedResized(Resized):
-    """Scales images (C, H, W) so that the longest side has ``spatial_size`` pixels; float32, invertible.
+class Letterboxd(MapTransform, InvertibleTransform):
+    """Images (C, H, W) into the middle of a square (C, S, S): longest side scaled to S, zeros round it; float32.
 
     A triangle filter as wide as the scaling asks for (``torch.nn.functional.interpolate`` with ``antialias``), which is
     what Pillow's bilinear does. MONAI's ``Resized`` smooths with a Gaussian instead, which takes thirty times as long
-    on an image of 600 x 800 and a minute on one of 6000 x 8000.
+    on an image of 600 x 800 and a minute on one of 6000 x 8000. The square is part of it because the way back, which
+    every predicted mask takes, is then one step: a cut and a bilinear interpolation.
 
     Args:
-        keys: images to scale.
-        spatial_size: of the longest side, in pixels.
+        keys: images.
+        spatial_size: S, in pixels.
     """
 
     def __init__(self, keys: KeysCollection, spatial_size: int) -> None:
-        super().__init__(keys, spatial_size=spatial_size, size_mode="longest", mode="bilinear")
-        self.resizer = _AntialiasedResize(spatial_size=spatial_size, size_mode="longest")
+        super().__init__(keys)
+        self.side = spatial_size
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        """The item with its images scaled; ``lazy`` is not used, for a filter cannot wait."""
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """The item with its images in squares; the affine of a MetaTensor follows."""
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self.resizer(item[key])
+            item[key] = self._box(item[key])
         return item
+
+    def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """The item with squares (N, S, S) back at the native size (N, H, W) of the image whose history they bear."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self._unbox(item[key])
+        return item
+
+    def native(self, image: MetaTensor) -> tuple[tuple[int, int], torch.Tensor]:
+        """Size (H, W) and affine (4, 4) that an image had before it came into its square."""
+        height, width = self.get_most_recent_transform(image)[TraceKeys.ORIG_SIZE]
+        shape = (int(height), int(width))
+        back = torch.linalg.inv(to_affine_nd(len(image.affine) - 1, self._matrix(shape)))
+        return shape, image.affine @ back.to(image.affine)
+
+    def _box(self, image: torch.Tensor) -> torch.Tensor:
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        shape = (int(plain.shape[1]), int(plain.shape[2]))
+        shown = plain[:1] if is_gray(plain) else plain
+        square = torch.zeros(len(plain), self.side, self.side, device=plain.device)
+        rows, columns = place_in_square(shape, self.side)
+        square[:, rows, columns] = shrink(shown[None], longest_to(shape, self.side))[0]
+        if not isinstance(image, MetaTensor):
+            return square
+        history = self.track_transform_meta(
+            image,
+            sp_size=square.shape[1:],
+            affine=self._matrix(shape),
+            extra_info={"mode": "bilinear"},  # which MONAI's Invertd changes for masks
+            orig_size=shape,
+            transform_info=self.get_transform_info(),
+        )
+        boxed: torch.Tensor = MetaTensor(square).copy_meta_from(history)
+        return boxed
+
+    def _unbox(self, image: MetaTensor) -> MetaTensor:
+        shape, affine = self.native(image)
+        step = self.pop_transform(image)
+        rows, columns = place_in_square(shape, self.side)
+        inside = image.as_tensor()[:, rows, columns]
+        # One channel at a time takes half as long as several together.
+        native = F.interpolate(inside[:, None].float(), shape, mode=step[TraceKeys.EXTRA_INFO]["mode"])[:, 0]
+        out: MetaTensor = MetaTensor(native).copy_meta_from(image)
+        out.affine = affine
+        return out
+
+    def _matrix(self, shape: Sequence[int]) -> torch.Tensor:
+        """Pixels of the square to those of the image (H, W), both counted from the middle of the first, (3, 3)."""
+        matrix = torch.eye(3, dtype=torch.float64)
+        inside = place_in_square(shape, self.side)
+        for axis, (place, native) in enumerate(zip(inside, shape, strict=True)):
+            scale = native / (place.stop - place.start)
+            matrix[axis, axis], matrix[axis, 2] = scale, (scale - 1) / 2 - scale * place.start
+        return matrix

@@ -12,6 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, Transform
 
+from bundle.transforms.letterbox import Letterboxd, place_in_square, stretch_positive
 from bundle.transforms.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
 
@@ -46,49 +47,53 @@ class SplitPredictiond(MapTransform):
 
 
 class ToLabelMapd(Invertd):
-    """Takes probabilities (C, H', W') back to the image's native grid and names the most probable structure there.
+    """Takes probabilities (C, S, S) back to the image's native grid and names the most probable structure there.
 
     ``pred`` becomes a MetaTensor (1, H, W) uint8 of structure indices, on the CPU as masks are; of equals the first.
-    The inverses are those of MONAI's transforms, on probabilities and bilinear, of the background and of those
-    structures that are more probable somewhere: a mean of values, none of which exceeds its fellow, does not exceed the
-    other mean. ``Invertd`` itself, which MONAI Label looks for, copies the whole history and builds a new ``Compose``
-    for each image. MONAI's ``AsDiscrete`` takes ``torch.argmax`` over the first axis, several times as long as
-    comparing one structure after the other.
+    What is taken back is by how much a structure is more probable than the background, and no further than it can be.
+    MONAI Label looks for an ``Invertd``. MONAI's own takes all probabilities back everywhere, after a copy of the whole
+    history, and its ``AsDiscrete`` then takes ``torch.argmax`` over the first axis: twenty times as long together.
 
     Args:
         keys: probabilities.
         transform: what was applied to the image, a ``Compose``.
-        orig_keys: the image, whose history is undone.
+        orig_keys: the image.
+
+    Raises:
+        ValueError: when ``transform`` moves pixels by other means than one ``Letterboxd``.
     """
 
     def __init__(self, keys: KeysCollection, transform: Compose, orig_keys: str = "image") -> None:
         super().__init__(keys, transform, orig_keys, nearest_interp=False)
-        self.spatial = [t for t in transform.flatten().transforms if isinstance(t, InvertibleTransform)]
+        moving = [t for t in transform.flatten().transforms if isinstance(t, InvertibleTransform)]
+        letterboxes = [t for t in moving if isinstance(t, Letterboxd)]
+        if len(moving) != 1 or not letterboxes:
+            raise ValueError(
+                "transform must hold one Letterboxd and no other transform to be undone, got"
+                f" {[type(t).__name__ for t in moving]}; change the transforms before the network."
+            )
+        self.letterbox = letterboxes[0]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the label map in place of the probabilities."""
         item = dict(data)
         for key, orig_key in self.key_iterator(item, self.orig_keys):
             probabilities = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
-            leads = (probabilities[1:] - probabilities[0]).amax((1, 2)).tolist()
-            structures = [i for i, lead in enumerate(leads, start=1) if lead > 0]
-            native = self._invert(probabilities[[0, *structures]], item[orig_key], orig_key)
-            highest, *others = native.as_tensor()
-            indices = torch.zeros(highest.shape, dtype=torch.uint8, device=highest.device)
-            for structure, probability in zip(structures, others, strict=True):
-                wins = (probability > highest).to(torch.uint8)
-                indices = torch.maximum(indices, wins.mul_(structure))  # structures ascend, so the last to win is kept
-                highest = torch.maximum(highest, probability)
-            item[key] = MetaTensor(indices[None].cpu(), meta=native.meta)
+            image = item[orig_key]
+            shape, affine = self.letterbox.native(image)
+            rows, columns = place_in_square(shape, self.letterbox.side)
+            margins = (probabilities[1:] - probabilities[0])[:, rows, columns]
+            indices = torch.zeros(shape, dtype=torch.uint8, device=margins.device)
+            highest = torch.zeros(shape, device=margins.device)
+            for place in (margins.amax((1, 2)) > 0).nonzero()[:, 0].tolist():
+                window, margin = stretch_positive(margins[place], shape)
+                wins = (margin > highest[window]).to(torch.uint8)
+                # structures ascend, so the last to win is kept
+                indices[window] = torch.maximum(indices[window], wins.mul_(place + 1))
+                highest[window] = torch.maximum(highest[window], margin)
+            item[key] = MetaTensor(indices[None].cpu()).copy_meta_from(image, keys=["meta"])
+            item[key].affine = affine
         return item
-
-    def _invert(self, probabilities: torch.Tensor, image: MetaTensor, key: Hashable) -> MetaTensor:
-        """Probabilities (N, H', W') on the native grid (N, H, W)."""
-        history = list(image.applied_operations)
-        undone = {key: MetaTensor(probabilities, meta=dict(image.meta), applied_operations=history)}
-        for transform in reversed(self.spatial):
-            undone = transform.inverse(undone)
-        return undone[key]
 
 
 class DescribePredictiond(Transform):

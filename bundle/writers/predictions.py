@@ -11,11 +11,9 @@ import io
 import json
 import logging
 import os
-from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -30,9 +28,7 @@ logger = logging.getLogger(__name__)
 
 PROMPTS_USED = ("position", "nature", "task")
 
-_THREADS = 2  # that draw and write while the network is at the next images
 _ODD_NAMES = "backslashreplace"  # a file's name need not be UTF-8; in JSON this reads back as the same name
-_WAITING = 8  # images that they may be behind: what bounds the memory
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -81,12 +77,15 @@ def _json_lines(table: Mapping[str, Any]) -> str:
 class PredictionWriter:
     """Writes predictions while an evaluator runs; when it completes, exits with status 1 if any file failed.
 
+    It is called with a finished item (image, file, place, pred, picture, result, error), from any thread, writes its
+    pictures and gives it back with ``record``, its entry in the tables. Attached to the evaluator whose output those
+    items are, it writes the tables. Attach it last: it leaves the process.
+
     Per image, in the folders of the data set: ``<name>_mask.png`` (8 bit, value = structure index, native size) and
     ``<name>_overlay.png``. At the end ``predictions.json`` and ``predictions.csv``; until then the rows are in
     ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
     What they say of an image is its ``result``, see :class:`bundle.transforms.DescribePredictiond`. Nothing of a
-    file's header is written. Pictures are drawn and written by threads of their own, while the network is at the next
-    images. Attach it last: it leaves the process.
+    file's header is written.
 
     Under torch.distributed each process writes the pictures of its images (and ``predictions.partial.<process>.csv``
     until the end), and the first one the tables of all images, in the order of the data set.
@@ -115,22 +114,23 @@ class PredictionWriter:
     ) -> None:
         self.output_dir, self.weights, self.runtime = Path(output_dir), weights, runtime
         self.structures, self.label_sets = list(structures), dict(label_sets)
-        self._reset()
+        self.records: list[tuple[int, dict[str, Any]]] = []  # (place in the data set, record) of what is written
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with its ``record``, once its pictures are written."""
+        path = str(item["image"].meta["filename_or_obj"])
+        # The reason names the file by its path on this machine, which does not belong in a result.
+        error = item["error"].removeprefix(f"{path}: ").replace(path, item["file"])
+        return {**item, "record": self._write_image(item, error)}
 
     def attach(self, engine: Engine) -> None:
-        """Registers the handler with an evaluator whose output is finished items: image, file, place, pred, result."""
+        """Registers the handler with an evaluator whose output is items with a ``record``."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_batch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
         engine.add_event_handler(Events.COMPLETED, self._finish)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._interrupted)
-
-    def _reset(self) -> None:
-        self.records: list[tuple[int, dict[str, Any]]] = []  # (place in the data set, record) of what is written
-        self.waiting: deque[tuple[int, Future[dict[str, Any]]]] = deque()
-        self.pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="writer")
 
     def _start(self) -> None:
-        self._reset()
+        self.records = []
         self.columns = self._columns()
         rank = idist.get_rank()
         self.partial = self.output_dir / f"predictions.partial{f'.{rank}' if rank else ''}.csv"
@@ -163,16 +163,15 @@ class PredictionWriter:
             "overlay": None,
         }
 
-    def _write_batch(self, engine: Engine) -> None:
-        for item in engine.state.output:
-            path = str(item["image"].meta["filename_or_obj"])
-            # The reason names the file by its path on this machine, which does not belong in a result.
-            error = item["error"].removeprefix(f"{path}: ").replace(path, item["file"])
-            if error:
-                logger.error(f"{item['file']}: {error}")
-            self.waiting.append((int(item["place"]), self.pool.submit(self._write_image, item, error)))
-            while len(self.waiting) > _WAITING or (self.waiting and self.waiting[0][1].done()):
-                self._settle()
+    def _note(self, engine: Engine) -> None:
+        """Adds the rows of images that are written."""
+        records = [(int(item["place"]), item["record"]) for item in engine.state.output]
+        self.records += records
+        with self.partial.open("a", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
+            csv.DictWriter(file, self.columns).writerows(_flat(record) for _, record in records)
+        for _, record in records:
+            if record["error"]:
+                logger.error(f"{record['file']}: {record['error']}")
 
     def _write_image(self, item: Mapping[str, Any], error: str) -> dict[str, Any]:
         """The image's record, once its pictures are written; it has none with an error."""
@@ -191,7 +190,6 @@ class PredictionWriter:
             except OSError as e:
                 if e.errno == errno.ENAMETOOLONG:
                     reason = f"file name must leave room for _{kind}.png, got {len(path.name)} characters; shorten it."
-                    logger.error(f"{item['file']}: {reason}")
                     return self._record({**item, "error": reason})
                 raise OSError(
                     f"{path} could not be written ({e}); what was done before is in {self.partial}. Free disk space,"
@@ -199,28 +197,7 @@ class PredictionWriter:
                 ) from e
         return record
 
-    def _settle(self) -> None:
-        """Waits for the oldest image that is being written, and notes it."""
-        place, task = self.waiting.popleft()
-        record = task.result()
-        self.records.append((place, record))
-        with self.partial.open("a", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
-            csv.DictWriter(file, self.columns).writerow(_flat(record))
-
-    def _interrupted(self, engine: Engine, error: BaseException) -> NoReturn:
-        """Notes what can still be written, then raises ``error``."""
-        try:
-            while self.waiting:
-                self._settle()
-        except OSError as e:
-            logger.error(str(e))
-        self.pool.shutdown(cancel_futures=True)
-        raise error
-
     def _finish(self) -> None:
-        while self.waiting:
-            self._settle()
-        self.pool.shutdown()
         shares = [self.records]
         if idist.get_world_size() > 1:
             shares = shares * idist.get_world_size()

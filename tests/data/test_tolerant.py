@@ -4,23 +4,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.data import DataLoader, MetaTensor, decollate_batch
-from monai.transforms import Compose, Invertd, Resized, SpatialPadd
+from monai.transforms import Compose, Invertd
 from PIL import Image
 
 from bundle.data.tolerant import TolerantDataset, reason
-from bundle.transforms.loading import LoadUltrasoundd
+from bundle.transforms import Letterboxd, LoadUltrasoundd
 
 
 def make(folder: Path) -> TolerantDataset:
     Image.fromarray(np.full((20, 30), 255, np.uint8)).save(folder / "good.png")
     (folder / "bad.png").write_bytes((folder / "good.png").read_bytes()[:50])
-    transform = Compose(
-        [
-            LoadUltrasoundd("image"),
-            Resized("image", spatial_size=16, size_mode="longest"),
-            SpatialPadd("image", spatial_size=(16, 16)),
-        ]
-    )
+    transform = Compose([LoadUltrasoundd("image"), Letterboxd("image", 16)])
     return TolerantDataset(
         [{"image": str(folder / name)} for name in ("bad.png", "good.png")],
         transform,

@@ -23,7 +23,7 @@ def stack(
 
 
 def evaluate(
-    postprocessing: Compose, *, workers: int = 0, reading: Any = None, inferer: Any = None
+    postprocessing: Compose, *, workers: int = 0, reading: Any = None, inferer: Any = None, write: Any = dict
 ) -> tuple[list[Any], list[int]]:
     """What a handler finds, and how many at a time, of a network that doubles its input unless there is an inferer."""
     data = Dataset([{"image": torch.full((1, 2, 2), float(i)), "place": i} for i in range(9)], reading)
@@ -35,6 +35,7 @@ def evaluate(
         inferer=inferer or (lambda inputs, network: network(inputs) * 2),
         prepare_batch=stack,
         postprocessing=postprocessing,
+        write=write,
     )
     found: list[Any] = []
     sizes: list[int] = []
@@ -91,6 +92,7 @@ def test_no_more_is_read_ahead_than_there_are_lanes() -> None:
         network=torch.nn.Identity(),
         prepare_batch=stack,
         postprocessing=Compose([]),
+        write=dict,
     )
 
     def count(engine: Engine) -> None:
@@ -101,6 +103,27 @@ def test_no_more_is_read_ahead_than_there_are_lanes() -> None:
     evaluator.run()
     assert len(read) == 12
     assert max(ahead) <= 2
+
+
+def test_a_lane_writes_what_it_finished() -> None:
+    """Handlers find what the writer gave back. Each lane waits for the others to write, as no single thread could."""
+    together = threading.Barrier(LANES, timeout=20)
+
+    def write(item: dict[str, Any]) -> dict[str, Any]:
+        if item["place"] < 2 * LANES and item["place"] % 2:
+            together.wait()
+        return {**item, "written": float(item["pred"].mean())}
+
+    items, _ = evaluate(Compose([Lambdad("pred", lambda pred: pred + 1)]), write=write)
+    assert [item["written"] for item in items] == [2.0 * n + 1 for n in range(9)]
+
+
+def test_an_error_in_writing_stops_the_run_as_it_is() -> None:
+    def write(item: dict[str, Any]) -> dict[str, Any]:
+        raise OSError("no space today")
+
+    with pytest.raises(OSError, match=r"^no space today$"):
+        evaluate(Compose([]), write=write)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

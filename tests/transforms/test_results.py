@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, SpatialPadd
+from monai.transforms import Compose, Invertd
 from PIL import Image
 
-from bundle.transforms import AntialiasedResized, DescribePredictiond, LoadUltrasoundd, ToLabelMapd, ToStudyd
+from bundle.transforms import DescribePredictiond, Letterboxd, LoadUltrasoundd, ToLabelMapd, ToStudyd
 
 STRUCTURES = ["background", "lesion", "nerve"]
 LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]}
@@ -203,7 +203,7 @@ def test_a_mark_that_turns_nothing_is_no_turn(tmp_path: Path, orientation: int) 
 @pytest.mark.parametrize("size", [(50, 33), (7, 64), (20, 20)])
 @pytest.mark.parametrize("sharpness", [0.1, 1.0, 8.0])
 def test_the_label_map_is_the_most_probable_structure_of_all(size: tuple[int, int], sharpness: float) -> None:
-    preprocessing = Compose([AntialiasedResized("image", 20), SpatialPadd("image", (20, 20))])
+    preprocessing = Compose([Letterboxd("image", 20)])
     item = preprocessing({"image": MetaTensor(torch.rand(3, *size))})
     torch.manual_seed(0)
     probabilities = (sharpness * torch.randn(6, 20, 20)).softmax(0)
@@ -219,7 +219,7 @@ def test_the_label_map_is_the_most_probable_structure_of_all(size: tuple[int, in
 
 
 def test_of_equal_structures_the_first_is_taken() -> None:
-    preprocessing = Compose([AntialiasedResized("image", 4)])
+    preprocessing = Compose([Letterboxd("image", 4)])
     item = preprocessing({"image": MetaTensor(torch.rand(3, 4, 4))})
     for weights, expected in (([0.25] * 4, 0), ([0.1, 0.1, 0.4, 0.4], 2)):
         pred = MetaTensor(torch.tensor(weights)[:, None, None].expand(4, 4, 4).clone())

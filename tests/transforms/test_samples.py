@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.transforms import SpatialPadd
 from torch import Tensor
 
-from bundle.transforms import AntialiasedResized, GreyToRGBd, RandGeometryd, ShrinkSampled
+from bundle.transforms import GreyToRGBd, Letterboxd, RandGeometryd, ShrinkSampled
 
 SIDE = 64
 
@@ -57,7 +56,7 @@ def test_small_and_color_images_are_kept_as_they_are() -> None:
 @pytest.mark.parametrize("shape", [(300, 400), (400, 301), (128, 128), (90, 128), (500, 350)])
 def test_without_random_moves_it_is_the_letterbox_of_inference(shape: tuple[int, int]) -> None:
     image = smooth(*shape).expand(3, -1, -1).contiguous()
-    inference = SpatialPadd("image", [SIDE, SIDE])(AntialiasedResized("image", SIDE)({"image": MetaTensor(image)}))
+    inference = Letterboxd("image", SIDE)({"image": MetaTensor(image)})
     kept = ShrinkSampled(2 * SIDE)({"image": image, "label": (image[:1] > 0.5).to(torch.uint8)})
     item = moved(item=kept)
     assert item["image"].dtype == torch.float32
