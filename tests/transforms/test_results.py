@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Compose, Flipd, Invertd, Resized
 from PIL import Image
 
 from bundle.transforms import DescribePredictiond, Letterboxd, LoadUltrasoundd, ToLabelMapd, ToStudyd
@@ -216,6 +216,21 @@ def test_the_label_map_is_the_most_probable_structure_of_all(size: tuple[int, in
     assert found.dtype == torch.uint8
     torch.testing.assert_close(found.affine, torch.eye(4, dtype=torch.float64))
     torch.testing.assert_close(inverted.gather(0, found.as_tensor().long())[0], inverted.amax(0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [[], [Resized("image", 4)], [Flipd("image"), Letterboxd("image", 4)]])
+def test_pixels_that_move_otherwise_are_refused(steps: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"one Letterboxd and no other transform to be undone, got \["):
+        ToLabelMapd("pred", Compose(steps))
+
+
+def test_what_leads_in_the_border_alone_is_nowhere() -> None:
+    preprocessing = Compose([Letterboxd("image", 8)])
+    item = preprocessing({"image": MetaTensor(torch.rand(3, 4, 8))})
+    pred = torch.zeros(3, 8, 8)
+    pred[0], pred[1, 0], pred[2, 2, 7] = 0.5, 0.9, 0.9
+    found = ToLabelMapd("pred", preprocessing)({**item, "pred": pred})["pred"][0]
+    assert found.tolist() == [[0] * 7 + [2], *[[0] * 8] * 3]
 
 
 def test_of_equal_structures_the_first_is_taken() -> None:
