@@ -163,6 +163,17 @@ def test_a_picture_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in partial][:2] == ["file", "a.png"]
 
 
+def test_what_was_written_of_a_batch_that_failed_keeps_its_row(tmp_path: Path) -> None:
+    (tmp_path / "out/b_overlay.png/in_its_place").mkdir(parents=True)
+    handler = writer(tmp_path)
+    engine = Engine(lambda _, batch: [handler(one) for one in batch])
+    handler.attach(engine)
+    with pytest.raises(OSError, match=r"b_overlay\.png could not be written"):
+        engine.run([[item(tmp_path, f"{name}.png", place=n) for n, name in enumerate("abc")]])
+    partial = (tmp_path / "out/predictions.partial.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in partial] == ["file", "a.png"]
+
+
 def test_a_full_disk_is_named_with_the_picture(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full, the device that is always full, on this system")

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,17 @@ class PredictionWriter:
         self.output_dir, self.weights, self.runtime = Path(output_dir), weights, runtime
         self.structures, self.label_sets = list(structures), dict(label_sets)
         self.records: list[tuple[int, dict[str, Any]]] = []  # (place in the data set, record) of what is written
+        self.lock = threading.Lock()  # of the partial table
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with its ``record``, once its pictures are written."""
+        """The item with its ``record``, once its pictures and its row in the partial table are written."""
         path = str(item["image"].meta["filename_or_obj"])
         # The reason names the file by its path on this machine, which does not belong in a result.
         error = item["error"].removeprefix(f"{path}: ").replace(path, item["file"])
-        return {**item, "record": self._write_image(item, error)}
+        record = self._write_image(item, error)
+        with self.lock, self.partial.open("a", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
+            csv.DictWriter(file, self.columns).writerow(_flat(record))
+        return {**item, "record": record}
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an evaluator whose output is items with a ``record``."""
@@ -164,14 +169,11 @@ class PredictionWriter:
         }
 
     def _note(self, engine: Engine) -> None:
-        """Adds the rows of images that are written."""
-        records = [(int(item["place"]), item["record"]) for item in engine.state.output]
-        self.records += records
-        with self.partial.open("a", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
-            csv.DictWriter(file, self.columns).writerows(_flat(record) for _, record in records)
-        for _, record in records:
-            if record["error"]:
-                logger.error(f"{record['file']}: {record['error']}")
+        """Gathers the records of images that are written, and tells what failed."""
+        for item in engine.state.output:
+            self.records.append((int(item["place"]), item["record"]))
+            if error := item["record"]["error"]:
+                logger.error(f"{item['file']}: {error}")
 
     def _write_image(self, item: Mapping[str, Any], error: str) -> dict[str, Any]:
         """The image's record, once its pictures are written; it has none with an error."""
