@@ -6,9 +6,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from bundle.vocabulary import UNKNOWN
+
+
+def add_note(image: MetaTensor, note: str) -> None:
+    """Adds a sentence on an image, for the tables: what was assumed of the file, or speaks against its result.
+
+    Sentences stand in ``image.meta["notes"]``, one text, joined by "; ".
+    """
+    before = image.meta.get("notes", "")
+    image.meta["notes"] = f"{before}; {note}" if before else note
 
 
 class ItemDefaultsd(Transform):

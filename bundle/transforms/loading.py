@@ -67,6 +67,7 @@ def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], raw: Raw | 
         "spacing": (float(spacing[0]), float(spacing[1])),
         "study_affine": torch.as_tensor(raw.affine if raw else LPS_TO_RAS),
         "turned": raw is not None and raw.turned,
+        "notes": "; ".join(raw.notes) if raw else "",
     }
 
 
@@ -78,7 +79,7 @@ class LoadUltrasoundd(MapTransform):
     """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey as one channel shown three times.
 
     Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown), and for
-    writing back ``study_affine`` and ``turned`` as in ``readers.Raw``.
+    writing back ``study_affine`` and ``turned`` as in ``readers.Raw``; ``notes``, what was assumed of the file.
     ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
     tensor instead of a path is taken as read and only gets its meta.
 

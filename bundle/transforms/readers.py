@@ -55,6 +55,7 @@ class Raw:
         affine: study indices (x, y, z, 1) to mm, right-anterior-superior, (4, 4); a picture's pixels count as mm that
             run left and posterior, as clients take them.
         turned: the file was not upright and ``pixels`` were turned (EXIF orientation).
+        notes: what was assumed where the file does not say, a sentence each.
     """
 
     pixels: np.ndarray
@@ -62,6 +63,7 @@ class Raw:
     limits: tuple[float, float] | None = None
     affine: np.ndarray = field(default_factory=LPS_TO_RAS.copy)
     turned: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def check_size(width: int, height: int) -> None:

@@ -101,9 +101,10 @@ class DescribePredictiond(Transform):
 
     ``prompts``, ``spacing_mm`` (row and column), ``areas`` (structure -> pixels, and mm2 where the spacing is known),
     ``classes`` (label set -> the most probable class and all probabilities) of the label set that the position prompt
-    names: all without a prompt, none where an organ has no label set. With clicks also ``clicks`` (structure -> number
-    of clicks that counted). ``prediction`` lists the classes once more in the form that MONAI Label's clients read.
-    Probabilities instead of a label map are passed over: MONAI Label's scoring leaves out the step that makes the map.
+    names: all without a prompt, none where an organ has no label set; ``notes``, see ``items.add_note``. With clicks
+    also ``clicks`` (structure -> number of clicks that counted). ``prediction`` lists the classes once more in the form
+    that MONAI Label's clients read. Probabilities instead of a label map are passed over: MONAI Label's scoring leaves
+    out the step that makes the map.
 
     Args:
         structures: names of the label map's values, background first.
@@ -132,6 +133,7 @@ class DescribePredictiond(Transform):
                 for name, n in zip(self.structures[1:], counts[1:], strict=True)
             },
             "classes": classes,
+            "notes": getattr(item.get("image"), "meta", {}).get("notes", ""),
         }
         if item.get("clicks"):
             names = ["unnamed", *self.structures[1:]]

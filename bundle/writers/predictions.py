@@ -160,6 +160,7 @@ class PredictionWriter:
         return {
             "file": item["file"],
             "error": item["error"],
+            "notes": "",
             "prompts": {name: item.get(name, UNKNOWN) for name in PROMPTS_USED},
             "spacing_mm": {"row": None, "column": None},
             "areas": {name: {"pixels": None, "mm2": None} for name in self.structures[1:]},
@@ -180,7 +181,7 @@ class PredictionWriter:
         record = self._record({**item, "error": error})
         if error:
             return record
-        record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes")})
+        record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes", "notes")})
         study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
         mask = np.ascontiguousarray(study.reshape(study.shape[:2]).T)
         for kind, pixels in (("mask", mask), ("overlay", draw_overlay(item["picture"], mask))):
