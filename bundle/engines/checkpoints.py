@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from bundle import __version__
+from bundle.described import described_network
 from bundle.vocabulary import switch
 
 logger = logging.getLogger(__name__)
@@ -165,12 +166,13 @@ def _read(path: Path) -> dict[str, Any]:
     """The state in ``last.pt``; only tensors and plain values are read, no pickled code runs."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: state[key] for key in ("network_config", "epoch", "best", *_PARTS)}
+        state = {key: state[key] for key in ("network_config", "epoch", "best", *_PARTS)}
     except Exception as e:  # PyTorch raises nine kinds for damaged files
         raise ValueError(
             f"{path} must be the checkpoint of a training, got a damaged or different file ({type(e).__name__}), of "
             "which nothing was executed; start anew without --resume."
         ) from e
+    return {**state, "network_config": described_network(state["network_config"], path=path)}
 
 
 def writable_folder(path: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bundle.described import check_script, described_export
+
 METADATA_KEY = "metadata"
 """Under which an exported file holds its metadata, one JSON: ONNX metadata_props, OpenVINO rt_info, TorchScript
 _extra_files."""
@@ -63,6 +65,7 @@ class ExportedNetwork(nn.Module):
                 )
         try:
             text, self._run = loader(self.path, threads, streams)
+            metadata = json.loads(text or "null")
         except ImportError:
             raise
         except Exception as error:  # each runtime raises kinds of its own for damaged files
@@ -70,11 +73,11 @@ class ExportedNetwork(nn.Module):
                 f"{self.path} must be a model of scripts/export.py, got a damaged or different file "
                 f"({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}); export it again."
             ) from error
-        if not text:
+        if metadata is None:
             raise ValueError(
                 f"{self.path} must hold this project's metadata, got a model without; make it with scripts/export.py."
             )
-        self.metadata: dict[str, Any] = json.loads(text)
+        self.metadata = described_export(metadata, path=self.path)
         self.image_channels = len(self.metadata["image_channels"])
 
     def predict(self, image: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
@@ -196,6 +199,7 @@ def require_package(name: str) -> Any:
 
 
 def _load_torchscript(path: Path, threads: int | None, streams: int) -> tuple[str, Run]:
+    check_script(path)
     if threads is not None:
         torch.set_num_threads(threads * streams)
     files = {f"{METADATA_KEY}.json": ""}
@@ -246,7 +250,8 @@ def _load_openvino(path: Path, threads: int | None, streams: int) -> tuple[str, 
     if not model.has_rt_info([METADATA_KEY]):
         return "", lambda image, prompt: []
     text = str(model.get_rt_info([METADATA_KEY]).astype(str))
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": json.loads(text)["precision_hint"]}
+    metadata = described_export(json.loads(text), path=path)
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": metadata.get("precision_hint", "f32")}
     options |= {"PERFORMANCE_HINT": "LATENCY"} if streams == 1 else {"NUM_STREAMS": streams}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads * streams

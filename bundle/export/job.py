@@ -197,11 +197,37 @@ def planned(kinds: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, 
 
 
 def write_summary(source: Source, exports: Sequence[Export], output_dir: str | Path) -> Path:
-    """Writes ``export.json``: what was made, from which weights, and how it compares; refused models are in it too."""
+    """Writes ``export.json``: each model in the folder, from which weights, and how it compares; refused ones too.
+
+    Models of earlier exports stay in it as long as their files are as they were written.
+    """
     path = Path(output_dir) / SUMMARY
-    content = {"weights_sha256": sha256(source.weights), "models": [asdict(export) for export in exports]}
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    weights = sha256(source.weights)
+    models = [{**asdict(export), "weights_sha256": weights} for export in exports]
+    made = {name for export in exports for name in export.files}
+    earlier = [model for model in _listed(path) if not made & set(model["files"]) and _unchanged(model, path.parent)]
+    write_atomically(path, (json.dumps({"models": earlier + models}, indent=1) + "\n").encode())
     return path
+
+
+def _listed(path: Path) -> list[dict[str, Any]]:
+    """Models that a summary lists, with files; none where there is no such summary."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        models = [{"weights_sha256": summary.get("weights_sha256"), **model} for model in summary["models"]]
+        return [model for model in models if model["files"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning(
+            f"{path} must be a summary of exports, got another file ({type(error).__name__}); it is replaced."
+        )
+        return []
+
+
+def _unchanged(model: dict[str, Any], folder: Path) -> bool:
+    files = {folder / Path(name).name: digest for name, digest in model["files"].items()}
+    return all(file.is_file() and sha256(file) == digest for file, digest in files.items())
 
 
 def _put_in_place(aside: Path, folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from bundle.networks import UPerConvNeXt
-from bundle.networks.weights import load_network, read_file
+from bundle.networks.weights import load_network, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,13 @@ def load_source(
     for file in config_files:
         if not Path(file).is_file():
             raise FileNotFoundError(f"config must be a file, got {file}, which is none; correct --config.")
-    content = read_file(weights)
-    described = content.get("network_config") if isinstance(content, dict) else None
-    if not isinstance(described, dict) or "structures" not in described:
-        raise ValueError(
-            f"{weights} must hold 'model' and 'network_config' of a whole network, got another file; "
-            "convert it with scripts/convert_checkpoint.py."
-        )
-    config = ConfigParser(ConfigParser.load_config_files([str(file) for file in config_files]))
-    tables = {name: value for name, value in described.items() if name != "version"}
-    tables = {"guidance_channels": 0, "pooling": "avg", **tables, "encoder_weights": None, "dropout": 0.0}
-    config.update({**tables, "drop_path": 0.0, "device": "cpu", "num_workers": workers})
+    _, described = read_checkpoint(weights)
+    tables = {"guidance_channels": 0, "pooling": "avg", **described, "encoder_weights": None, "dropout": 0.0}
+    tables |= {"drop_path": 0.0, "device": "cpu", "num_workers": workers}
+    tables.pop("version", None)
+    files = [str(file) for file in config_files]
+    config = ConfigParser(ConfigParser.load_config_files(files), globals={"checkpoint": tables})
+    config.update({name: f"$checkpoint[{name!r}]" for name in tables})  # what a file says is no part of the config
     config["bundle_root"] = str(Path(config_files[0]).resolve().parents[1])
     if datalist is not None:
         if not Path(datalist).is_file():
@@ -74,7 +70,7 @@ def load_source(
 
 
 def _check_organs(config: ConfigParser, files: Sequence[str | Path]) -> None:
-    structures, positions = config["structures"], config["positions"]
+    structures, positions = (config.get_parsed_content(name) for name in ("structures", "positions"))
     for organ, names in config["organ_structures"].items():
         if organ not in positions or not set(names) <= set(structures):
             raise ValueError(

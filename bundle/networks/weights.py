@@ -8,7 +8,7 @@ import pickle
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bundle import __version__
+from bundle.described import described_network
 from bundle.networks.conversion import GUIDANCE_WEIGHT, Conversion, convert_encoder, require_fit, state_dict
 
 
@@ -66,6 +67,29 @@ def save_checkpoint(path: str | Path, *, model: Mapping[str, Tensor], network_co
         raise
 
 
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and ``network_config`` of a checkpoint of this project that holds a whole network.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is another file, or says of itself what is no plain value; nothing of it is executed.
+    """
+    content = read_file(path)
+    held = (content.get(key) for key in ("model", "network_config")) if isinstance(content, dict) else ()
+    if not all(isinstance(part, dict) for part in held) or not isinstance(content, dict):
+        raise ValueError(
+            f"{path} must hold 'model' and 'network_config', got a file of another project; "
+            "convert it with scripts/convert_checkpoint.py."
+        )
+    config = described_network(content["network_config"], path=path)
+    if "structures" not in config:
+        raise ValueError(
+            f"{path} must hold a whole network, got the encoder {config.get('encoder')} alone; "
+            "give it as encoder_weights."
+        )
+    return dict(content["model"]), config
+
+
 def load_network(network: nn.Module, path: str | Path) -> dict[str, Any]:
     """Loads a checkpoint of this project, every tensor of it, and gives its ``network_config``.
 
@@ -79,33 +103,35 @@ def load_network(network: nn.Module, path: str | Path) -> dict[str, Any]:
         FileNotFoundError: when there is no such file.
         ValueError: when it is no checkpoint of this project or was made for another network.
     """
-    content = read_file(path)
-    config = content.get("network_config") if isinstance(content, dict) else None
-    if not isinstance(config, dict) or not isinstance(content.get("model"), dict):
-        raise ValueError(
-            f"{path} must hold 'model' and 'network_config', got a file of another project; "
-            "convert it with scripts/convert_checkpoint.py."
-        )
-    if "structures" not in config:
-        raise ValueError(
-            f"{path} must hold a whole network, got the encoder {config.get('encoder')} alone; "
-            "give it as encoder_weights."
-        )
+    state, config = read_checkpoint(path)
     own: dict[str, Any] = network.network_config()  # type: ignore[operator]
-    state = dict(content["model"])
-    config = {"guidance_channels": 0, **config}  # files from before there was guidance do not say
-    if own["guidance_channels"] and not config["guidance_channels"]:
-        config["guidance_channels"] = own["guidance_channels"]
+    state, config = complete(state, config, network=network)
+    require_same(config, own, keys=own, path=path)
+    require_fit(state, network.state_dict(), path=path)
+    network.load_state_dict(state)
+    return config
+
+
+def complete(
+    state: dict[str, Tensor], config: dict[str, Any], *, network: nn.Module
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint with what files from before there was guidance lack: no channels, or channels that do nothing."""
+    channels = network.network_config()["guidance_channels"]  # type: ignore[operator]
+    config = {"guidance_channels": 0, **config}
+    if channels and not config["guidance_channels"]:
         name = f"encoder.{GUIDANCE_WEIGHT}"
-        state[name] = torch.zeros_like(network.state_dict()[name])
-    if differing := [key for key, value in own.items() if config.get(key) != value]:
+        state = {**state, name: torch.zeros_like(network.state_dict()[name])}
+        config["guidance_channels"] = channels
+    return state, config
+
+
+def require_same(config: Mapping[str, Any], own: Mapping[str, Any], *, keys: Iterable[str], path: str | Path) -> None:
+    """Raises a ValueError that names what differs between a checkpoint's ``network_config`` and a network's."""
+    if differing := [key for key in keys if config.get(key) != own[key]]:
         raise ValueError(
             f"{path} was made with {_listed(config, differing)}; this network has {_listed(own, differing)}; "
             f"use {_as_flags(config, differing)}, or other weights."
         )
-    require_fit(state, network.state_dict(), path=path)
-    network.load_state_dict(state)
-    return config
 
 
 class WeightsLoader:
@@ -141,7 +167,7 @@ def load_encoder(encoder: nn.Module, *, name: str, path: str | Path) -> Conversi
     """
     content = read_file(path)
     if isinstance(content, dict) and "network_config" in content:
-        made_with = content["network_config"].get("encoder")
+        made_with = described_network(content["network_config"], path=path).get("encoder")
         if made_with != name:
             raise ValueError(
                 f"{path} was made with encoder {made_with}; this one is {name}; use --encoder {made_with}."

@@ -21,7 +21,7 @@ from monai.transforms import Compose
 from PIL import Image
 
 from bundle.engines.runtimes import SUFFIXES, ExportedNetwork, runtime_network
-from bundle.export import Exporter, Source, load_source, planned
+from bundle.export import Export, Exporter, Source, load_source, planned, write_summary
 from bundle.export.quantize import CalibrationImages
 from bundle.export.verify import Refused, Scores, WithEager, check_scores, scores
 from bundle.writers import sha256
@@ -236,6 +236,27 @@ def test_command_line_writes_models_and_what_they_are(
     assert model["files"] == {name: sha256(tmp_path / name) for name in files[1:]}
     assert model["difference"] < 1e-4
     assert "[1/1] openvino float32" in capsys.readouterr().out
+
+
+def test_the_summary_keeps_earlier_models_while_their_files_are_theirs(source: Source, tmp_path: Path) -> None:
+    def made(name: str, content: bytes) -> Export:
+        (tmp_path / name).write_bytes(content)
+        return Export(name, "onnx", "float32", files={name: sha256(tmp_path / name)})
+
+    def listed() -> list[tuple[str, str]]:
+        models = json.loads((tmp_path / "export.json").read_text())["models"]
+        assert {model["weights_sha256"] for model in models} == {sha256(source.weights)}
+        return [(model["name"], model["error"]) for model in models]
+
+    write_summary(source, [made("a.onnx", b"1"), made("b.onnx", b"2")], tmp_path)
+    write_summary(source, [made("c.onnx", b"3")], tmp_path)
+    assert listed() == [("a.onnx", ""), ("b.onnx", ""), ("c.onnx", "")]
+    (tmp_path / "b.onnx").write_bytes(b"of somebody else")
+    write_summary(source, [made("a.onnx", b"4"), Export("c.onnx", "onnx", "float32", error="refused")], tmp_path)
+    assert listed() == [("c.onnx", ""), ("a.onnx", ""), ("c.onnx", "refused")]
+    (tmp_path / "export.json").write_text("[]")
+    write_summary(source, [made("a.onnx", b"5")], tmp_path)
+    assert listed() == [("a.onnx", "")]
 
 
 def test_command_line_tells_a_refusal(

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of one network as the start of another that knows other structures, classes or positions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from bundle.networks.conversion import require_fit
+from bundle.networks.weights import complete, read_checkpoint, require_same
+from bundle.vocabulary import prompt_values
+
+logger = logging.getLogger(__name__)
+
+TABLES = ("structures", "label_sets", "positions")
+"""What may differ: rows and columns of weights belong to entries of these, and follow them by name."""
+
+
+def load_start(network: nn.Module, path: str | Path) -> str:
+    """Starts a network from a checkpoint: what both know by name is taken, what is new keeps its random start.
+
+    Args:
+        network: a ``UPerConvNeXt``; unchanged when the checkpoint is refused.
+        path: file such as ``models/model.pt``, of the same encoder, decoder width, normalization and conditioning.
+
+    Returns:
+        What was taken and what is new, as a sentence.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no checkpoint of this project, or of a network that differs in more than its tables.
+    """
+    state, config = read_checkpoint(path)
+    own: dict[str, Any] = network.network_config()  # type: ignore[operator]
+    state, config = complete(state, config, network=network)
+    require_same(config, own, keys=[key for key in own if key not in TABLES], path=path)
+    target = network.state_dict()
+    there, here = _entries(config), _entries(own)
+    require_fit(state, {**state, **{n: v for n, v in target.items() if not _axes(n)}}, path=path)
+    started = {}
+    for name, value in target.items():
+        names = [(there.get(axis, []), here[axis]) if axis else None for axis in _axes(name)]
+        started[name] = _by_name(state.get(name), value, names, path=f"{path}: {name}") if names else state[name]
+    network.load_state_dict(started)
+    told = "; ".join(_told(key, there.get(key, []), names) for key, names in here.items())
+    return f"started from {path}; {told}"
+
+
+class StartWeights:
+    """Handler that starts a training from a checkpoint, see :func:`load_start`.
+
+    Args:
+        network: a ``UPerConvNeXt``.
+        path: file such as ``models/model.pt``.
+    """
+
+    def __init__(self, network: nn.Module, path: str) -> None:
+        self.network, self.path = network, path
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with a trainer, before the one that resumes a run."""
+        engine.add_event_handler(Events.STARTED, lambda: logger.info(load_start(self.network, self.path)))
+
+
+def _entries(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of what rows and columns of weights belong to: structures, classes of each set, prompt values."""
+    prompts = prompt_values(config["positions"])
+    return {
+        "structures": list(config["structures"]),
+        **{f"cls_{name}": list(classes) for name, classes in config["label_sets"].items()},
+        "prompt": [f"{prompt} {value}" for prompt, values in prompts.items() for value in values],
+    }
+
+
+def _axes(name: str) -> tuple[str, ...]:
+    """The tables that the first axes of a tensor belong to, "" for none; empty where no axis belongs to one."""
+    if name == "decoder.refine.weight":
+        return ("structures", "structures")
+    if name.startswith(("decoder.classifier.", "decoder.refine.")):
+        return ("structures",)
+    if name.startswith("heads."):
+        return (name.split(".")[1],)
+    return ("", "prompt") if "prompt" in name and name.endswith("linear.weight") else ()
+
+
+def _by_name(
+    source: Tensor | None, target: Tensor, names: Sequence[tuple[list[str], list[str]] | None], *, path: str
+) -> Tensor:
+    """``target`` with the entries that ``source`` has too.
+
+    Args:
+        source: tensor of the file, None when it has none.
+        target: tensor of the network, of the same number of axes.
+        names: for each of the first axes the names in the file and in the network; None for an axis without names.
+        path: where ``source`` comes from, for messages.
+
+    Raises:
+        ValueError: when ``source`` does not have the shape that its names tell.
+    """
+    if source is None:
+        return target
+    axes = [*names, *[None] * (target.dim() - len(names))]
+    expected = [len(axis[0]) if axis else size for axis, size in zip(axes, target.shape, strict=True)]
+    if list(source.shape) != expected:
+        raise ValueError(f"{path} must have shape {expected}, got {list(source.shape)}; the file is damaged.")
+    shared = [[name for name in axis[1] if name in axis[0]] if axis else [] for axis in axes]
+    there, here = (
+        torch.meshgrid(
+            *(
+                torch.tensor([axis[side].index(name) for name in known] if axis else range(size), dtype=torch.long)
+                for axis, known, size in zip(axes, shared, target.shape, strict=True)
+            ),
+            indexing="ij",
+        )
+        for side in (0, 1)
+    )
+    started = target.clone()
+    started[here] = source[there].to(target)
+    return started
+
+
+def _told(key: str, there: Sequence[str], here: Sequence[str]) -> str:
+    """What became of one table's entries."""
+    groups = {
+        "taken": [name for name in here if name in there],
+        "new": [name for name in here if name not in there],
+        "left out": [name for name in there if name not in here],
+    }
+    told = ", ".join(f"{word} {' '.join(map(repr, names))}" for word, names in groups.items() if names)
+    return f"{key}: {told}"
