@@ -117,9 +117,7 @@ def described(content: Any, *, path: str | Path, name: str, table: Mapping[str, 
         ValueError: when it is no table, has an unknown key, or a value of another kind, such as a text that begins with
             ``$``. The message names the key and does not repeat the value.
     """
-    safe = (
-        f"Nothing of it was executed; use a file that you made, or one from somebody you trust, not {Path(path).name}."
-    )
+    safe = "Nothing of it was executed; use a file that you made or whose maker you trust."
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {name} must be a table of plain values, got {type(content).__name__}. {safe}")
     for key, value in content.items():
