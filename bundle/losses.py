@@ -39,7 +39,7 @@ class PartialLabelLoss(nn.Module):
             label: (N, 1, H, W) structure indices in [0, C).
             labeled: (N, C) bool, the structures that the sample's set labels; column 0 is background.
         """
-        total = logits.new_zeros((), dtype=torch.float32)
+        total = logits[:0].float().sum()  # 0, of which a gradient can be taken also where there is no sample
         for row in torch.unique(labeled, dim=0):
             samples = (labeled == row).all(1).nonzero()[:, 0]
             channels = row.nonzero()[:, 0]

@@ -123,6 +123,19 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     assert done.stdout.count(f"weights: {tmp_path}/two/models/model.pt") == 1
 
 
+def test_more_processes_than_validation_images_train(
+    training_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    overlay = str(ROOT / "configs/multi_gpu_train.yaml")
+    command = training_command(tmp_path, overlay, norm="batch", batch_size=1, max_epochs=1)  # 4 images to validate
+    done = torchrun(command, processes=5)
+    assert done.returncode == 0, done.stderr[-5000:]
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1"]
+    assert all(0 <= float(row["val_score"]) <= 1 for row in rows)
+    assert (tmp_path / "models/model.pt").is_file()
+
+
 def test_evaluation_by_three_processes_gives_the_files_of_one(
     training_command: Callable[..., list[str]], weights: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from bundle.engines.handlers import (
 )
 from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
+from bundle.engines.processes import ShareEvaluator
 from bundle.engines.schedule import warmup_polynomial
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "PromptedInferer",
     "RunSummary",
     "SeededEpochs",
+    "ShareEvaluator",
     "SimulatedInteraction",
     "TrainingNetwork",
     "TrainingProgress",

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from bundle.engines.synchronized import SynchronizedBatchNorm2d, synchronize
 from bundle.vocabulary import NEUTRAL_POSITION, encode_prompt, switch
 
 _NO_STRUCTURE = -1e4
@@ -74,7 +75,8 @@ _CERTAIN = 4.0
 class TrainingNetwork(nn.Module):
     """The network as the trainer sees it: all heads in one ``forward`` (one graph for DistributedDataParallel).
 
-    The decoder runs on the samples with a mask alone: its normalization statistics and its time belong to them.
+    The decoder runs on the samples with a mask alone: its normalization statistics and its time belong to them. With
+    synchronized batch norm it also runs on none of them, since all processes must take part.
     Checkpoints hold the plain network, not this wrapper.
 
     Args:
@@ -88,6 +90,7 @@ class TrainingNetwork(nn.Module):
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device_type = torch.device(device).type
         self.dtype = autocast_dtype(switch(amp, "amp"), device)
+        self.synchronized = any(isinstance(m, SynchronizedBatchNorm2d) for m in network.modules())
 
     def forward(self, image: Tensor, prompt: Tensor | None = None, labeled: Tensor | None = None) -> dict[str, Tensor]:
         """Logits of all heads.
@@ -107,7 +110,7 @@ class TrainingNetwork(nn.Module):
                 rows = labeled.any(1)
                 levels = [level[rows] for level in levels]
             outputs = dict(self.network.classify(feature))
-            if len(levels[0]):
+            if len(levels[0]) or self.synchronized:
                 seg = self.network.decode(levels)
             else:
                 seg = image.new_zeros(0, labeled.shape[1] if labeled is not None else 0, *image.shape[2:])
@@ -117,13 +120,11 @@ class TrainingNetwork(nn.Module):
 def distributed_network(network: nn.Module, *, device: torch.device | str, amp: bool = True) -> nn.Module:
     """The training network on this process's device, its gradients averaged over all processes.
 
-    Batch norm is synchronized on GPUs. A head without labels in a process's batch is allowed.
+    Batch norm is synchronized. A process's batch may lack masks, or the labels of a head.
     """
     device = torch.device(device)
-    if device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return nn.parallel.DistributedDataParallel(
-        TrainingNetwork(network, device=device, amp=amp),
+        TrainingNetwork(synchronize(network), device=device, amp=amp),
         device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=True,
     )

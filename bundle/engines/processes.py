@@ -10,6 +10,7 @@ import sys
 
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +18,32 @@ _PR_SET_PDEATHSIG = 1  # of prctl(2)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
+class ShareEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator for a process that may have no share of the images.
+
+    There may be fewer images than processes. Then the process takes part in what all do together at the start and at
+    the end; ignite refuses to run on no data.
+    """
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Runs on this process's share; ``global_epoch`` is the trainer's epoch."""
+        if len(self.data_loader):
+            super().run(global_epoch=global_epoch)
+        else:
+            self.state.epoch = self.state.max_epochs = global_epoch
+            take_part(self)
+
+
+def take_part(engine: Engine) -> None:
+    """Fires the events at which processes do something together, of an engine without data."""
+    for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+        engine.fire_event(event)
+
+
 def run_share(engine: Engine, *, remedy: str) -> None:
     """Runs an engine on this process's share of the data, and says what to do when another process is lost.
 
-    Without a share of its own (fewer images than processes) the process takes part in what all do together at the
-    start and at the end; ignite refuses to run on no data.
+    Without a share of its own (fewer images than processes) the process takes part in what all do together.
 
     Args:
         engine: a trainer or an evaluator of MONAI.
@@ -34,8 +56,7 @@ def run_share(engine: Engine, *, remedy: str) -> None:
         if len(engine.data_loader):
             engine.run()
         else:
-            for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
-                engine.fire_event(event)
+            take_part(engine)
     except RuntimeError as error:
         if not _is_lost(error):
             raise
