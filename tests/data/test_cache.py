@@ -168,7 +168,7 @@ def test_a_kill_leaves_no_entry_in_part(items: list[dict[str, Any]], folder: Pat
     processes = [context.Process(target=fill, args=(items, folder)) for _ in range(2)]
     for process in processes:
         process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not entries(folder) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)

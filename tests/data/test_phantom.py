@@ -49,7 +49,7 @@ def test_two_processes_at_once_give_one_complete_folder_with_the_same_bytes(phan
         for _ in range(2)
     ]
     for process in both:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         assert out.strip() == str(root / "datalist.json")
         assert "Synthesizing the phantom" in err

@@ -63,7 +63,7 @@ def test_items_come_in_order_and_postprocessed(workers: int) -> None:
 
 def test_the_batches_are_on_their_way_at_once() -> None:
     """The first batches wait for one another, which they could not if each waited for the one before to end."""
-    together = threading.Barrier(LANES, timeout=20)
+    together = threading.Barrier(LANES, timeout=300)
     seen: list[tuple[int, bool, int]] = []
 
     def wait(inputs: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
@@ -107,7 +107,7 @@ def test_no_more_is_read_ahead_than_there_are_lanes() -> None:
 
 def test_a_lane_writes_what_it_finished() -> None:
     """Handlers find what the writer gave back. Each lane waits for the others to write, as no single thread could."""
-    together = threading.Barrier(LANES, timeout=20)
+    together = threading.Barrier(LANES, timeout=300)
 
     def write(item: dict[str, Any]) -> dict[str, Any]:
         if item["place"] < 2 * LANES and item["place"] % 2:

@@ -48,7 +48,7 @@ def test_a_loaders_process_ends_with_the_one_that_started_it() -> None:
         worker = int(parent.stdout.readline())
         assert not gone(worker)
         parent.kill()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not gone(worker) and time.monotonic() < deadline:
             time.sleep(0.05)
         ended = gone(worker)

@@ -73,7 +73,7 @@ def run(out: Path, masks: list[int], how: str) -> dict[str, torch.Tensor]:
         words = [f"--nproc_per_node={len(masks)}", f"--master_port={port}"]
         command = ["-m", "torch.distributed.run", *words, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     state: dict[str, torch.Tensor] = torch.load(out, weights_only=True)
     return state
