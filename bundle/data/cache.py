@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import os
@@ -12,14 +11,17 @@ import pickle
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import PersistentDataset
-from monai.transforms import Compose, Randomizable, Transform, apply_transform
+from monai.transforms import Compose, LazyTrait, Randomizable, RandomizableTrait, Transform, apply_transform
 from torch.utils.data import get_worker_info
 
 from bundle.data.sampling import Draw
@@ -29,8 +31,11 @@ logger = logging.getLogger(__name__)
 NAMES = ("dataset", "patient", "group", "item")
 """Keys that say whose an image is and where it stands, not what is loaded."""
 
-READERS = ("monai", "torch", "pillow", "pydicom", "nibabel", "pynrrd", "scikit-image")
+READERS = ("monai", "torch", "numpy", "pillow", "pydicom", "nibabel", "pynrrd", "scikit-image")
 """Packages whose version may change what is loaded."""
+
+KNOWN = ("bundle", "monai", "torch", "numpy", "builtins")
+"""Packages whose program is known by the bundle's source or by a version."""
 
 FULL, TRIMMED, SLACK = 1.0, 0.9, 0.005  # shares of the bound: never beyond, after a removal, written between two looks
 
@@ -39,11 +44,11 @@ class CachedDataset(PersistentDataset):
     """A data set that keeps what its transforms give before the first random one.
 
     What is kept is found by a hash of the content of the item's files, the item's other values, the settings and the
-    source of the transforms, and the versions of the reading libraries: a changed mask, config or program is never
-    served stale. Entries are written aside and renamed, so that a kill leaves none in part, and processes share one
-    folder; a damaged one is made again. Where the disk is full or the folder cannot be written, training goes on
-    without. MONAI's ``PersistentDataset`` finds entries by the files' names and has no bound; its ``CacheDataset``
-    fills memory alone.
+    bundle's source, and the versions of the reading libraries: a changed mask, config or program is never served stale.
+    Transforms of others, and functions, are run each time, with all that follow; a line of the log says so. Entries
+    are written aside and renamed, so that a kill leaves none in part, and processes share one folder; a damaged one is
+    made again. Where the disk is full or the folder cannot be written, training goes on without. MONAI's
+    ``PersistentDataset`` finds entries by the files' names and has no bound; its ``CacheDataset`` fills memory alone.
 
     Random transforms are seeded by the draw, not by the worker as in MONAI: the same :class:`Draw` gives the same
     sample in any worker, process or resumed run. A plain integer index leaves the transforms' own random state alone.
@@ -77,7 +82,8 @@ class CachedDataset(PersistentDataset):
         self.memory: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.memory_used = 0
         self.written: int | None = None  # bytes since the last look at the folder; None: not looked yet
-        self.settings = _digest(_kept_part(transform))
+        kept = _kept_part(transform)
+        self.settings, self.kept = _digest(kept), len(kept)
         self.cache_dir = self._usable(cache_dir)
 
     def __getitem__(self, index: Any) -> Any:
@@ -86,6 +92,12 @@ class CachedDataset(PersistentDataset):
         if isinstance(self.transform, Randomizable):
             self.transform.set_random_state(seed=index.seed)
         return apply_transform(self._transform, index.place, map_items=False)
+
+    def _pre_transform(self, item_transformed: Any) -> Any:
+        return self.transform(item_transformed, end=self.kept, threading=True)
+
+    def _post_transform(self, item_transformed: Any) -> Any:
+        return self.transform(item_transformed, start=self.kept)
 
     def _usable(self, cache_dir: str | None) -> Path | None:
         if not cache_dir or not self.disk_bound:
@@ -205,30 +217,54 @@ def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class _Unknown(TypeError):
+    """What a hash of settings and sources cannot tell: a function, or an object of a program of others."""
+
+
 def _kept_part(transform: Compose) -> list[Transform]:
-    first = transform.get_index_of_first(lambda t: isinstance(t, Randomizable) or not isinstance(t, Transform))
-    return list(transform.transforms[:first])
+    """The transforms before the first random one, as far as a change of them would be noticed."""
+    first = transform.get_index_of_first(lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform))
+    kept = []
+    for step in transform.transforms[:first]:
+        try:
+            _settings(step)
+        except _Unknown as found:
+            logger.warning(
+                f"{type(step).__name__} and what follows is not kept in the cache: a change of {found} would not be"
+                " noticed. Put it behind the bundle's and MONAI's own transforms."
+            )
+            break
+        kept.append(step)
+    return kept
 
 
-def _digest(transforms: Iterable[Transform]) -> str:
-    """Hash of what the transforms are set to, of the program text that they come from, and of the readers."""
-    transforms = list(transforms)
-    folders = {Path(inspect.getfile(type(t))).parent for t in transforms if type(t).__module__.startswith("bundle.")}
-    sources = [file for folder in sorted(folders) for file in sorted(folder.glob("*.py"))]
+def _digest(transforms: Sequence[Transform]) -> str:
+    """Hash of what the transforms are set to, of the bundle's program text, and of the readers."""
     parts = [json.dumps([_settings(t) for t in transforms], sort_keys=True)]
-    parts += [_sha(file.read_bytes()) for file in sources]
+    parts += [_sha(file.read_bytes()) for file in sorted(Path(__file__).parents[1].rglob("*.py"))]
     parts += [version(name) for name in READERS]
     return _sha("|".join(parts).encode())
 
 
 def _settings(value: Any) -> Any:
-    """Plain values of a transform and of what it holds."""
+    """Plain values of a transform and of what it holds.
+
+    Raises:
+        _Unknown: when a part is neither a plain value nor a transform of the bundle or of MONAI.
+    """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
         return {str(key): _settings(v) for key, v in value.items()}
-    if isinstance(value, Sequence | set):
+    if isinstance(value, Sequence | set | frozenset):
         return [_settings(v) for v in value]
-    name = f"{type(value).__module__}.{type(value).__qualname__}"
-    inside = vars(value) if isinstance(value, Transform) else {}
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return [str(value.dtype), value.tolist()]
+    if isinstance(value, torch.dtype | torch.device | np.dtype | np.generic | range | slice):
+        return repr(value)
+    kind = value if isinstance(value, type) else type(value)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if kind.__module__.split(".")[0] not in KNOWN or not isinstance(value, type | Transform | Enum | LazyTrait):
+        raise _Unknown(name if kind is not FunctionType else f"the function {value.__name__}")
+    inside = vars(value) if isinstance(value, Transform) else {"value": repr(value)}
     return {"": name, **{key: _settings(v) for key, v in inside.items()}}

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, RandScaleIntensityd
+from monai.bundle import ConfigParser
+from monai.transforms import Compose, Lambdad, MapTransform, RandScaleIntensityd
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -209,3 +211,63 @@ def test_a_file_that_is_gone_is_named(items: list[dict[str, Any]], folder: Path)
 def test_negative_bounds_are_refused(items: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=r"memory_gb must be 0 or more, in 10\^9 bytes, got -1"):
         dataset(items, None, memory_gb=-1)
+
+
+class Darker(MapTransform):
+    """A transform of somebody else, whose program may change."""
+
+    factor = 0.5
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "image": data["image"] * self.factor}
+
+
+def halve(image: torch.Tensor) -> torch.Tensor:
+    return image / 2
+
+
+class Halved(LoadUltrasoundd):
+    def __call__(self, data: Any) -> dict[str, Any]:
+        item = super().__call__(data)
+        return {**item, "image": item["image"] / 2}
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        (Darker("image"), "Darker"),
+        (Lambdad("image", func=halve), "Lambdad"),
+        (Lambdad("image", func=functools.partial(torch.mul, other=0.5)), "Lambdad"),
+    ],
+    ids=["class", "function", "partial"],
+)
+def test_transforms_of_others_are_not_kept_and_named(
+    items: list[dict[str, Any]], folder: Path, extra: Any, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    steps = [LoadUltrasoundd(), LoadMaskd(num_structures=2), ShrinkSampled(32)]
+    with_extra = Compose([*steps, extra, RandScaleIntensityd("image", 0.5, prob=0.0)])
+    plain = Compose([*steps, RandScaleIntensityd("image", 0.5, prob=0.0)])
+    first = dataset(items, folder, transform=with_extra)[Draw(0, 1)]["image"]
+    assert f"{name} and what follows is not kept in the cache" in caplog.text
+    expected = dataset(items, None, transform=plain)[Draw(0, 1)]["image"].float()
+    assert torch.allclose(first.float(), expected / 2)
+    monkeypatch.setattr(Darker, "factor", 0.25)  # as a program that was edited
+    again = dataset(items, folder, transform=with_extra)[Draw(0, 1)]["image"].float()
+    assert torch.allclose(again, expected / (2 if name == "Lambdad" else 4))
+    assert len(entries(folder)) == 1  # what comes before it is kept
+
+
+def test_a_class_derived_from_ours_is_not_taken_for_ours(items: list[dict[str, Any]], folder: Path) -> None:
+    steps = [LoadMaskd(num_structures=2), ShrinkSampled(32)]
+    ours = dataset(items, folder, transform=Compose([LoadUltrasoundd(), *steps]))[0]["image"]
+    theirs = dataset(items, folder, transform=Compose([Halved(), *steps]))[0]["image"]
+    assert not torch.equal(ours, theirs)
+
+
+def test_the_shipped_transforms_are_all_kept(items: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/train.yaml")))
+    transform = parser.get_parsed_content("train#preprocessing")
+    data = dataset(items, None, transform=transform)
+    names = [type(t).__name__ for t in transform.transforms[: data.kept + 1]]
+    assert names == ["ItemDefaultsd", "LoadUltrasoundd", "LoadMaskd", "ShrinkSampled", "DeleteItemsd", "RandGeometryd"]
+    assert "not kept" not in caplog.text
