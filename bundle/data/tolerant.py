@@ -1,31 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set of requests, in which a file that cannot be read does not cost the others."""
+"""Data sets in which a file that cannot be read does not cost the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import Dataset, MetaTensor
 
 from bundle.data.requests import add_prompts, name_items
+from bundle.failures import reason
 from bundle.vocabulary import UNKNOWN
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, without MONAI's "applying transform" wrappers."""
-    while str(error).startswith("applying transform") and error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) or type(error).__name__
-
-
 class TolerantDataset(Dataset):
-    """Images of a folder with their prompts; one that fails comes as a black image with the reason in ``error``.
+    """Images of which one that fails comes as a black image without labels, with the reason in ``error``.
 
     Every item has the keys of the transform's result, ``place``, its index in the data set, and ``error``, which is ""
     where all went well. Black images pass through the same transforms, so that they collate and invert like the others.
     MONAI's ``Dataset`` stops instead.
+
+    Args:
+        data: items with ``image``, a path, and what the transforms need besides.
+        transform: transforms, the first to touch ``image`` being ``LoadUltrasoundd``.
+        image_size: side of the black image, in pixels.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any], *, image_size: int) -> None:
+        super().__init__(data, transform)
+        self.image_size = image_size
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        item = dict(self.data[index])
+        try:
+            return {**self.transform(item), "place": index, "error": ""}
+        except Exception as error:
+            black = torch.zeros(3, self.image_size, self.image_size)
+            item["image"] = MetaTensor(black, meta={"filename_or_obj": str(item["image"])})
+            text = reason(error)
+            for mask in _paths(item.get("label")):
+                text = text.replace(mask, f"mask {Path(mask).name}")  # where it lies belongs in no table
+            if "label" in item:
+                item["label"] = []
+            return {**self.transform(item), "place": index, "error": text}
+
+
+def _paths(label: Any) -> list[str]:
+    return [label] if isinstance(label, str) else [str(path) for path in label or ()]
+
+
+class FolderDataset(TolerantDataset):
+    """Images of a folder with their prompts, which need not all be readable.
 
     Args:
         data: items with ``image``, a path.
@@ -59,14 +86,5 @@ class TolerantDataset(Dataset):
     ) -> None:
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
-        super().__init__(add_prompts(named, positions=positions, defaults=defaults, prompts=prompts), transform)
-        self.image_size = image_size
-
-    def _transform(self, index: int) -> dict[str, Any]:
-        item = self.data[index]
-        try:
-            return {**self.transform(item), "place": index, "error": ""}
-        except Exception as error:
-            black = torch.zeros(3, self.image_size, self.image_size)
-            image = MetaTensor(black, meta={"filename_or_obj": str(item["image"])})
-            return {**self.transform({**item, "image": image}), "place": index, "error": reason(error)}
+        items = add_prompts(named, positions=positions, defaults=defaults, prompts=prompts)
+        super().__init__(items, transform, image_size=image_size)

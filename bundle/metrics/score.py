@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,12 @@ def merged_items(engine: Engine) -> list[dict[str, Any]]:
         )
     loaded = batch if isinstance(batch, list) and len(batch) == len(output) else [{}] * len(output)
     return [{**before, **after} for before, after in zip(loaded, output, strict=True)]
+
+
+def unreadable_row(item: Mapping[str, Any]) -> Row:
+    """Path of an image that could not be read, and the reason without that path."""
+    name = item_name(item)
+    return {"image": name, "error": item["error"].removeprefix(f"{name}: ").replace(name, Path(name).name)}
 
 
 class MultiTaskScore(Metric):
@@ -120,7 +127,7 @@ class MultiTaskScore(Metric):
         for item in output:
             self.images.append(item_name(item))
             if item.get("error"):
-                self.unreadable.append({"image": item_name(item), "error": item["error"]})
+                self.unreadable.append(unreadable_row(item))
                 continue
             self.rows += segmentation_rows(item, **options)
             self.classification_rows += classification_rows(item, label_sets=self.label_sets)

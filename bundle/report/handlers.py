@@ -24,7 +24,14 @@ from bundle.metrics import MultiTaskScore, merged_items, summarize_classificatio
 from bundle.metrics.score import gather_rows
 from bundle.metrics.segmentation import item_name
 from bundle.report.pictures import Case, draw_cases, make_case
-from bundle.report.tables import common_folder, flat_probabilities, results_markdown, without_folder, write_csv
+from bundle.report.tables import (
+    common_folder,
+    end_with,
+    flat_probabilities,
+    results_markdown,
+    without_folder,
+    write_csv,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +100,7 @@ class EvaluationReport:
         cases = _worst(gather_rows(self.cases, keys=("image", "structure")), self.worst)
         if idist.get_rank() != 0:
             return
-        folder = common_folder([row["image"] for row in images])
+        folder = common_folder([row["image"] for row in [*images, *self.score.unreadable]])
         summary = {
             **self._facts(engine),
             "images": len(images),
@@ -118,6 +125,7 @@ class EvaluationReport:
         names = ("results.md", "summary.json", "per_image.csv", "per_image_classification.csv", "worst_cases.png")
         paths = "\n".join(str(self.output_dir / name) for name in names)
         logger.info(f"evaluation finished\n\n{markdown}\nwritten:\n{paths}")
+        end_with(summary["unreadable"])
 
     def _facts(self, engine: Engine) -> dict[str, Any]:
         """What was evaluated, how and where."""

@@ -21,9 +21,9 @@ from monai.metrics import compute_dice
 from bundle.engines import writable_folder
 from bundle.guidance import SimulatedUser
 from bundle.metrics.bootstrap import mean_estimate
-from bundle.metrics.score import gather_rows
+from bundle.metrics.score import gather_rows, unreadable_row
 from bundle.metrics.segmentation import item_origin
-from bundle.report.tables import common_folder, without_folder, write_csv
+from bundle.report.tables import common_folder, end_with, unreadable_lines, without_folder, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,16 @@ class InteractionTrials:
         self.wrong_after = min(wrong_after, max_clicks)
 
     def __call__(self, engine: Engine, batchdata: Any) -> list[dict[str, Any]]:
-        """Rows with ``dataset``, ``image``, ``patient``, ``group``, ``structure``, ``trial``, ``clicks``, ``dice``."""
+        """Rows with ``dataset``, ``image``, ``patient``, ``group``, ``structure``, ``trial``, ``clicks``, ``dice``.
+
+        An image that could not be read has one row, with ``error``.
+        """
         engine.network.eval()
         rows = []
         for item in decollate_batch(batchdata):
+            if item.get("error"):
+                rows.append({**unreadable_row(item), "structure": "", "trial": "", "clicks": 0})
+                continue
             for structure in range(1, len(self.structures)):
                 truth = (item["label"][0] == structure).numpy()
                 if truth.any() and bool(item["labeled"][structure]):
@@ -141,18 +147,23 @@ class InteractionReport:
         writable_folder(str(self.output_dir))
 
     def _write(self) -> None:
-        rows = gather_rows(self.rows, keys=("image", "structure", "trial", "clicks"))
+        found = gather_rows(self.rows, keys=("image", "structure", "trial", "clicks"))
         if idist.get_rank() != 0:
             return
+        folder = common_folder([row["image"] for row in found])
+        unreadable = without_folder([row for row in found if "error" in row], folder)
+        rows = [row for row in found if "error" not in row]
         names = dict.fromkeys((row["dataset"], row["structure"]) for row in rows)
         entries = [self._entry([r for r in rows if (r["dataset"], r["structure"]) == name]) for name in names]
-        write_csv(without_folder(rows, common_folder([r["image"] for r in rows])), self.output_dir / "clicks.csv")
+        write_csv(without_folder(rows, folder), self.output_dir / "clicks.csv")
+        text = "\n".join([*markdown(entries, self.split), *unreadable_lines(unreadable)])
         (self.output_dir / "clicks.json").write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
-        (self.output_dir / "clicks.md").write_text("\n".join(markdown(entries, self.split)) + "\n", "utf-8")
+        (self.output_dir / "clicks.md").write_text(text + "\n", "utf-8")
         draw_curves(entries, self.output_dir / "clicks.png")
-        logger.info("\n".join(markdown(entries, self.split)))
+        logger.info(text)
         for name in ("clicks.md", "clicks.json", "clicks.csv", "clicks.png"):
             logger.info(f"written: {self.output_dir / name}")
+        end_with(unreadable)
 
     def _entry(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One data set's structure: estimates with their 95 % intervals by patient."""

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -86,9 +89,7 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
         "",
         "Means: " + (", ".join(f"{k} {v:.3f}" for k, v in summary["means"].items()) or "nothing was scored") + ".",
     ]
-    if summary["unreadable"]:
-        lines += ["", f"Not scored, because they could not be read ({len(summary['unreadable'])}):", ""]
-        lines += [f"- {row['image']}: {row['error']}" for row in summary["unreadable"]]
+    lines += unreadable_lines(summary["unreadable"])
     if summary["segmentation"]:
         lines += ["", "## Segmentation", "", *_overlap_table(summary["segmentation"])]
         lines += _surface_table(summary["segmentation"], summary["nsd_tolerance"])
@@ -101,6 +102,29 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
         lines += _paper_table(summary["segmentation_paper_protocol"])
         lines += _surface_table(summary["segmentation_paper_protocol"], summary["nsd_tolerance"], " (paper protocol)")
     return "\n".join([*lines, "", "## How to read this", "", *(f"- {note}" for note in NOTES), ""])
+
+
+def unreadable_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The section that names images which could not be read, each with its reason; nothing without any."""
+    if not rows:
+        return []
+    head = f"Not scored, because they could not be read ({len(rows)}):"
+    return ["", head, "", *(f"- {row['image']}: {row['error']}" for row in rows)]
+
+
+def end_with(unreadable: Sequence[Mapping[str, Any]]) -> None:
+    """Ends the process with status 1 where images could not be read, once all else is written.
+
+    Raises:
+        SystemExit: when there is one.
+    """
+    if unreadable:
+        named = "; ".join(f"{row['image']}: {row['error']}" for row in unreadable[:5])
+        logger.error(
+            f"{len(unreadable)} images could not be read and are not scored: {named}. Repair them, or remove them from"
+            " the data list, then evaluate again."
+        )
+        raise SystemExit(1)
 
 
 def _overlap_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:

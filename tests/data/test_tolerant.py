@@ -7,15 +7,15 @@ from monai.data import DataLoader, MetaTensor, decollate_batch
 from monai.transforms import Compose, Invertd
 from PIL import Image
 
-from bundle.data.tolerant import TolerantDataset, reason
+from bundle.data.tolerant import FolderDataset
 from bundle.transforms import Letterboxd, LoadUltrasoundd
 
 
-def make(folder: Path) -> TolerantDataset:
+def make(folder: Path) -> FolderDataset:
     Image.fromarray(np.full((20, 30), 255, np.uint8)).save(folder / "good.png")
     (folder / "bad.png").write_bytes((folder / "good.png").read_bytes()[:50])
     transform = Compose([LoadUltrasoundd("image"), Letterboxd("image", 16)])
-    return TolerantDataset(
+    return FolderDataset(
         [{"image": str(folder / name)} for name in ("bad.png", "good.png")],
         transform,
         dataset_dir=str(folder),
@@ -43,15 +43,6 @@ def test_bad_and_good_collate_and_invert_together(tmp_path: Path) -> None:
     bad, good = (invert(item) for item in decollate_batch(batch))
     assert good["pred"].shape == (4, 20, 30)
     assert bad["pred"].shape == (4, 16, 16)
-
-
-def test_reason_is_the_first_error_below_the_wrappers() -> None:
-    inner = ValueError("a.png: broken")
-    inner.__cause__ = OSError("detail")
-    wrapper = RuntimeError("applying transform <x>")
-    wrapper.__cause__ = inner
-    assert reason(wrapper) == "a.png: broken"
-    assert reason(KeyError()) == "KeyError"
 
 
 def test_items_know_their_place(tmp_path: Path) -> None:

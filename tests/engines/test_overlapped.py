@@ -10,8 +10,8 @@ from monai.data import DataLoader, Dataset
 from monai.data.utils import no_collation
 from monai.transforms import Compose, Lambdad
 
-from bundle.data.tolerant import reason
 from bundle.engines import OverlappedEvaluator
+from bundle.failures import reason
 
 LANES = 3
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that puts a failure into words: what went wrong and what to do, as the last line that a user sees."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+_WRAPPERS = ("applying transform", "Failed to instantiate component", "Caught ")
+"""How messages begin that only say where another error passed: MONAI's, and PyTorch's of a loader process."""
+
+_RAISED = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Exit|Interrupt)): ", re.MULTILINE)
+_LATER = "\n\nThe above exception was"
+
+_EXPECTED = (OSError, ValueError, ImportError, FloatingPointError)
+"""Kinds of error that speak to the user. Others are faults of a program, of which the traceback is needed."""
+
+_IGNITE = re.compile(r"(Engine|Current) run is terminating due to exception")
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error itself, without those of MONAI that only say which component or transform it passed."""
+    while str(error).startswith(_WRAPPERS[:2]) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one text, without the wrappers of MONAI and of PyTorch's loader processes."""
+    found = cause(error)
+    text = str(found)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = _of_loader(text)
+    return text or type(found).__name__
+
+
+def _of_loader(text: str) -> str:
+    """The reason in a loader process's traceback: the last error of its chain that is no wrapper."""
+    raised = list(_RAISED.finditer(text))
+    messages = [text[match.end() :].partition(_LATER)[0].strip() for match in raised]
+    for message in reversed(messages):
+        if not message.startswith(_WRAPPERS):
+            return message.split("\n\nTraceback")[0]
+    return text
+
+
+def report_failures() -> None:
+    """On the command line of MONAI's bundles, ends a run that fails with one line that says what to do.
+
+    Errors that speak to the user are told without their traceback, which stands before the line where logging is at
+    DEBUG. ignite's lines about the engine that ends are left out. To be called by a config's ``run``; in
+    other programs, such as MONAI Label's server, nothing happens.
+    """
+    if not Path(sys.argv[0]).as_posix().endswith("monai/bundle/__main__.py"):
+        return
+    sys.excepthook = _tell
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_no_engine)
+
+
+def _no_engine(record: logging.LogRecord) -> bool:
+    return _IGNITE.match(record.getMessage()) is None
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Writes an uncaught error to stderr."""
+    found = cause(error)
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()  # else it is drawn once more when the process ends, behind the last line
+    sys.stdout.flush()
+    speaks = isinstance(found, _EXPECTED) or str(found).startswith("Caught ")
+    if not speaks or logging.getLogger().isEnabledFor(logging.DEBUG):
+        traceback.print_exception(kind, error, trace)
+    if isinstance(found, KeyboardInterrupt):
+        sys.stderr.write("\nerror: interrupted.\n")
+    else:
+        sys.stderr.write(f"\nerror: {reason(error)}\n")
+    sys.stderr.flush()
