@@ -9,6 +9,7 @@ anywhere in all errors at once, not in the middle of the largest one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -43,18 +44,32 @@ def draw_guidance(
         mask: former mask (H, W), values above 0.5 are the structure.
         radius: of a click's disk, in pixels.
     """
-    rows = torch.arange(size[0], dtype=torch.float32)[:, None]
-    columns = torch.arange(size[1], dtype=torch.float32)
     channels = torch.zeros(2, *size)
     if mask is not None:
         channels[0] = FORMER_MASK * (mask > 0.5)
     if box is not None:
+        rows = torch.arange(size[0], dtype=torch.float32)[:, None]
+        columns = torch.arange(size[1], dtype=torch.float32)
         inside = (rows >= box[0]) & (rows <= box[2]) & (columns >= box[1]) & (columns <= box[3])
         channels[1] = (~inside).float()
     for channel, points in zip(channels, (wanted, unwanted), strict=True):
-        for row, column in points:
-            channel[(rows - row) ** 2 + (columns - column) ** 2 <= radius**2] = 1.0
+        _draw_disks(channel, points, radius)
     return channels
+
+
+def _draw_disks(channel: Tensor, points: Sequence[Point], radius: float) -> None:
+    """Ones in the pixels (H, W) within ``radius`` of a point; all points at once, each in a window of its own."""
+    if not points:
+        return
+    middles = torch.tensor(points, dtype=torch.float32)  # (N, 2)
+    reach = math.ceil(radius) + 1
+    window = torch.arange(-reach, reach + 1)
+    places = middles.round().long()[:, :, None] + window  # (N, 2, K): rows and columns of each window
+    distances = (places - middles[:, :, None]) ** 2
+    hit, row, column = (distances[:, 0, :, None] + distances[:, 1, None, :] <= radius**2).nonzero(as_tuple=True)
+    rows, columns = places[hit, 0, row], places[hit, 1, column]
+    inside = (rows >= 0) & (rows < channel.shape[0]) & (columns >= 0) & (columns < channel.shape[1])
+    channel[rows[inside], columns[inside]] = 1.0
 
 
 def middle(region: np.ndarray, rng: np.random.Generator | None = None) -> tuple[int, int]:

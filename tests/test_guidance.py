@@ -45,6 +45,18 @@ def test_clicks_between_pixels_and_beside_the_grid() -> None:
     assert not reaching_in[1].any()
 
 
+@pytest.mark.parametrize("radius", [0, 0.7, 3, 5.0, 5.5])
+def test_many_disks_are_those_of_one_after_the_other(radius: float) -> None:
+    random = np.random.default_rng(0)
+    places = [(float(y), float(x)) for y, x in random.uniform(-8, 40, (1000, 2))]
+    for points in (places[:40], places):
+        rows, columns = torch.arange(31.0)[:, None], torch.arange(37.0)
+        expected = torch.zeros(31, 37)
+        for row, column in points:
+            expected[(rows - row) ** 2 + (columns - column) ** 2 <= radius**2] = 1
+        assert torch.equal(draw_guidance((31, 37), unwanted=points, radius=radius)[1], expected)
+
+
 def test_a_box_is_ones_outside_it() -> None:
     drawn = draw_guidance((4, 5), box=(1, 1, 2, 3), unwanted=[(2, 2)], radius=0)
     assert not drawn[0].any()

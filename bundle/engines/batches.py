@@ -134,7 +134,8 @@ class PromptedInferer(Inferer):
     """Runs ``network.predict`` with a prompt; a structure that the prompted organ does not have gets no probability.
 
     Where the image brings guidance (clicks, boxes), each guided structure is segmented against the background in a pass
-    of its own, and the automatic result keeps to the other structures and to what the guided ones leave over.
+    of its own, and the automatic result keeps to the other structures and to what the guided ones leave over. Who names
+    a structure also says which organ it is: without a position, no structure of another organ is shown then.
 
     Args:
         structures: names of the segmentation channels, background first.
@@ -155,19 +156,24 @@ class PromptedInferer(Inferer):
         image_channels: int = 3,
     ) -> None:
         self.neutral = torch.tensor([encode_prompt({}, positions)])
+        self.no_position = list(positions).index(NEUTRAL_POSITION)
         self.num_positions = len(positions)
         self.image_channels = image_channels
         self.allowed = torch.zeros(len(positions), len(structures), dtype=torch.bool)
         self.allowed[:, 0] = True
-        self.allowed[list(positions).index(NEUTRAL_POSITION)] = True
+        self.allowed[self.no_position] = True
+        self.together = torch.eye(len(structures), dtype=torch.bool)  # structures of one organ
+        self.together[:, 0] = True
         for organ, names in organ_structures.items():
             if organ not in positions or not set(names) <= set(structures):
                 raise ValueError(
                     f"organ_structures must map positions {list(positions)} to structures {list(structures)}, "
                     f"got {organ!r}: {list(names)}; correct the config."
                 )
-            for name in names:
-                self.allowed[list(positions).index(organ), list(structures).index(name)] = True
+            indices = [list(structures).index(name) for name in names]
+            self.allowed[list(positions).index(organ), indices] = True
+            for index in indices:
+                self.together[index, indices] = True
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args: Any, prompt: Tensor | None = None, **kwargs: Any
@@ -189,7 +195,8 @@ class PromptedInferer(Inferer):
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         image, guidance = image[:, : self.image_channels], image[:, self.image_channels :]
         outputs: dict[str, Tensor] = dict(network.predict(image, code))  # type: ignore[operator]
-        allowed = self.allowed.to(inputs.device)[code[:, : self.num_positions].argmax(1)]
+        position = code[:, : self.num_positions].argmax(1)
+        allowed = self.allowed.to(inputs.device)[position]
         outputs["seg"] = outputs["seg"].masked_fill(~allowed[:, :, None, None], _NO_STRUCTURE)
         if guidance.shape[1]:
             guidance = guidance.unflatten(1, (-1, 2))
@@ -197,6 +204,9 @@ class PromptedInferer(Inferer):
             guided = network(torch.cat([image[rows], guidance[rows, slots]], 1), code[rows])
             for row in rows.unique().tolist():
                 mine = rows == row
+                named = slots[mine & (slots > 0)]
+                if position[row] == self.no_position and len(named):
+                    allowed[row] = self.together.to(inputs.device)[named].any(0)
                 outputs["seg"][row] = join_guided(
                     outputs["seg"][row], guided[mine], slots[mine], guidance=guidance[row], allowed=allowed[row]
                 )
@@ -214,8 +224,9 @@ def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: T
 
     The guided structures' margins over the background compete by softmax; what they leave over is shared by the
     automatic result without those structures. What the user said holds whatever the network thinks: the middle of a
-    click is the structure, or is not, and nothing of it lies more than 3 pixels outside a box. Who names no structure
-    asks for one object: then nothing else is shown.
+    click is the structure, or is not, and nothing of it lies more than 3 pixels outside a box
+    (``bundle.transforms.ToLabelMapd`` then holds to both to the pixel). Who names no structure asks for one object:
+    then nothing else is shown.
 
     Args:
         automatic: (C, H, W) logits without guidance.
@@ -223,8 +234,8 @@ def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: T
         slots: (K,) the structure of each pass; 0: not named, the one is taken that the pass finds where it was wanted,
             or anywhere it was not unwanted when nothing was said to be wanted.
         guidance: (C, 2, H, W), slot -> wanted, unwanted.
-        allowed: (C,) bool, structures that the prompted organ has; a named one goes before that, and so does any one
-            where the organ has none.
+        allowed: (C,) bool, structures that the organ has; a named one goes before that, and so does any one where the
+            organ has none.
     """
     margins: dict[int, Tensor] = {}
     for logits, asked in zip(guided, slots.tolist(), strict=True):
@@ -242,7 +253,7 @@ def join_guided(automatic: Tensor, guided: Tensor, slots: Tensor, *, guidance: T
         margins[slot] = torch.where(_heart(unwanted), margins[slot].clamp(max=-_CERTAIN), margins[slot])
     named = list(margins)
     shares = torch.stack([torch.zeros_like(automatic[0]), *margins.values()]).log_softmax(0)
-    rest = automatic.clone()
+    rest = automatic.masked_fill(~allowed[:, None, None], _NO_STRUCTURE)
     rest[named if slots.any() else slice(1, None)] = _NO_STRUCTURE
     joined: Tensor = rest.log_softmax(0) + shares[0]
     joined[named] = shares[1:]

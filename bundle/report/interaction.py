@@ -111,13 +111,13 @@ class InteractionTrials:
 
     def _predict(self, engine: Engine, item: Mapping[str, Any], structure: int, user: SimulatedUser) -> np.ndarray:
         said = {"wanted": user.wanted, "unwanted": user.unwanted, "box": user.box, "mask": None}
-        guided = any(said.values())
-        image = self.draw({"image": item["image"], "guidance": {structure: said} if guided else {}})["image"]
+        guidance = {structure: said} if any(said.values()) else {}
+        image = self.draw({"image": item["image"], "guidance": guidance})["image"]
         with torch.no_grad():
             batch = image[None].to(engine.state.device)
             outputs = self.inferer(batch, engine.network, prompt=item["prompt"][None])
         logits = {name: value[0] for name, value in outputs.items()}
-        found = self.postprocessing({"image": item["image"], "pred": logits})["pred"][0].numpy()
+        found = self.postprocessing({"image": item["image"], "pred": logits, "guidance": guidance})["pred"][0].numpy()
         pred: np.ndarray = found == structure
         return pred
 

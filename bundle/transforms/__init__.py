@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dictionary transforms that MONAI lacks."""
 
-from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond, ReadRequestd
+from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond
 from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.letterbox import Letterboxd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
 from bundle.transforms.prompts import EncodePromptd
+from bundle.transforms.requests import ReadRequestd
 from bundle.transforms.results import DescribePredictiond, SplitPredictiond, ToLabelMapd, ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
 

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clicks, boxes and former masks: from a MONAI Label request to channels of the image, and drawn for training."""
+"""Clicks, boxes and former masks: drawn as channels of the image, and held to in the label map."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,112 +11,28 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import ApplyTransformToPoints, RandomizableTransform, Transform
-from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
 
 from bundle.guidance import Box, Point, draw_guidance
-from bundle.vocabulary import BACKGROUND, UNKNOWN
+from bundle.transforms.requests import UNNAMED
 
-REQUESTED_PROMPTS = ("position", "nature", "task")
-UNNAMED = 0
-"""Slot of guidance whose structure the user did not name; the other slots are those structures' indices."""
-
-
-def _points(value: Any, key: str) -> list[Point]:
-    """Clicks [[x, y], ...] or [[x, y, z], ...], in index order of the study, as (row, column)."""
-    try:
-        return [(float(p[1]), float(p[0])) for p in value or []]
-    except (TypeError, ValueError, IndexError) as e:
-        raise ValueError(f"{key} must be a list of clicks [x, y] or [x, y, z], got {value!r}; correct it.") from e
-
-
-def _box(value: Any, key: str) -> Box:
-    """A box in index order of the study, as (first row, first column, last row, last column).
-
-    It comes as [x, y, x, y], or as 3D Slicer's [x, x, y, y, z, z].
-    """
-    try:
-        numbers = [float(v) for v in value]
-        x0, y0, x1, y1 = (numbers[i] for i in (0, 2, 1, 3)) if len(numbers) == 6 else numbers
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"{key} must be four numbers [x, y, x, y], got {value!r}; correct it.") from e
-    return min(y0, y1), min(x0, x1), max(y0, y1), max(x0, x1)
-
-
-def _mask(value: Any, key: str) -> np.ndarray:
-    """A former mask, base64 text of a PNG as large as the study, as (H, W) bool."""
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(value, validate=True))) as image:
-            pixels = np.asarray(image.convert("L") if image.mode != "P" else image)
-    except (TypeError, ValueError, binascii.Error, OSError, UnidentifiedImageError) as e:
-        raise ValueError(f"{key} must be a PNG in base64, got something else ({e}); encode the mask's file.") from e
-    found: np.ndarray = pixels > 0
-    return found
-
-
-class ReadRequestd(Transform):
-    """Gathers what a MONAI Label client says about an image: one value per prompt, and ``guidance``.
-
-    Reads the dialects of 3D Slicer and OHIF (``{structure: [[x, y, z], ...], "background": [...]}``), of deepgrow
-    clients and CVAT (``foreground`` and ``background`` lists, ``label`` names the structure or is absent), boxes
-    (``box`` or ``roi``, [x, y, x, y] or 3D Slicer's [x, x, y, y, z, z], of ``label``) and former masks (``mask``, a
-    base64 PNG, of ``label``). Absent and empty keys are no guidance. A click on one structure is a click against every
-    other one that is guided.
-    MONAI Label's own click transforms take 3D clicks on 3D images, and 2D clicks on 2D images, alone.
-
-    ``guidance`` maps a slot (a structure's index, or 0 where none was named) to ``wanted`` and ``unwanted``, lists of
-    (row, column), ``box`` and ``mask``, in pixels of the upright image; it is empty without clicks. A prompt that comes
-    as the list of its choices becomes the first of them.
-
-    Args:
-        structures: names of the segmentation channels, background first.
-
-    Raises:
-        ValueError: in the call, when clicks, a box or a mask are no such thing; says which key.
-    """
-
-    def __init__(self, structures: Sequence[str]) -> None:
-        self.slots = {name.lower(): i for i, name in enumerate(structures) if name != BACKGROUND}
-
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``guidance``."""
-        item = dict(data)
-        for name in REQUESTED_PROMPTS:
-            if isinstance(item.get(name), (list, tuple)):
-                item[name] = item[name][0] if item[name] else UNKNOWN
-        named = self.slots.get(str(item.get("label")).lower(), UNNAMED)
-        wanted = {slot: _points(item.get(name), name) for name, slot in self.slots.items()}
-        wanted[named] = wanted.get(named, []) + _points(item.get("foreground"), "foreground")
-        unwanted = _points(item.get(BACKGROUND), BACKGROUND)
-        key = "box" if item.get("box") else "roi"
-        boxes = {named: _box(item[key], key)} if item.get(key) else {}
-        masks = {named: _mask(item["mask"], "mask")} if item.get("mask") else {}
-        guided = {slot for slot, points in wanted.items() if points} | set(boxes) | set(masks)
-        if unwanted and not guided:
-            guided = {named}
-        item["guidance"] = {
-            slot: {
-                "wanted": wanted.get(slot, []),
-                "unwanted": unwanted + [p for other in guided - {slot} for p in wanted.get(other, [])],
-                "box": boxes.get(slot),
-                "mask": masks.get(slot),
-            }
-            for slot in sorted(guided)
-        }
-        return item
+Guidance = Mapping[int, Mapping[str, Any]]
+"""What ``ReadRequestd`` makes: slot -> wanted, unwanted, box, mask."""
 
 
 class DrawGuidanced(Transform):
     """Appends ``guidance`` to the letterboxed image: two channels for each slot; none where there is no guidance.
 
-    The image (3, H, W) becomes (3 + 2 * number of structures, H, W), the slots in order. What lies outside the native
-    image is dropped. ``clicks`` says how many clicks count, per slot; it is absent without guidance.
+    The image (3, H, W) becomes (3 + 2 * number of structures, H, W), the slots in order. Clicks outside the native
+    image, and on a structure outside its box, do not count. ``clicks`` says how many do, per slot; it is absent without
+    guidance, as is ``guidance`` then.
 
     Args:
         structures: names of the segmentation channels, background first.
         radius: of a click's disk, in pixels of the letterboxed image.
 
     Raises:
-        ValueError: in the call, when a former mask is not as large as its image; the file is named.
+        ValueError: in the call, when a box lies beside its image, or a former mask is not as large; the file is named.
     """
 
     def __init__(self, structures: Sequence[str], radius: float) -> None:
@@ -129,28 +42,116 @@ class DrawGuidanced(Transform):
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with the guidance in its image."""
         item = dict(data)
-        guidance, image = item.pop("guidance", {}), item["image"]
+        guidance, image = item.get("guidance", {}), item["image"]
         if not guidance:
+            item.pop("guidance", None)
             return item
         item["clicks"] = {}
         channels = torch.zeros(self.num_slots, 2, *image.shape[1:])
-        for slot, said in guidance.items():
-            points = {key: _within(said[key], image.meta["spatial_shape"]) for key in ("wanted", "unwanted")}
-            item["clicks"][slot] = {key: len(found) for key, found in points.items()}
-            channels[slot] = draw_guidance(
-                image.shape[1:],
-                wanted=_to_grid(points["wanted"], image),
-                unwanted=_to_grid(points["unwanted"], image),
-                box=said["box"] and _box_to_grid(said["box"], image),
-                mask=None if said["mask"] is None else _mask_to_grid(said["mask"], image),
-                radius=self.radius,
-            )
+        try:
+            for slot, said in guidance.items():
+                item["clicks"][slot], channels[slot] = self._draw(said, image)
+        except ValueError as e:
+            raise ValueError(f"{image.meta['filename_or_obj']}: {e}") from e
         item["image"] = torch.cat([image, channels.flatten(0, 1).to(image)])
         return item
+
+    def _draw(self, said: Mapping[str, Any], image: MetaTensor) -> tuple[dict[str, int], torch.Tensor]:
+        """How many clicks of a slot count, and its channels (2, H, W)."""
+        shape = image.meta["spatial_shape"]
+        points = counting_points(said, shape)
+        channels = draw_guidance(
+            image.shape[1:],
+            wanted=_to_grid(points["wanted"], image),
+            unwanted=_to_grid(points["unwanted"], image),
+            box=said["box"] and _box_to_grid(said["box"], image),
+            mask=None if said["mask"] is None else _mask_to_grid(said["mask"], image),
+            radius=self.radius,
+        )
+        return {key: len(found) for key, found in points.items()}, channels
+
+
+def counting_points(said: Mapping[str, Any], shape: Sequence[int]) -> dict[str, list[Point]]:
+    """A slot's clicks inside the native image (H, W), those that want the structure also inside its box."""
+    rows, columns = _box_pixels(said["box"] or (0, 0, *shape), shape)
+
+    def boxed(point: Point) -> bool:
+        row, column = _pixel(point)
+        return row in range(rows.start, rows.stop) and column in range(columns.start, columns.stop)
+
+    inside = {key: _within(said[key], shape) for key in ("wanted", "unwanted")}
+    return {**inside, "wanted": [point for point in inside["wanted"] if boxed(point)]}
 
 
 def _within(points: Sequence[Point], shape: Sequence[int]) -> list[Point]:
     return [p for p in points if -0.5 <= p[0] < shape[0] - 0.5 and -0.5 <= p[1] < shape[1] - 0.5]
+
+
+def _pixel(point: Point) -> tuple[int, int]:
+    """The native pixel, row and column, that a click within the image lies in."""
+    return math.floor(point[0] + 0.5), math.floor(point[1] + 0.5)
+
+
+def _box_pixels(box: Box, shape: Sequence[int]) -> tuple[slice, slice]:
+    """Rows and columns of the native pixels whose middle lies in a box, one at least.
+
+    Raises:
+        ValueError: when the box lies beside the image.
+    """
+    if box[2] < -0.5 or box[3] < -0.5 or box[0] > shape[0] - 0.5 or box[1] > shape[1] - 0.5:
+        corners = [round(v, 2) for v in (box[1], box[0], box[3], box[2])]
+        raise ValueError(
+            f"box or roi must overlap the image, {shape[1]} x {shape[0]} pixels (x, y), got {corners}; correct it."
+        )
+    found = []
+    for low, high, size in zip(box[:2], box[2:], shape, strict=True):
+        first, last = _whole(max(low, 0), min(high, size - 1))
+        found.append(slice(math.ceil(first), math.floor(last) + 1))
+    return found[0], found[1]
+
+
+def _whole(low: float, high: float) -> tuple[float, float]:
+    """An interval that holds a whole number: the given one, or the number that is nearest to its middle."""
+    if math.ceil(low) <= math.floor(high):
+        return low, high
+    middle = round((low + high) / 2)
+    return middle, middle
+
+
+def hold_to_guidance(mask: np.ndarray, guidance: Guidance, seen: np.ndarray) -> None:
+    """Makes a label map say what the user said, to the pixel; in place.
+
+    Nothing of a structure stays outside its box. Where nothing is wanted nothing stays, of a structure that was not
+    guided the whole connected part. Where a structure is wanted it stands, whatever was said against; of two that are
+    wanted in one pixel the later one of the table.
+
+    Args:
+        mask: (H, W) uint8, structure indices on the native grid.
+        guidance: in pixels of ``mask``.
+        seen: (C - 1, h, w) probabilities of the structures over the same field, on any grid.
+    """
+    named = [slot for slot in guidance if slot != UNNAMED]
+    for slot, said in guidance.items():
+        if said["box"] is not None:
+            outside = mask == slot if slot != UNNAMED else ~np.isin(mask, [0, *named])
+            outside[_box_pixels(said["box"], mask.shape)] = False
+            mask[outside] = 0
+    points = {slot: counting_points(said, mask.shape) for slot, said in guidance.items()}
+    wanted = {slot: [_pixel(p) for p in found["wanted"]] for slot, found in points.items()}
+    against = {_pixel(p) for found in points.values() for p in found["unwanted"]}
+    for place in against.difference(*wanted.values()):
+        if mask[place] == 0 or mask[place] in named or UNNAMED in guidance:
+            mask[place] = 0
+        else:
+            parts = ndimage.label(mask == mask[place])[0]
+            mask[parts == parts[place]] = 0
+    for slot in sorted(wanted):
+        for place in wanted[slot]:
+            if slot != UNNAMED:
+                mask[place] = slot
+            elif mask[place] == 0:
+                near = [int((i + 0.5) * n / m) for i, n, m in zip(place, seen.shape[1:], mask.shape, strict=True)]
+                mask[place] = 1 + int(seen[:, near[0], near[1]].argmax())
 
 
 def _to_grid(points: Sequence[Point], image: MetaTensor) -> list[Point]:
@@ -164,21 +165,25 @@ def _to_grid(points: Sequence[Point], image: MetaTensor) -> list[Point]:
 
 def _box_to_grid(box: Box, image: MetaTensor) -> Box:
     """A box in pixels of the native image, in pixels of the letterboxed one, of which it holds one at least."""
-    (top, left), (bottom, right) = _to_grid([box[:2], box[2:]], image)
-    if math.ceil(top) > math.floor(bottom):
-        top = bottom = round((top + bottom) / 2)
-    if math.ceil(left) > math.floor(right):
-        left = right = round((left + right) / 2)
+    height, width = image.meta["spatial_shape"]
+    _box_pixels(box, (height, width))  # raises where it lies beside the image
+    ends = [(max(box[0], -height), max(box[1], -width)), (min(box[2], 2 * height), min(box[3], 2 * width))]
+    (top, left), (bottom, right) = _to_grid(ends, image)
+    (top, bottom), (left, right) = _whole(top, bottom), _whole(left, right)
     return top, left, bottom, right
 
 
 def _mask_to_grid(mask: np.ndarray, image: MetaTensor) -> torch.Tensor:
-    """A native mask (H, W) on the letterboxed grid, nearest neighbor, zero beside the image."""
+    """A native mask (H, W) on the letterboxed grid, nearest neighbor, zero beside the image.
+
+    Raises:
+        ValueError: when the mask is not as large as the image.
+    """
     native = tuple(int(n) for n in image.meta["spatial_shape"])
     if mask.shape != native:
         raise ValueError(
-            f"{image.meta['filename_or_obj']}: mask must have the size of the image, {native[0]}x{native[1]} (rows x"
-            f" columns), got {mask.shape[0]}x{mask.shape[1]}; send the mask of this image."
+            f"mask must have the size of the image, {native[0]}x{native[1]} (rows x columns), got"
+            f" {mask.shape[0]}x{mask.shape[1]}; send the mask of this image."
         )
     affine = image.affine.numpy()
     places = [np.rint(affine[i, i] * np.arange(n) + affine[i, -1]).astype(int) for i, n in enumerate(image.shape[1:])]

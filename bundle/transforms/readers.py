@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -95,6 +95,11 @@ def _read_pillow(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         return Raw(np.array(image), turned=turned)
 
 
+def _by_default(sizes: Sequence[float] | np.ndarray) -> bool:
+    """Whether pixels are 1 x 1, which converters write that know no spacing, whatever unit they name."""
+    return bool(np.allclose(sizes, 1.0, rtol=0, atol=1e-6))
+
+
 def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     """2D NIfTI: (W, H), (W, H, 1), RGB data type, or RGB vectors (W, H, 1, 1, 3); indices are taken as x and y."""
     image = nibabel.load(path)
@@ -109,8 +114,7 @@ def _read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     zooms = [float(z) for z in image.header.get_zooms()[:2]]
     unit = image.header.get_xyzt_units()[0]
     spacing = UNKNOWN_SPACING
-    # A header that names no unit and says 1.0 was left at its default.
-    if min(zooms) > 0 and not (unit == "unknown" and zooms == [1.0, 1.0]):
+    if min(zooms) > 0 and not _by_default(zooms):
         spacing = (round(zooms[1] * MM_PER_UNIT[unit], 6), round(zooms[0] * MM_PER_UNIT[unit], 6))
     return Raw(np.array(pixels.swapaxes(0, 1), order="C"), spacing, affine=np.asarray(image.affine, float))
 
@@ -128,7 +132,7 @@ def _read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     along = np.linalg.norm(directions, axis=1) if directions is not None else header.get("spacings", ())
     sizes = np.asarray(along[first : first + 2], float)
     spacing = UNKNOWN_SPACING
-    if sizes.size and (sizes > 0).all():
+    if sizes.size and (sizes > 0).all() and not _by_default(sizes):
         spacing = (float(sizes[1]), float(sizes[0]))
     return Raw(pixels.swapaxes(0, 1), spacing, affine=_nrrd_affine(header, first))
 

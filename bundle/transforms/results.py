@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,15 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, Transform
 
+from bundle.transforms.guidance import hold_to_guidance
+from bundle.transforms.items import add_note
 from bundle.transforms.letterbox import Letterboxd, place_in_square, stretch_positive
 from bundle.transforms.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES
+from bundle.transforms.requests import UNNAMED
 from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
 
 PROMPTS_USED = ("position", "nature", "task")
+NO_POSITION = (UNKNOWN, NEUTRAL_POSITION)
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES
 
@@ -51,6 +55,7 @@ class ToLabelMapd(Invertd):
 
     ``pred`` becomes a MetaTensor (1, H, W) uint8 of structure indices, on the CPU as masks are; of equals the first.
     What is taken back is by how much a structure is more probable than the background, and no further than it can be.
+    With ``guidance`` it says what the user said, to the pixel (``hold_to_guidance``).
     MONAI Label looks for an ``Invertd``. MONAI's own takes all probabilities back everywhere, after a copy of the whole
     history, and its ``AsDiscrete`` then takes ``torch.argmax`` over the first axis: twenty times as long together.
 
@@ -91,7 +96,11 @@ class ToLabelMapd(Invertd):
                 # structures ascend, so the last to win is kept
                 indices[window] = torch.maximum(indices[window], wins.mul_(place + 1))
                 highest[window] = torch.maximum(highest[window], margin)
-            item[key] = MetaTensor(indices[None].cpu()).copy_meta_from(image, keys=["meta"])
+            indices = indices.cpu()
+            if item.get("guidance"):
+                seen = probabilities[1:, rows, columns].float().cpu().numpy()
+                hold_to_guidance(indices.numpy(), item["guidance"], seen)
+            item[key] = MetaTensor(indices[None]).copy_meta_from(image, keys=["meta"])
             item[key].affine = affine
         return item
 
@@ -101,10 +110,14 @@ class DescribePredictiond(Transform):
 
     ``prompts``, ``spacing_mm`` (row and column), ``areas`` (structure -> pixels, and mm2 where the spacing is known),
     ``classes`` (label set -> the most probable class and all probabilities) of the label set that the position prompt
-    names: all without a prompt, none where an organ has no label set; ``notes``, see ``items.add_note``. With clicks
-    also ``clicks`` (structure -> number of clicks that counted). ``prediction`` lists the classes once more in the form
-    that MONAI Label's clients read. Probabilities instead of a label map are passed over: MONAI Label's scoring leaves
-    out the step that makes the map.
+    names: all without a prompt, none where an organ has no label set; ``notes``, see ``items.add_note``, also on a box
+    that holds nothing of its structure. With clicks also ``clicks`` (structure -> number of clicks that counted).
+
+    ``prediction`` lists the classes of the position's label set once more in the form that MONAI Label's clients read.
+    They take its first entry or its highest score for the finding, so without a position no class of any organ is in
+    it: its one entry then is ``position unknown`` with score 0.
+
+    Probabilities instead of a label map are passed over: MONAI Label's scoring leaves out the step that makes the map.
 
     Args:
         structures: names of the label map's values, background first.
@@ -124,6 +137,8 @@ class DescribePredictiond(Transform):
         known = all(math.isfinite(s) for s in spacing)
         counts = torch.bincount(item["pred"].as_tensor().flatten(), minlength=len(self.structures)).tolist()
         prompts = {name: item.get(name) or UNKNOWN for name in PROMPTS_USED}
+        for note in self._guidance_notes(item, counts):
+            add_note(item["image"], note)
         classes = self._classes(item["probabilities"], prompts["position"])
         item["result"] = {
             "prompts": prompts,
@@ -136,17 +151,37 @@ class DescribePredictiond(Transform):
             "notes": getattr(item.get("image"), "meta", {}).get("notes", ""),
         }
         if item.get("clicks"):
-            names = ["unnamed", *self.structures[1:]]
-            item["result"]["clicks"] = {names[slot]: clicks for slot, clicks in item["clicks"].items()}
-        item["result"]["prediction"] = [
+            item["result"]["clicks"] = {self._slot(slot): clicks for slot, clicks in item["clicks"].items()}
+        item["result"]["prediction"] = self._prediction(classes, prompts["position"])
+        return item
+
+    def _slot(self, slot: int) -> str:
+        return self.structures[slot] if slot != UNNAMED else "unnamed"
+
+    def _guidance_notes(self, item: Mapping[str, Any], counts: Sequence[int]) -> Iterator[str]:
+        """What of the user's guidance was not followed, or found nothing; ``counts``: pixels of each structure."""
+        guidance = item.get("guidance") or {}
+        for slot, said in guidance.items():
+            asked, counted = len(said["wanted"]), item["clicks"][slot]["wanted"]
+            if counted < asked:
+                yield f"{self._slot(slot)}: {asked - counted} of {asked} clicks lie outside the image or the box"
+            # who names no structure gets one that no other guidance names
+            found = counts[slot] if slot != UNNAMED else sum(n for i, n in enumerate(counts) if i and i not in guidance)
+            if said["box"] is not None and not found:
+                yield f"{self._slot(slot)}: nothing was found in the box"
+
+    @staticmethod
+    def _prediction(classes: Mapping[str, Any], position: str) -> list[dict[str, Any]]:
+        if position in NO_POSITION:
+            return [{"idx": 0, "label": "position unknown", "score": 0.0}]
+        return [
             {"idx": i, "label": f"{label_set}: {name}", "score": score}
             for label_set, found in classes.items()
             for i, (name, score) in enumerate(found["probabilities"].items())
         ]
-        return item
 
     def _classes(self, probabilities: Mapping[str, Any], position: str) -> dict[str, Any]:
-        asked = self.label_sets if position in (UNKNOWN, NEUTRAL_POSITION) else {position} & set(self.label_sets)
+        asked = self.label_sets if position in NO_POSITION else {position} & set(self.label_sets)
         found = {}
         for name in asked:
             values = [round(float(p), 6) for p in probabilities[name]]

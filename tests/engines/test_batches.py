@@ -302,10 +302,33 @@ def test_guided_structures_get_a_pass_of_their_own() -> None:
         torch.stack([guided(2, 0), guided(2, 1)]),
         torch.tensor([0, 1]),
         guidance=guidance[2],
-        allowed=torch.tensor([True, True, True]),
+        allowed=torch.tensor([True, True, False]),  # the lesion is named, which is the breast's
     )
     torch.testing.assert_close(probabilities[2], expected.softmax(0), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(probabilities[1:3], automatic["seg"][1:3].softmax(1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("position", "slot", "shown"),
+    [
+        ("unknown", 1, [True, True, False, False, False]),  # a lesion is the breast's
+        ("unknown", 2, [True, False, True, True, False]),  # a nerve the limb's, which also has vessels
+        ("unknown", 4, [True, False, False, False, True]),  # no organ's
+        ("limb", 1, [True, True, True, True, False]),  # named against the position
+        ("unknown", 0, None),  # one structure, whichever
+    ],
+)
+def test_who_names_a_structure_names_its_organ(position: str, slot: int, shown: list[bool] | None) -> None:
+    structures, positions = ["background", "lesion", "nerve", "vessel", "bone"], ["breast", "limb", "indis"]
+    network = make_network(guidance_channels=2, structures=structures, positions=positions).eval()
+    organs = {"breast": ["lesion"], "limb": ["nerve", "vessel"]}
+    inferer = PromptedInferer(structures, positions, organ_structures=organs)
+    guidance = torch.zeros(1, 5, 2, 32, 32)
+    guidance[0, slot, 0, 8:19, 8:19] = 1
+    given = torch.cat([torch.rand(1, 3, 32, 32), guidance.flatten(1, 2)], 1)
+    prompt = torch.tensor([encode_prompt({"position": position}, positions)])
+    (found,) = shares(inferer(given, network, prompt=prompt))
+    assert found == shown if shown else sum(found) == 2
 
 
 def test_each_image_is_searched_where_its_own_user_clicked() -> None:

@@ -132,7 +132,11 @@ def test_answer_holds_prompts_areas_and_classes(server: Server) -> None:
         probabilities = found["probabilities"]
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert probabilities[found["predicted"]] == max(probabilities.values())
-    assert {"idx", "label", "score"} == set(params["prediction"][0])
+    assert params["prediction"] == [{"idx": 0, "label": "position unknown", "score": 0.0}]
+    asked = server.infer("volume", position="lung").params
+    assert [entry["label"] for entry in asked["prediction"]] == [
+        f"lung: {name}" for name in asked["classes"]["lung"]["probabilities"]
+    ]
 
 
 def test_position_leaves_only_its_structures_and_classes(server: Server) -> None:
@@ -179,8 +183,9 @@ def test_click_against_takes_its_place_away(server: Server) -> None:
     row, column = (int(n) for n in found[np.abs(found - (Y, X)).sum(1).argmax()])
     corrected = server.click("gray", lesion=[[X, Y, 0]], background=[[column, row, 0]], label="lesion")
     assert corrected.params["clicks"] == {"lesion": {"wanted": 1, "unwanted": 1}}
-    assert corrected.mask[row, column] != 1
+    assert corrected.mask[row, column] == 0
     assert corrected.mask[Y, X] == 1
+    assert set(np.unique(corrected.mask)) == {0, 1}  # a lesion is the breast's: no organ else is shown
 
 
 def test_clicks_mean_the_same_place_in_every_format(server: Server) -> None:
@@ -204,7 +209,7 @@ def test_box_keeps_its_structure_inside(server: Server) -> None:
     ]
     for answer in answers:
         lesion = answer.mask == 1
-        assert lesion[top : bottom + 1, left : right + 1].sum() > 0.9 * lesion.sum() > 0
+        assert lesion[top : bottom + 1, left : right + 1].sum() == lesion.sum() == (answer.mask > 0).sum() > 0
         assert answer.mask.tolist() == answers[0].mask.tolist()
         assert answer.mask.tolist() != automatic.tolist()
 
@@ -226,6 +231,15 @@ def test_former_mask_changes_the_result(server: Server) -> None:
         ({"lesion": "here"}, "lesion must be a list of clicks [x, y] or [x, y, z], got 'here'"),
         ({"box": [1, 2, 3]}, "box must be four numbers [x, y, x, y], got [1, 2, 3]"),
         ({"mask": "no picture"}, "mask must be a PNG in base64"),
+        (
+            {"foreground": [[float("nan"), 5]]},
+            "foreground must be a list of clicks [x, y] or [x, y, z], got [[nan, 5]]",
+        ),
+        ({"nerve": [[1, 2]] * 1000}, "nerve must hold at most 200 clicks together with the other keys of the request"),
+        ({"roi": [500, 5, 600, 9]}, "box or roi must overlap the image, 104 x 70 pixels (x, y), got [500"),
+        ({"label": 5}, "label must be the name of a structure, got 5"),
+        ({"position": 5}, "position must be one of"),
+        ({"result_extension": ".exe"}, "result_extension must be one of .png"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -236,6 +250,26 @@ def test_malformed_guidance_is_an_error_that_names_the_key(
     assert server.ask("gray", server.click_model, **request_).status_code == 500
     assert server.infer("gray").mask.shape == (70, 104)
     assert message in server.printed.read_text()[before:]  # clients show "Internal Server Error"
+
+
+def test_an_unknown_image_and_a_file_without_suffix_are_named(server: Server, tmp_path: Path) -> None:
+    shutil.copy2(server.studies / "gray.png", tmp_path / "scan")
+    for options, message in (
+        ({"image": "no_such_study"}, "image must be the id of an image that the server has"),
+        ({"image": "", "file": tmp_path / "scan"}, "file must have a name that ends with one of .png"),
+    ):
+        before = len(server.printed.read_text())
+        assert server.ask(model=server.model, **options).status_code == 500
+        assert message in server.printed.read_text()[before:]
+    assert server.infer(file=tmp_path / "scan", result_extension=".nrrd").mask.shape == (70, 104)
+
+
+def test_pixels_of_one_millimeter_are_no_spacing(server: Server, write: Callable[..., Path], tmp_path: Path) -> None:
+    """Clients wrap pictures as NIfTI or NRRD that say 1 mm."""
+    image = server.study("gray")[0].T
+    params = server.infer(file=write(tmp_path / "wrapped.nii.gz", image), position="breast").params
+    assert params["spacing_mm"] == {"row": None, "column": None}
+    assert {area["mm2"] for area in params["areas"].values()} == {None}
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the document's requests need curl")

@@ -14,156 +14,33 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from PIL import Image
 
-from bundle.transforms import DrawGuidanced, LoadUltrasoundd, PlanInteractiond, ReadRequestd
+from bundle.transforms import DrawGuidanced, LoadUltrasoundd, PlanInteractiond
+from bundle.transforms.guidance import counting_points, hold_to_guidance
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs/inference.yaml")
 STRUCTURES = ["background", "Lesion", "nerve"]
 NOTHING: dict[str, Any] = {"wanted": [], "unwanted": [], "box": None, "mask": None}
 
 
-def png(pixels: np.ndarray, mode: str | None = None) -> str:
+def png(pixels: np.ndarray) -> str:
     """A PNG file in base64."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def read(**request: Any) -> dict[int, dict[str, Any]]:
-    guidance: dict[int, dict[str, Any]] = ReadRequestd(STRUCTURES)({"image": "a.png", **request})["guidance"]
-    return guidance
-
-
-# clicks come as [x, y] or [x, y, z] and are kept as (row, column)
-DIALECTS: dict[str, tuple[dict[str, Any], dict[int, dict[str, Any]]]] = {
-    "Slicer and OHIF, one structure": (
-        {"lesion": [[40, 7, 0], [41, 9, 0]], "background": [[3, 2, 0]]},
-        {1: {"wanted": [(7, 40), (9, 41)], "unwanted": [(2, 3)]}},
-    ),
-    "Slicer and OHIF, the other ones empty": (
-        {"lesion": [[40, 7, 0]], "nerve": [], "background": []},
-        {1: {"wanted": [(7, 40)]}},
-    ),
-    "a click on one structure counts against the other": (
-        {"lesion": [[40, 7, 0]], "nerve": [[5, 6, 0]], "background": [[3, 2, 0]]},
-        {
-            1: {"wanted": [(7, 40)], "unwanted": [(2, 3), (6, 5)]},
-            2: {"wanted": [(6, 5)], "unwanted": [(2, 3), (7, 40)]},
-        },
-    ),
-    "deepgrow, not named": (
-        {"foreground": [[40, 7, 0]], "background": [[3, 2, 0]]},
-        {0: {"wanted": [(7, 40)], "unwanted": [(2, 3)]}},
-    ),
-    "deepgrow, named": (
-        {"foreground": [[40, 7, 0]], "background": [], "label": "NERVE"},
-        {2: {"wanted": [(7, 40)]}},
-    ),
-    "deepgrow, a name that no structure has": (
-        {"foreground": [[40, 7, 0]], "label": "spleen"},
-        {0: {"wanted": [(7, 40)]}},
-    ),
-    "named clicks add to the structure's own": (
-        {"lesion": [[1, 2]], "foreground": [[3, 4]], "label": "lesion"},
-        {1: {"wanted": [(2, 1), (4, 3)]}},
-    ),
-    "unnamed clicks count against named ones": (
-        {"lesion": [[1, 2]], "foreground": [[3, 4]]},
-        {0: {"wanted": [(4, 3)], "unwanted": [(2, 1)]}, 1: {"wanted": [(2, 1)], "unwanted": [(4, 3)]}},
-    ),
-    "CVAT": (
-        {"foreground": [[40, 7], [41, 9]], "background": [[3, 2]], "output": "mask"},
-        {0: {"wanted": [(7, 40), (9, 41)], "unwanted": [(2, 3)]}},
-    ),
-    "background alone": ({"background": [[3, 2]]}, {0: {"unwanted": [(2, 3)]}}),
-    "background alone, named": ({"background": [[3, 2]], "label": "nerve"}, {2: {"unwanted": [(2, 3)]}}),
-    "box": ({"box": [30, 4, 10, 20], "label": "lesion"}, {1: {"box": (4, 10, 20, 30)}}),
-    "box and click": (
-        {"box": [10, 4, 30, 20], "foreground": [[12, 5]], "background": [[29, 5]]},
-        {0: {"box": (4, 10, 20, 30), "wanted": [(5, 12)], "unwanted": [(5, 29)]}},
-    ),
-    "region of interest of 3D Slicer": ({"roi": [10, 30, 4, 20, 0, 1]}, {0: {"box": (4, 10, 20, 30)}}),
-    "box before region of interest": ({"roi": [0, 0, 9, 9], "box": [10, 4, 30, 20]}, {0: {"box": (4, 10, 20, 30)}}),
-    "nothing said": ({}, {}),
-    "empty": ({"foreground": [], "background": [], "roi": [], "box": [], "mask": "", "lesion": [], "label": ""}, {}),
-    "none": (dict.fromkeys(("foreground", "background", "roi", "box", "mask", "lesion", "nerve", "label")), {}),
-    "label is the mask file of a data list": ({"label": ["a_mask.png"]}, {}),
-}
-
-
-@pytest.mark.parametrize("name", DIALECTS)
-def test_every_client_is_understood(name: str) -> None:
-    request, expected = DIALECTS[name]
-    assert read(**request) == {slot: {**NOTHING, **said} for slot, said in expected.items()}
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "RGB", "P"])
-def test_a_former_mask_is_a_png(mode: str) -> None:
-    pixels = np.array([[0, 255, 0], [0, 255, 255]], np.uint8)
-    guidance = read(mask=png(pixels, mode), label="lesion")
-    assert list(guidance) == [1]
-    found = guidance[1].pop("mask")
-    assert found.dtype == bool
-    assert found.tolist() == (pixels > 0).tolist()
-    assert guidance[1] == {key: value for key, value in NOTHING.items() if key != "mask"}
-
-
-def test_a_former_mask_may_hold_structure_indices() -> None:
-    pixels = np.array([[0, 1, 2]], np.uint8)
-    assert read(mask=png(pixels))[0]["mask"].tolist() == [[False, True, True]]
-    palette = Image.fromarray(pixels)
-    palette.putpalette([9, 9, 9, 0, 0, 0, 0, 0, 0])  # index 0 is not black, the others are
-    buffer = io.BytesIO()
-    palette.save(buffer, format="PNG")
-    text = base64.b64encode(buffer.getvalue()).decode()
-    assert read(mask=text)[0]["mask"].tolist() == [[False, True, True]]
-
-
-def test_prompts_that_come_as_their_choices_become_the_first() -> None:
-    request = {"image": "a.png", "position": ["breast", "lung"], "nature": ("tumor", "organ"), "task": "segmentation"}
-    item = ReadRequestd(STRUCTURES)(request)
-    assert {key: item[key] for key in ("position", "nature", "task")} == {
-        "position": "breast",
-        "nature": "tumor",
-        "task": "segmentation",
-    }
-    assert request["position"] == ["breast", "lung"]
-    assert "position" not in ReadRequestd(STRUCTURES)({"image": "a.png"})
-    assert ReadRequestd(STRUCTURES)({"image": "a.png", "position": []})["position"] == "unknown"
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        ({"foreground": [40, 7]}, r"foreground must be a list of clicks \[x, y\] or \[x, y, z\], got \[40, 7\]"),
-        ({"foreground": [[40]]}, r"foreground must be a list of clicks .*got \[\[40\]\]; correct it"),
-        ({"lesion": [["a", "b"]]}, r"lesion must be a list of clicks .*got \[\['a', 'b'\]\]"),
-        ({"background": "[[1, 2]]"}, r"background must be a list of clicks .*got '\[\[1, 2\]\]'"),
-        ({"box": [1, 2, 3]}, r"box must be four numbers \[x, y, x, y\], got \[1, 2, 3\]; correct it"),
-        ({"roi": [1, 2, "x", 4]}, r"roi must be four numbers \[x, y, x, y\], got \[1, 2, 'x', 4\]"),
-        ({"box": [1, 2, 3, 4, 5]}, r"box must be four numbers \[x, y, x, y\], got \[1, 2, 3, 4, 5\]"),
-        ({"box": 5}, r"box must be four numbers \[x, y, x, y\], got 5"),
-        ({"mask": "no base64!"}, r"mask must be a PNG in base64, got something else \(.*; encode the mask's file"),
-        ({"mask": base64.b64encode(b"no picture").decode()}, r"mask must be a PNG in base64, got something else"),
-        ({"mask": [[0, 1]]}, r"mask must be a PNG in base64, got something else"),
-        ({"mask": png(np.zeros((64, 64), np.uint8))[:40]}, r"mask must be a PNG in base64, got something else"),
-    ],
-)
-def test_what_is_no_guidance_is_named(request_: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read(**request_)
-
-
 class Shipped(NamedTuple):
-    """The transforms of the shipped inference.yaml."""
+    """The transforms of the shipped inference.yaml, and the rest of it."""
 
     before: Compose
     after: Compose
+    parser: ConfigParser
 
 
 @pytest.fixture(scope="module")
 def shipped() -> Shipped:
     parser = ConfigParser(ConfigParser.load_config_file(CONFIG))
-    return Shipped(parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing"))
+    return Shipped(*(parser.get_parsed_content(name) for name in ("preprocessing", "postprocessing")), parser)
 
 
 LESION = slice(5, 7)  # channels of the first structure: the image has three, the unnamed slot two
@@ -288,7 +165,6 @@ def test_without_guidance_the_image_stays(shipped: Shipped, wide: str) -> None:
     assert not {"guidance", "clicks"} & set(plain)
     guided = shipped.before({"image": wide, "foreground": [[9, 9]], "position": "breast"})
     assert torch.equal(guided["image"][:3].as_tensor(), plain["image"].as_tensor())
-    assert "guidance" not in guided
 
 
 def test_the_drawing_leaves_its_input_alone(wide: str) -> None:
@@ -330,6 +206,136 @@ def test_history_survives_and_the_prediction_returns_to_the_study(
     assert np.array_equal(done["pred"].numpy() == 1, study if suffix == ".png" else study[..., None])
     assert done["result"]["areas"]["lesion"]["pixels"] == 16 * 32
     assert done["result"]["clicks"] == {"lesion": {"wanted": 1, "unwanted": 1}}
+
+
+SEEN = np.zeros((4, 8, 8), np.float32)
+SEEN[2, :4], SEEN[1, 4:] = 0.2, 0.1  # of the third structure above, of the second below
+
+
+def hold(mask: np.ndarray, **slots: dict[str, Any]) -> np.ndarray:
+    """The mask after guidance ``s<slot>={...}``."""
+    held = mask.copy()
+    hold_to_guidance(held, {int(name[1:]): {**NOTHING, **said} for name, said in slots.items()}, SEEN)
+    return held
+
+
+def blocks() -> np.ndarray:
+    """20 x 30 pixels with two blocks of structure 3 and one of structure 1."""
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:6, 3:9] = mask[12:18, 20:28] = 3
+    mask[8:11, 10:16] = 1
+    return mask
+
+
+def test_a_structure_stays_inside_its_box_to_the_pixel() -> None:
+    mask = np.full((20, 30), 1, np.uint8)
+    for box, rows, columns in (
+        ((3, 4, 9, 12), (3, 9), (4, 12)),
+        ((2.5, 3.2, 9.9, 12.0), (3, 9), (4, 12)),
+        ((-5, -7, 4, 40), (0, 4), (0, 29)),
+        ((4.3, 6.2, 4.6, 6.4), (4, 4), (6, 6)),  # smaller than a pixel
+        ((19.5, 29.5, 25, 35), (19, 19), (29, 29)),  # touches the corner
+    ):
+        for slot in ("s1", "s0"):
+            found = np.argwhere(hold(mask, **{slot: {"box": box}}))
+            assert found.min(0).tolist() == [rows[0], columns[0]]
+            assert found.max(0).tolist() == [rows[1], columns[1]]
+    assert (hold(mask, s2={"box": (3, 4, 9, 12)}) == 1).all()  # another structure's box
+    assert (hold(mask, s0={"box": (3, 4, 9, 12)}, s1={"wanted": [(0, 0)]}) == 1).all()  # the box of what has no name
+
+
+def test_where_nothing_is_wanted_nothing_stays() -> None:
+    mask, expected = blocks(), blocks()
+    expected[2:6, 3:9] = 0  # the whole block, which nobody asked for; the other block stays
+    assert np.array_equal(hold(mask, s1={"wanted": [(9, 12)], "unwanted": [(3, 4)]}), expected)
+    expected = blocks()
+    expected[8, 10] = 0  # of what is guided the place alone
+    assert np.array_equal(hold(mask, s1={"wanted": [(9, 12)], "unwanted": [(8.4, 9.6)]}), expected)
+    assert np.array_equal(hold(mask, s1={"wanted": [(9, 12)], "unwanted": [(0, 0)]}), blocks())
+
+
+def test_a_wanted_place_goes_before_an_unwanted_one() -> None:
+    mask = blocks()
+    held = hold(mask, s1={"wanted": [(3, 4)], "unwanted": [(3, 4)]}, s3={"wanted": [(0, 0)], "unwanted": [(3, 4)]})
+    assert (held[3, 4], held[0, 0]) == (1, 3)
+    mask[3, 4], mask[0, 0] = 1, 3
+    assert np.array_equal(held, mask)
+    both = hold(blocks(), s1={"wanted": [(0, 0)], "unwanted": [(0, 0)]}, s2={"wanted": [(0, 0)], "unwanted": [(0, 0)]})
+    assert both[0, 0] == 2
+
+
+def test_a_wanted_place_without_a_name_is_the_most_probable_structure_there() -> None:
+    held = hold(np.zeros((20, 30), np.uint8), s0={"wanted": [(0, 0), (19, 29), (3, 4)], "unwanted": [(3, 4)]})
+    assert np.argwhere(held).tolist() == [[0, 0], [3, 4], [19, 29]]
+    assert (held[0, 0], held[19, 29]) == (3, 2)
+
+
+def test_clicks_outside_their_box_do_not_count() -> None:
+    said = {"wanted": [(3, 4), (10, 4), (-3, 4)], "unwanted": [(10, 4)], "box": (2, 2, 6, 6)}
+    assert counting_points({**NOTHING, **said}, (20, 30)) == {"wanted": [(3, 4)], "unwanted": [(10, 4)]}
+    assert hold(np.ones((20, 30), np.uint8), s1=said)[10, 4] == 0
+
+
+def answer(shipped: Shipped, path: str, **request: Any) -> dict[str, Any]:
+    """The shipped way of a request, by a network that sees vessel everywhere and lesion in the left half."""
+    item = shipped.before({"image": path, "image_path": path, **request})
+    seg = torch.zeros(5, 224, 224)
+    seg[4], seg[1, :, :112] = 5.0, 9.0
+    inferer = shipped.parser.get_parsed_content("inferer")
+    outputs = inferer(item["image"][None], Sees(seg))
+    done: dict[str, Any] = shipped.after({**item, "pred": {name: out[0] for name, out in outputs.items()}})
+    return done
+
+
+class Sees(torch.nn.Module):
+    """A network that sees the same in every image, guided or not."""
+
+    def __init__(self, seg: torch.Tensor) -> None:
+        super().__init__()
+        self.seg = seg
+
+    def forward(self, image: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        return self.seg.expand(len(image), -1, -1, -1)
+
+    def predict(self, image: torch.Tensor, prompt: torch.Tensor) -> dict[str, torch.Tensor]:
+        sets = {"breast": 3, "lung": 3, "gallbladder": 2}
+        return {"seg": self(image, prompt).clone(), **{f"cls_{n}": torch.zeros(len(image), k) for n, k in sets.items()}}
+
+
+@pytest.mark.parametrize("size", [(56, 112), (471, 562), (900, 900)])
+def test_a_background_click_becomes_no_other_structure(shipped: Shipped, tmp_path: Path, size: tuple[int, int]) -> None:
+    path = str(save(tmp_path, np.zeros(size, np.uint8), ".png"))
+    row, column = size[0] // 2, size[1] // 3
+    for position in ("unknown", "breast", "limb"):
+        request = {"lesion": [[column, row, 0]], "background": [[column + 20, row, 0]], "position": position}
+        mask = answer(shipped, path, **request)["pred"].numpy().T
+        assert (mask[row, column], mask[row, column + 20]) == (1, 0)
+        assert 4 not in mask  # where a limb was said, the background click takes the vessel away that it lies in
+
+
+def test_a_box_without_a_finding_says_so(shipped: Shipped, wide: str) -> None:
+    found = answer(shipped, wide, box=[10, 5, 20, 15], label="lesion")
+    mask = found["pred"].numpy().T
+    assert np.argwhere(mask).min(0).tolist() == [5, 10]
+    assert np.argwhere(mask).max(0).tolist() == [15, 20]
+    assert set(np.unique(mask)) == {0, 1}
+    assert found["result"]["notes"] == ""
+    empty = answer(shipped, wide, box=[80, 5, 90, 15], label="lesion")
+    assert not empty["pred"].any()
+    assert empty["result"]["notes"] == "lesion: nothing was found in the box"
+
+
+@pytest.mark.parametrize("box", [[112, 5, 120, 9], [-9, -9, -1, -1], [5, 56, 9, 80], [1e300, 0, 1e308, 9]])
+def test_a_box_beside_the_image_is_refused(shipped: Shipped, wide: str, box: list[float], reasons: Any) -> None:
+    with pytest.raises(RuntimeError, match="applying transform") as caught:
+        shipped.before({"image": wide, "box": box})
+    assert "image.png: box or roi must overlap the image, 112 x 56 pixels (x, y), got [" in reasons(caught.value)
+
+
+@pytest.mark.parametrize("box", [[-1e300, -5, 1e300, 9], [30, 20, -4, 3]])
+def test_a_box_across_the_border_is_cut(shipped: Shipped, wide: str, box: list[float]) -> None:
+    rows, columns = np.nonzero(answer(shipped, wide, box=box, label="lesion")["pred"].numpy().T)
+    assert (columns.min(), rows.max()) == (0, max(box[1], box[3]))
 
 
 def plans(transform: PlanInteractiond, count: int = 4000) -> np.ndarray:

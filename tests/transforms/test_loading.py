@@ -279,6 +279,39 @@ def test_spacing_comes_from_item_then_file(tmp_path: Path) -> None:
     assert all(np.isnan(load(path).meta["spacing"]).all() for path in unknown)
 
 
+@pytest.mark.parametrize("unit", ["mm", "unknown", "micron", "meter"])
+@pytest.mark.parametrize(
+    ("zooms", "known"), [((1.0, 1.0), False), ((0.9999999, 1.0), False), ((1.0, 0.3), True), ((0.999, 0.999), True)]
+)
+def test_nifti_pixels_of_one_by_one_are_no_spacing(
+    tmp_path: Path, unit: str, zooms: tuple[float, float], known: bool
+) -> None:
+    """MONAI Label writes such headers of pictures and DICOM, with mm as unit."""
+    spacing = load(save_nifti(tmp_path / "a.nii.gz", GREY.T[..., None].copy(), zooms=(*zooms, 1.0), unit=unit))
+    assert np.isfinite(spacing.meta["spacing"]).all() == known
+    turned = nibabel.Nifti1Image(GREY.T.copy(), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    nibabel.save(turned, tmp_path / "turned.nii.gz")
+    assert np.isnan(load(tmp_path / "turned.nii.gz").meta["spacing"]).all()
+
+
+@pytest.mark.parametrize(
+    ("header", "known"),
+    [
+        ({"space": "left-posterior-superior", "space directions": np.eye(3), "space origin": [0, 0, 0]}, False),
+        ({"space": "left-posterior-superior", "space directions": np.diag([-1, -1, 0.5])}, False),
+        ({"spacings": [1, 1, 1]}, False),
+        ({"space": "left-posterior-superior", "space directions": np.diag([1, 0.3, 1])}, True),
+    ],
+)
+def test_nrrd_pixels_of_one_by_one_are_no_spacing(tmp_path: Path, header: dict[str, Any], known: bool) -> None:
+    nrrd = pytest.importorskip("nrrd", reason="pynrrd is optional")
+    nrrd.write(str(tmp_path / "a.nrrd"), GREY.T[..., None].copy(), header)
+    image = load(tmp_path / "a.nrrd")
+    assert np.isfinite(image.meta["spacing"]).all() == known
+    axes = np.abs(np.diag(image.meta["study_affine"])[:2]).tolist()  # what is written back keeps the header's
+    assert axes == pytest.approx([1, 0.3] if known else [1, 1])
+
+
 @pytest.mark.parametrize(
     ("tags", "spacing"),
     [

@@ -92,6 +92,32 @@ def test_prediction_lists_the_classes_for_clients() -> None:
     assert describe(position="thyroid")["prediction"] == []
 
 
+@pytest.mark.parametrize("position", ["unknown", "indis", "", None])
+def test_without_a_position_no_class_of_an_organ_is_predicted(position: str | None) -> None:
+    """Clients take the first entry or the highest score for the finding: of five organs in the image of one."""
+    assert describe(position=position)["prediction"] == [{"idx": 0, "label": "position unknown", "score": 0.0}]
+
+
+def boxed(slot: int, *, box: Any = (0, 0, 1, 1), wanted: int = 0, counted: int = 0) -> str:
+    said = {"wanted": [(0, 0)] * wanted, "unwanted": [], "box": box, "mask": None}
+    image = MetaTensor(torch.zeros(3, 4, 4), meta={"notes": "read"})
+    clicks = {slot: {"wanted": counted, "unwanted": 0}}
+    return str(describe(image=image, guidance={slot: said}, clicks=clicks)["notes"])
+
+
+def test_notes_say_what_of_the_guidance_found_nothing() -> None:
+    assert boxed(2) == boxed(0) == boxed(1, box=None, wanted=2, counted=2) == "read"  # the map has both structures
+    nothing = MetaTensor(torch.zeros(1, 3, 5, dtype=torch.uint8))
+    said = {"wanted": [(0, 0)] * 3, "unwanted": [], "box": (0, 0, 1, 1), "mask": None}
+    for slot, name in ((0, "unnamed"), (2, "nerve")):
+        clicks = {slot: {"wanted": 1, "unwanted": 0}}
+        image = MetaTensor(torch.zeros(3, 4, 4), meta={"notes": ""})
+        result = describe(pred=nothing, image=image, guidance={slot: said}, clicks=clicks)
+        assert result["notes"] == (
+            f"{name}: 2 of 3 clicks lie outside the image or the box; {name}: nothing was found in the box"
+        )
+
+
 def test_clicks_are_named() -> None:
     assert "clicks" not in describe()
     clicks = {0: {"wanted": 1, "unwanted": 0}, 2: {"wanted": 2, "unwanted": 3}}
