@@ -12,8 +12,11 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-_WRAPPERS = ("applying transform", "Failed to instantiate component", "Caught ")
-"""How messages begin that only say where another error passed: MONAI's, and PyTorch's of a loader process."""
+_MONAI = ("applying transform", "Failed to instantiate component", "Failed to evaluate")
+"""How messages begin that only say where another error passed."""
+
+_LOADER = "Caught "
+"""How PyTorch's message of an error in a loader process begins; the error's own traceback follows as text."""
 
 _RAISED = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Exit|Interrupt)): ", re.MULTILINE)
 _LATER = "\n\nThe above exception was"
@@ -26,7 +29,7 @@ _IGNITE = re.compile(r"(Engine|Current) run is terminating due to exception")
 
 def cause(error: BaseException) -> BaseException:
     """The error itself, without those of MONAI that only say which component or transform it passed."""
-    while str(error).startswith(_WRAPPERS[:2]) and error.__cause__ is not None:
+    while str(error).startswith(_MONAI) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
@@ -35,7 +38,7 @@ def reason(error: BaseException) -> str:
     """What went wrong, in one text, without the wrappers of MONAI and of PyTorch's loader processes."""
     found = cause(error)
     text = str(found)
-    if text.startswith("Caught ") and "Original Traceback" in text:
+    if text.startswith(_LOADER):
         text = _of_loader(text)
     return text or type(found).__name__
 
@@ -45,7 +48,7 @@ def _of_loader(text: str) -> str:
     raised = list(_RAISED.finditer(text))
     messages = [text[match.end() :].partition(_LATER)[0].strip() for match in raised]
     for message in reversed(messages):
-        if not message.startswith(_WRAPPERS):
+        if not message.startswith((*_MONAI, _LOADER)):
             return message.split("\n\nTraceback")[0]
     return text
 
@@ -74,7 +77,7 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()  # else it is drawn once more when the process ends, behind the last line
     sys.stdout.flush()
-    speaks = isinstance(found, _EXPECTED) or str(found).startswith("Caught ")
+    speaks = isinstance(found, _EXPECTED) or str(found).startswith(_LOADER)
     if not speaks or logging.getLogger().isEnabledFor(logging.DEBUG):
         traceback.print_exception(kind, error, trace)
     if isinstance(found, KeyboardInterrupt):

@@ -80,7 +80,7 @@ def report(tmp_path: Path, score: MultiTaskScore) -> EvaluationReport:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     broken = ("broken.png", "A", 0, 0, 0.5)
-    with pytest.raises(SystemExit, match="^1$"):  # an image could not be read
+    with pytest.raises(SystemExit, match=r"^1$"):  # an image could not be read
         evaluate(folder, lambda score: report(folder, score), cases=[*CASES, broken], protocol="paper")
     return folder / "out"
 
