@@ -22,6 +22,7 @@ from bundle.engines.handlers import (
 from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.schedule import warmup_polynomial
+from bundle.engines.served import SavedLabelTraining
 
 __all__ = [
     "Checkpoints",
@@ -30,6 +31,7 @@ __all__ = [
     "OverlappedEvaluator",
     "PromptedInferer",
     "RunSummary",
+    "SavedLabelTraining",
     "SeededEpochs",
     "SimulatedInteraction",
     "TrainingNetwork",
