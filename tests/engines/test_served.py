@@ -149,6 +149,18 @@ def test_the_label_kept_aside_is_never_trained_on(
     assert (tmp_path / "run/metrics.csv").read_text().splitlines()[1].split(",")[:2] == first
 
 
+def test_the_bundles_own_validation_chooses_the_epoch_and_the_labels_decide(
+    train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path, tiny_data: Path
+) -> None:
+    """``val_split`` -1: MONAI Label gives no validation data."""
+    serve(trained, tmp_path)
+    manifest = ConfigParser.load_config_file(TRAIN)["validate"]["dataset"]["data"]
+    text = train(studies, val=0, **{"validate#dataset#data": manifest, "dataset_dir": str(tiny_data)})
+    assert "val_dice_Breast_lesion" in (tmp_path / "run/metrics.csv").read_text()
+    assert "saved labels: 5 to train on, 1 kept aside" in text
+    scores(text)
+
+
 def test_an_epoch_has_ten_steps(train: Callable[..., str], studies: Path, tmp_path: Path) -> None:
     train(studies, epochs=2, labels_steps=10)
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
@@ -200,16 +212,17 @@ def test_a_training_waits_for_another_one(
     train: Callable[..., str], studies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "run").mkdir()
-    other = FileLock(tmp_path / "run/.saved_labels.lock", thread_local=False)
-    other.acquire()
+    locked = threading.Event()
 
-    def finish() -> None:
-        while "waits until it ends" not in caplog.text:
-            time.sleep(0.1)
-        other.release()
+    def other() -> None:
+        with FileLock(tmp_path / "run/.saved_labels.lock"):
+            locked.set()
+            while "waits until it ends" not in caplog.text:
+                time.sleep(0.1)
 
-    end = threading.Thread(target=finish, daemon=True)
+    end = threading.Thread(target=other, daemon=True)
     end.start()
+    locked.wait()
     text = train(studies)
     end.join()
     assert f"another training on saved labels runs in {tmp_path}/run; this one waits until it ends" in text
