@@ -46,7 +46,7 @@ def test_training_serves_the_better_weights_and_says_which(server: Server, label
     assert [path.read_bytes() for path in set(previous.glob("*")) - kept] == [former] * better
     with (server.bundle / "runs/train/metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
-    assert "Restored all variables from" in server.printed.read_text()  # it starts from the served weights
+    assert "Add Checkpoint Loader for Path" in server.printed.read_text()  # it starts from the served weights
     assert server.infer("many_2").mask.shape == (74, 112)
     assert {"model.pt"} == {path.name for path in (server.bundle / "models").glob("*.pt")}  # the shortest is served
 
