@@ -55,6 +55,7 @@ class CachedDataset(PersistentDataset):
 
     Args:
         data: items; ``image`` is a path and ``label`` a list of paths.
+        used: items to use in place of ``data``, made of it; None: ``data``.
         transform: transforms; those before the first random one must depend on the item alone.
         cache_dir: folder of the entries, shared by runs; None keeps none on the disk.
         disk_gb: the folder's entries never exceed this, in 10^9 bytes; what was not used for longest goes first. Up to
@@ -73,8 +74,9 @@ class CachedDataset(PersistentDataset):
         cache_dir: str | None,
         disk_gb: float,
         memory_gb: float,
+        used: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        super().__init__(data, transform, cache_dir=None)
+        super().__init__(data if used is None else used, transform, cache_dir=None)
         for name, bound in (("disk_gb", disk_gb), ("memory_gb", memory_gb)):
             if bound < 0:
                 raise ValueError(f"{name} must be 0 or more, in 10^9 bytes, got {bound}; correct the config.")

@@ -23,6 +23,7 @@ from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.processes import ShareEvaluator
 from bundle.engines.schedule import warmup_polynomial
+from bundle.engines.served import SavedLabelTraining
 
 __all__ = [
     "Checkpoints",
@@ -31,6 +32,7 @@ __all__ = [
     "OverlappedEvaluator",
     "PromptedInferer",
     "RunSummary",
+    "SavedLabelTraining",
     "SeededEpochs",
     "ShareEvaluator",
     "SimulatedInteraction",

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import ignite.distributed as idist
 import torch
@@ -27,6 +27,16 @@ logger = logging.getLogger(__name__)
 
 BEST, LAST = "best.pt", "last.pt"
 _PARTS = ("network", "average", "optimizer", "lr_scheduler")
+
+
+class Guard(Protocol):
+    """Says whether the weights of a training shall be served."""
+
+    def attach(self, engine: Engine) -> None:
+        """Registers it with a trainer."""
+
+    def accept(self, best: Path) -> bool:
+        """Whether the weights in the file ``best`` shall be served; every process asks."""
 
 
 class Checkpoints:
@@ -46,6 +56,7 @@ class Checkpoints:
         output_dir: folder of the run.
         model_path: where inference and MONAI Label look for weights.
         resume: continue the run in ``output_dir`` from its last completed epoch.
+        guard: decides at the end whether the best weights shall be served; None: always.
     """
 
     def __init__(
@@ -59,7 +70,9 @@ class Checkpoints:
         output_dir: str,
         model_path: str,
         resume: bool = False,
+        guard: Guard | None = None,
     ) -> None:
+        self.guard = guard
         parts = (network, average, optimizer, lr_scheduler)
         self.parts: dict[str, Any] = dict(zip(_PARTS, parts, strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
@@ -68,6 +81,8 @@ class Checkpoints:
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with a trainer, after the validation handler in the list."""
+        if self.guard is not None:
+            self.guard.attach(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_epoch)
         engine.add_event_handler(Events.COMPLETED, self._serve)
@@ -135,7 +150,8 @@ class Checkpoints:
 
     def _serve(self, engine: Engine) -> None:
         best = self.output_dir / BEST
-        if idist.get_rank() != 0 or not best.is_file():
+        accepted = self.guard is None or self.guard.accept(best)
+        if idist.get_rank() != 0 or not accepted or not best.is_file():
             return
         if self.model_path.is_file():
             digest = _digest(self.model_path)

@@ -273,6 +273,8 @@ def app(label_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = folder / "monaibundle/model" / NAME
     for part in ("bundle", "configs"):
         shutil.copytree(ROOT / part, bundle / part, ignore=shutil.ignore_patterns("__pycache__", "monailabel_*"))
+    config = bundle / "configs/train.yaml"
+    config.write_text(config.read_text().replace("labels_steps: 10 ", "labels_steps: 1 "))  # of an epoch; to be quick
     (bundle / "models").mkdir()
     shutil.copy2(ROOT / "models/model.pt", bundle / "models")
     (bundle.parent / f"{NAME}_deepedit").symlink_to(NAME)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.label
 
+SCORES = re.compile(r"labels kept aside \(1\): former weights (\d\.\d{3}), new weights (\d\.\d{3}): the (\w+) weights")
+
 
 def as_slicer_sends(server: Server, **chosen: Any) -> dict[str, Any]:
     """All options of the trainer; of a list of choices the first."""
@@ -25,34 +28,49 @@ def as_slicer_sends(server: Server, **chosen: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("run_id", ["run", "training", ""])
-def test_training_serves_new_weights_once_and_keeps_the_former(server: Server, labeled: list[str], run_id: str) -> None:
+def test_training_serves_the_better_weights_and_says_which(server: Server, labeled: list[str], run_id: str) -> None:
     previous = server.bundle / "models/previous"
     former, kept = server.weights, set(previous.glob("*"))
     options: dict[str, Any] = {"max_epochs": 2, "val_split": 0 if run_id == "run" else 0.25, "run_id": run_id}
     server.start("train", **(options if run_id else as_slicer_sends(server, **options)))
     state = server.finish("train")
-    assert state["status"] == "DONE", "\n".join(state["details"])
-    assert server.weights != former
-    assert [path.read_bytes() for path in set(previous.glob("*")) - kept] == [former]  # one training: one former file
+    details = "\n".join(state["details"])
+    assert state["status"] == "DONE", details
+    assert "saved labels: 3 to train on, 1 kept aside to compare weights on" in details
+    found = SCORES.search(details)
+    assert found is not None, details
+    better = float(found[2]) > float(found[1])
+    assert better == (found[3] == "new")
+    new = (server.bundle / "runs/train/best.pt").read_bytes()
+    assert server.weights == (new if better else former)
+    assert [path.read_bytes() for path in set(previous.glob("*")) - kept] == [former] * better
     with (server.bundle / "runs/train/metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert bool(rows[-1].get("val_dice")) == (run_id != "run")
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert "Add Checkpoint Loader for Path" in server.printed.read_text()  # it starts from the served weights
     assert server.infer("many_2").mask.shape == (74, 112)
     assert {"model.pt"} == {path.name for path in (server.bundle / "models").glob("*.pt")}  # the shortest is served
 
 
-def test_failed_training_leaves_the_weights(
+def test_a_bad_label_is_left_out_and_named(
     server: Server, labeled: list[str], write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    weights = server.weights
     server.save_label("many_4", write(tmp_path / "small.png", np.ones((30, 30), np.uint8)))
     server.start("train", max_epochs=1, val_split=0)
     state = server.finish("train")
     server.remove_label("many_4")
-    assert state["status"] == "ERROR"
-    assert "many_4.png: mask must have the size of its image" in server.printed.read_text()
-    assert server.weights == weights
+    assert state["status"] == "DONE"
+    details = "\n".join(state["details"])
+    assert re.search(r"label left out: .*many_4\.png: mask must have the size of its image", details)
+    assert "saved labels: 3 to train on, 1 kept aside" in details
+
+
+def test_a_request_for_all_models_is_one_training(server: Server, labeled: list[str]) -> None:
+    """Each of the bundle's two names is queued."""
+    server.call("POST", "train/", json={"device": "cpu", "max_epochs": 1, "val_split": 0.5})
+    server.finish("train")
+    first, second = ("\n".join(task["details"]) for task in server.get("train/", all="true")[-2:])
+    assert SCORES.search(first)
+    assert "nothing has changed since the last training, which is not repeated: mean Dice on the labels" in second
 
 
 def test_scoring_gives_each_unlabeled_image_its_own_uncertainty(server: Server, labeled: list[str]) -> None:

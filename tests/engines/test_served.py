@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped train.yaml as MONAI Label runs it: which weights are served after a training, and what is said of it."""
+
+import csv
+import json
+import logging
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from monai.bundle import ConfigParser, run
+from PIL import Image
+
+from bundle.data.labels import aside_names
+from bundle.engines.served import image_dice
+from bundle.networks.weights import read_file
+
+TRAIN = str(Path(__file__).resolve().parents[2] / "configs/train.yaml")
+Train = Callable[..., None]
+NAMES = [f"study{i}" for i in range(6)]
+ASIDE = aside_names([f"{name}.png" for name in NAMES], 0.2)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six studies with a bright square, and their labels, as MONAI Label keeps them."""
+    folder, random = tmp_path_factory.mktemp("studies"), np.random.default_rng(0)
+    (folder / "labels/final").mkdir(parents=True)
+    for name in NAMES:
+        image = random.integers(0, 90, (40, 56), np.uint8)
+        mask, (top, left) = np.zeros_like(image), random.integers(2, 14, 2)
+        image[top : top + 20, left : left + 24] += 120
+        mask[top : top + 20, left : left + 24] = 1
+        Image.fromarray(image).save(folder / f"{name}.png")
+        Image.fromarray(mask).save(folder / f"labels/final/{name}.png")
+    return folder
+
+
+@pytest.fixture
+def train(run_training: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
+    """Trains on all labels of a folder as MONAI Label does, to tmp_path, epochs of a step; gives what was logged."""
+
+    def train(studies: Path, *, val: int = 1, epochs: int = 1, **changes: Any) -> str:
+        items = [
+            {"image": str(studies / label.name), "label": str(label)}
+            for label in sorted((studies / "labels/final").glob("*.png"))
+        ]
+        caplog.clear()
+        given = {"train#dataset#data": items[val:], "validate#dataset#data": items[:val]}
+        with caplog.at_level(logging.INFO):
+            options = {"device": "cpu", "train#trainer#max_epochs": epochs, "labels_steps": 1, **given, **changes}
+            run_training(tmp_path, run_id="run", **options)
+        return caplog.text
+
+    return train
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Callable[[], bytes]:
+    """Gives the content of the served weights."""
+    return (tmp_path / "models/model.pt").read_bytes
+
+
+@pytest.fixture(scope="module")
+def trained(
+    studies: Path, tiny_options: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Weights that know the squares, of three epochs on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    items = [{"image": str(studies / f"{n}.png"), "label": str(studies / f"labels/final/{n}.png")} for n in NAMES]
+    given = {"train#dataset#data": items, "validate#dataset#data": [], "train#trainer#max_epochs": 3}
+    run("run", config_file=TRAIN, logging_file=False, **tiny_options(folder, **given))
+    return folder / "models/model.pt"
+
+
+def serve(weights: Path, folder: Path) -> None:
+    (folder / "models").mkdir(exist_ok=True)
+    shutil.copy(weights, folder / "models/model.pt")
+
+
+def scores(text: str) -> tuple[float, float]:
+    """Mean Dice of the former and of the new weights."""
+    found = re.findall(r"labels kept aside \(1\): former weights (\d\.\d{3}), new weights (\d\.\d{3}): ", text)
+    assert len(found) == 1
+    return float(found[0][0]), float(found[0][1])
+
+
+def test_better_weights_stay_served(
+    train: Callable[..., str], studies: Path, trained: Path, served: Callable[[], bytes], tmp_path: Path
+) -> None:
+    serve(trained, tmp_path)
+    text = train(studies, learning_rate=1e-6)  # from random weights
+    former, new = scores(text)
+    assert former > 0.6 > new
+    assert served() == trained.read_bytes()
+    assert not (tmp_path / "models/previous").exists()
+    command = f"cp {tmp_path}/run/best.pt {tmp_path}/models/model.pt"
+    assert (
+        f"the former weights stay served, the new ones are in {tmp_path}/run/best.pt; to serve them: {command}" in text
+    )
+    assert (tmp_path / "run/best.pt").read_bytes() != trained.read_bytes()
+
+
+def test_better_new_weights_are_served_and_the_former_kept(
+    train: Callable[..., str], studies: Path, served: Callable[[], bytes], tmp_path: Path
+) -> None:
+    assert "no weights were served so far: the new weights are served" in train(studies, learning_rate=1e-6)
+    former = served()
+    text = train(studies, epochs=3, labels_steps=10)
+    before, after = scores(text)
+    assert after > 0.6 > before
+    assert "the new weights are served" in text
+    assert served() == (tmp_path / "run/best.pt").read_bytes() != former
+    assert [path.read_bytes() for path in (tmp_path / "models/previous").iterdir()] == [former]
+
+
+def test_equal_weights_change_nothing(
+    train: Callable[..., str], studies: Path, trained: Path, served: Callable[[], bytes], tmp_path: Path
+) -> None:
+    serve(trained, tmp_path)
+    text = train(studies, start_weights=str(trained), learning_rate=0.0)
+    former, new = scores(text)
+    assert former == new
+    assert "the former weights stay served" in text
+    assert served() == trained.read_bytes()
+
+
+@pytest.mark.parametrize("val", [0, 1, 5])
+def test_the_label_kept_aside_is_never_trained_on(
+    train: Callable[..., str], studies: Path, tmp_path: Path, val: int
+) -> None:
+    """Whatever the client splits: its label, all vessel, would otherwise change the loss."""
+    (name,) = ASIDE
+    text = train(studies, val=val)
+    assert f"saved labels: 5 to train on, 1 kept aside to compare weights on ({name}), 0 left out" in text
+    first = (tmp_path / "run/metrics.csv").read_text().splitlines()[1].split(",")[:2]
+    copy = tmp_path / "copy"
+    shutil.copytree(studies, copy)
+    Image.new("L", (56, 40), 4).save(copy / f"labels/final/{name}")
+    train(copy, val=val)
+    assert (tmp_path / "run/metrics.csv").read_text().splitlines()[1].split(",")[:2] == first
+
+
+def test_the_bundles_own_validation_chooses_the_epoch_and_the_labels_decide(
+    train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path, tiny_data: Path
+) -> None:
+    """``val_split`` -1: MONAI Label gives no validation data."""
+    serve(trained, tmp_path)
+    manifest = ConfigParser.load_config_file(TRAIN)["validate"]["dataset"]["data"]
+    text = train(studies, val=0, **{"validate#dataset#data": manifest, "dataset_dir": str(tiny_data)})
+    assert "val_dice_Breast_lesion" in (tmp_path / "run/metrics.csv").read_text()
+    assert "saved labels: 5 to train on, 1 kept aside" in text
+    scores(text)
+
+
+def test_an_epoch_has_ten_steps(train: Callable[..., str], studies: Path, tmp_path: Path) -> None:
+    train(studies, epochs=2, labels_steps=10)
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]  # as many as the client said
+    assert read_file(tmp_path / "run/last.pt")["lr_scheduler"]["last_epoch"] == 20
+    assert ConfigParser.load_config_file(TRAIN)["labels_steps"] == 10
+
+
+def test_equal_requests_are_one_training(
+    train: Callable[..., str], studies: Path, served: Callable[[], bytes], tmp_path: Path
+) -> None:
+    first = train(studies)
+    state, weights = (tmp_path / "run/last.pt").read_bytes(), served()
+    second = train(studies)
+    assert "epoch 1/1: loss" in first
+    assert "epoch 1/1: loss" not in second
+    assert (
+        "nothing has changed since the last training, which is not repeated: no weights were served so far: the new "
+        "weights are served"
+    ) in second
+    assert ((tmp_path / "run/last.pt").read_bytes(), served()) == (state, weights)
+    assert "epoch 2/2: loss" in train(studies, epochs=2)  # another request
+
+
+def test_other_labels_or_weights_train_again(
+    train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path
+) -> None:
+    train(studies)
+    copy = tmp_path / "copy"
+    shutil.copytree(studies, copy)
+    assert "epoch 1/1: loss" in train(copy)
+    serve(trained, tmp_path)
+    assert "epoch 1/1: loss" in train(copy)
+
+
+def test_requests_are_compared_without_the_models_name(
+    train: Callable[..., str], studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``POST /train/`` asks for every name of the bundle."""
+    asked = []
+    for model, run_id in (("bundle", "run"), ("bundle_deepedit", "run"), ("bundle", "training")):
+        request = {"model": model, "bundle_path": f"/app/{model}", "run_id": run_id}
+        monkeypatch.setattr(sys, "argv", ["app.py", "-m", "train", "-r", json.dumps(request)])
+        asked.append("epoch 1/1: loss" in train(studies))
+    assert asked == [True, False, True]
+
+
+def test_a_training_waits_for_another_one(
+    train: Callable[..., str], studies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run").mkdir()
+    locked = threading.Event()
+
+    def other() -> None:
+        with FileLock(tmp_path / "run/.saved_labels.lock"):
+            locked.set()
+            while "waits until it ends" not in caplog.text:
+                time.sleep(0.1)
+
+    end = threading.Thread(target=other, daemon=True)
+    end.start()
+    locked.wait()
+    text = train(studies)
+    end.join()
+    assert f"another training on saved labels runs in {tmp_path}/run; this one waits until it ends" in text
+    assert text.index("waits until it ends") < text.index("epoch 1/1: loss")
+    with FileLock(tmp_path / "run/.saved_labels.lock", timeout=0):
+        pass  # free again
+
+
+def test_weights_of_another_network_are_replaced_and_it_is_said(
+    train: Callable[..., str], studies: Path, trained: Path, served: Callable[[], bytes], tmp_path: Path
+) -> None:
+    serve(trained, tmp_path)
+    text = train(studies, decoder_channels=24)
+    assert re.search(
+        r"the former weights cannot be compared \(.*model\.pt was made with decoder width 16; this network has decoder "
+        r"width 24.*\): the new weights are served",
+        text,
+    )
+    assert served() == (tmp_path / "run/best.pt").read_bytes()
+    assert len(list((tmp_path / "models/previous").iterdir())) == 1
+
+
+def test_one_label_replaces_nothing(
+    train: Callable[..., str], studies: Path, trained: Path, served: Callable[[], bytes], tmp_path: Path
+) -> None:
+    serve(trained, tmp_path)
+    (tmp_path / "copy/labels/final").mkdir(parents=True)
+    for name in ("study0.png", "labels/final/study0.png"):
+        shutil.copy(studies / name, tmp_path / "copy" / name)
+    text = train(tmp_path / "copy", val=0)
+    assert "one label alone, none to compare weights on: the former weights stay served, the new ones are in" in text
+    assert served() == trained.read_bytes()
+
+
+def test_bad_labels_are_named_in_the_last_lines(
+    train: Callable[..., str], studies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(studies, copy)
+    for i in range(8):
+        shutil.copy(copy / "study0.png", copy / f"bad{i}.png")
+        Image.new("L", (9, 8)).save(copy / f"labels/final/bad{i}.png")
+    train(copy, val=0)
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("bundle.")][-9:]
+    assert all(f"bad{i}.png: mask must have the size of its image" in lines[i] for i in range(6))
+    assert lines[6] == "2 more labels left out, see the log"
+    assert re.fullmatch(r"saved labels: 5 to train on, 1 kept aside .*, 8 left out", lines[7])
+    assert lines[8].endswith("the new weights are served")
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_without_a_usable_label_nothing_is_trained_and_the_last_line_says_why(
+    train: Callable[..., str], studies: Path, tmp_path: Path, trained: Path, served: Callable[[], bytes],
+    monkeypatch: pytest.MonkeyPatch, reasons: Callable[[BaseException], str], server: bool,
+) -> None:  # fmt: skip
+    serve(trained, tmp_path)
+    (tmp_path / "copy/labels/final").mkdir(parents=True)
+    shutil.copy(studies / "study0.png", tmp_path / "copy/study0.png")
+    (tmp_path / "copy/labels/final/study0.png").write_text("a mask")
+    if server:
+        monkeypatch.setattr(sys, "argv", ["app.py", "-m", "train", "-r", '{"run_id": "run"}'])
+    for folder, message in (
+        (tmp_path / "copy", r"got 1 that cannot: .*labels/final/study0\.png: must be a readable image"),
+        (tmp_path / "none", r"training needs saved labels that can be used, got none; save them in the client"),
+    ):
+        with pytest.raises(SystemExit if server else RuntimeError) as caught:
+            train(folder, val=0)
+        assert re.search(message, str(caught.value) if server else reasons(caught.value))
+    assert served() == trained.read_bytes()
+
+
+def row(image: str, dice: float, truth: int, pred: int) -> dict[str, Any]:
+    return {"image": image, "dice": dice, "truth_pixels": truth, "pred_pixels": pred}
+
+
+def test_image_dice_counts_misses_false_alarms_and_silence() -> None:
+    rows = [
+        row("two structures", 0.8, 50, 40), row("two structures", 0.4, 50, 40), row("two structures", 1.0, 0, 0),
+        row("false alarm", 0.0, 0, 7), row("false alarm", 1.0, 0, 0),
+        row("missed", 0.0, 9, 0),
+        row("nothing there", 1.0, 0, 0),
+    ]  # fmt: skip
+    assert image_dice(rows) == pytest.approx((0.6 + 0.0 + 0.0 + 1.0) / 4)
