@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +148,8 @@ class SavedLabelTraining:
         if self.repeated or not best.is_file():
             return False
         better, self.outcome = self._compare(best)
+        if not better and idist.get_rank() == 0:
+            os.utime(self.model_path)  # compared anew: to MONAI Label and its clients the file's time says so
         return better
 
     def _compare(self, best: Path) -> tuple[bool, str]:
