@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bundle.label_server import (
     Address,
     app_folder,
+    bound_socket,
+    check_listed,
     installed_label,
     links_out,
-    listening_socket,
     private_folder,
     serve,
 )
@@ -89,9 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         installed_label(ROOT / "requirements-label.txt")
         if not studies.is_dir():
             raise NotADirectoryError(f"{options.studies} must be a folder of images (--studies), got no folder.")
+        check_listed(studies / "datastore_v2.json")
         for link in links_out(studies, studies):
             print(f"warning: {link} leads out of the studies and is not served; replace it by a copy", file=sys.stderr)
-        listener, address = listening_socket(Address(options.host, options.port))
+        listener, address = bound_socket(Address(options.host, options.port))
         with private_folder() as private:
             folder = (options.app or private / "app").resolve()
             started = serve(
@@ -103,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 address=address,
                 ready=functools.partial(_announce, address, studies),
             )
-    except (OSError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0 if started else 1

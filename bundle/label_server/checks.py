@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,7 +25,7 @@ TRACKING = ("", "none", "mlflow")
 GROUPS = ("all", "labeled", "unlabeled")
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """A request that is not passed on.
 
     Args:
@@ -61,6 +62,23 @@ def _check_plain(key: str, name: str) -> None:
             f"{key} must be a plain name of at most {LONGEST_NAME} bytes, without a folder, a drive or control"
             f" characters, got {name[:80]!r}."
         )
+
+
+def check_listed(file: Path) -> None:
+    """Refuses the list that MONAI Label keeps of the studies when an earlier server let paths into it.
+
+    Args:
+        file: ``datastore_v2.json`` of the studies; it need not be there.
+
+    Raises:
+        Refused: with the file and the name; a ValueError too when it is no such list.
+    """
+    if not file.exists():
+        return
+    for image, study in json.loads(file.read_text(encoding="utf-8")).get("objects", {}).items():
+        check_name(f"{file}: image", image)
+        for tag in study.get("labels", {}):
+            check_name(f"{file}: tag", tag)
 
 
 def check_file_name(key: str, name: Any, *, stored: bool) -> None:

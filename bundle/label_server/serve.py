@@ -56,8 +56,8 @@ def installed_label(requirements: Path) -> None:
         )
 
 
-def listening_socket(address: Address) -> tuple[socket.socket, Address]:
-    """A socket that listens already, and its address with the port's number.
+def bound_socket(address: Address) -> tuple[socket.socket, Address]:
+    """A socket with the port, which nobody can connect to before the server runs, and its address with the number.
 
     Raises:
         OSError: when the port is taken or not allowed.
@@ -67,7 +67,6 @@ def listening_socket(address: Address) -> tuple[socket.socket, Address]:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address.host, address.port))
-        listener.listen(128)
     except OSError as e:
         listener.close()
         raise OSError(
@@ -94,7 +93,7 @@ def serve(
         studies: folder of the images, a path without links.
         private: folder for temporary files and sessions; it becomes the working folder.
         name: of the model without clicks.
-        listener: from ``listening_socket``.
+        listener: from ``bound_socket``.
         address: of that.
         ready: called when requests are answered.
 
