@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stock MONAI Label server with this bundle, in an environment of its own, on loopback; and a client of it."""
 
+import contextlib
 import email
 import gzip
 import io
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -243,20 +244,21 @@ def write_studies(folder: Path) -> None:
             write_image(folder / f"many_{i}.png", image)
 
 
-def wait_until_up(url: str, process: subprocess.Popen[bytes], printed: Path) -> None:
+def wait_until_up(process: subprocess.Popen[bytes], printed: Path) -> str:
+    """The address that the server prints once it answers."""
     end = time.monotonic() + TIMEOUT
     while time.monotonic() < end and process.poll() is None:
-        try:
-            if requests.get(f"{url}/info/", timeout=TIMEOUT).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
+        if found := re.search(
+            r"^MONAI Label serves .+ at (http://127\.0\.0\.1:\d+)$", printed.read_text(), re.MULTILINE
+        ):
+            return found[1]
+        time.sleep(0.5)
     pytest.fail(f"the server must answer within {TIMEOUT} s; it printed\n{printed.read_text()[-3000:]}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """Ends the server and all that it started: they are its process group."""
-    for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+    for number, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
         try:
             os.killpg(process.pid, number)
             process.wait(seconds)
@@ -265,58 +267,55 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="session")
-def app(label_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stock app with this checkout as local bundle, under the names of both its models."""
-    folder = tmp_path_factory.mktemp("label")
-    words = ["apps", "--download", "--name", "monaibundle", "--output", str(folder)]
-    subprocess.run([label_python, "-m", "monailabel.main", *words], check=True, capture_output=True)
-    bundle = folder / "monaibundle/model" / NAME
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the server needs of this checkout, so that trainings change its weights."""
+    folder = tmp_path_factory.mktemp("project") / NAME
     for part in ("bundle", "configs"):
-        shutil.copytree(ROOT / part, bundle / part, ignore=shutil.ignore_patterns("__pycache__", "monailabel_*"))
-    config = bundle / "configs/train.yaml"
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "monailabel_*"))
+    for file in ("models/model.pt", "scripts/label_server.py"):
+        (folder / file).parent.mkdir()
+        shutil.copy2(ROOT / file, folder / file)
+    config = folder / "configs/train.yaml"
     config.write_text(config.read_text().replace("labels_steps: 10 ", "labels_steps: 1 "))  # of an epoch; to be quick
-    (bundle / "models").mkdir()
-    shutil.copy2(ROOT / "models/model.pt", bundle / "models")
-    (bundle.parent / f"{NAME}_deepedit").symlink_to(NAME)
-    return folder / "monaibundle"
+    return folder
+
+
+@contextlib.contextmanager
+def running_server(python: str, project: Path, folder: Path, *options: str) -> Iterator[Server]:
+    """Starts the script on ``folder/studies``, with ``folder/temporary`` for temporary files, on a free port."""
+    temporary, printed = folder / "temporary", folder / "server.txt"
+    temporary.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")} | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(temporary),
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+    }
+    words = [python, str(project / "scripts/label_server.py"), "--studies", "studies", "--port", "0", *options]
+    with printed.open("wb") as output:
+        process = subprocess.Popen(
+            words, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield Server(wait_until_up(process, printed), process, project, folder / "studies", printed)
+    finally:
+        stop(process)
 
 
 @pytest.fixture(scope="session")
-def server(label_python: str, app: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(label_python: str, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server, with the images of ``write_studies``. Its scoring runs when a test asks for it alone."""
-    folder, studies = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("studies")
-    write_studies(studies)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["start_server", "--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    conf = {"models": f"{NAME},{NAME}_deepedit", "zoo_source": "local", "sam2": "false", "epistemic_model": NAME}
-    for key, value in conf.items():
-        words += ["--conf", key, value]
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")} | {
-        "PATH": f"{Path(label_python).parent}{os.pathsep}{os.environ['PATH']}",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "TMPDIR": str(folder),
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
-    }
-    printed = folder / "server.txt"
-    with printed.open("wb") as output:
-        process = subprocess.Popen(
-            [label_python, "-m", "monailabel.main", *words],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_up(url, process, printed)
-        yield Server(url, process, app / "model" / NAME, studies, printed)
-    finally:
-        stop(process)
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "studies").mkdir()
+    write_studies(folder / "studies")
+    with running_server(label_python, project, folder) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """Gives ``running_server``."""
+    return running_server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stock MONAI Label server behind a door: loopback, confined paths, closed origins, no files left."""
+
+from bundle.label_server.checks import check_listed
+from bundle.label_server.folders import app_folder, links_out, private_folder
+from bundle.label_server.serve import Address, bound_socket, installed_label, serve
+
+__all__ = [
+    "Address",
+    "app_folder",
+    "bound_socket",
+    "check_listed",
+    "installed_label",
+    "links_out",
+    "private_folder",
+    "serve",
+]

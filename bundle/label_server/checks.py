@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request may name and set: plain names instead of paths, known images, no expressions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".jpg", ".png", ".tif")
+"""Of images and labels that MONAI Label lists in a folder."""
+
+LONGEST_NAME = 251  # bytes; file systems take 255, with the suffix
+EXPRESSION_MARKS = ("$", "@", "%")
+"""First characters of what MONAI evaluates, refers to or includes when it stands in a config."""
+
+SERVERS_OWN = ("image", "image_path", "session", "bundle_path", "tracking_uri")
+"""Settings of a request that MONAI Label uses as paths, or as places of code or of records."""
+
+RUN_IDS = ("", "run", "training")
+TRACKING = ("", "none", "mlflow")
+GROUPS = ("all", "labeled", "unlabeled")
+
+
+class Refused(ValueError):
+    """A request that is not passed on.
+
+    Args:
+        message: what was expected, what came and what to do.
+        status: of the answer, 400 to 499.
+    """
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def check_name(key: str, name: Any) -> None:
+    """Refuses what could be a path: separators, ``..``, drives, control characters, also percent-encoded.
+
+    Args:
+        key: of the name, for the message.
+        name: of an image, a tag, a file.
+
+    Raises:
+        Refused: when it is no plain name.
+    """
+    text = name if isinstance(name, str) else ""
+    while (decoded := unquote(text)) != text:
+        _check_plain(key, text)
+        text = decoded
+    _check_plain(key, text)
+
+
+def _check_plain(key: str, name: str) -> None:
+    plain = name.strip(". ") and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+    if not plain or re.search(r"[/\\\x00-\x1f\x7f\ud800-\udfff]|^[A-Za-z]:", name):
+        raise Refused(
+            f"{key} must be a plain name of at most {LONGEST_NAME} bytes, without a folder, a drive or control"
+            f" characters, got {name[:80]!r}."
+        )
+
+
+def check_listed(file: Path) -> None:
+    """Refuses the list that MONAI Label keeps of the studies when an earlier server let paths into it.
+
+    Args:
+        file: ``datastore_v2.json`` of the studies; it need not be there.
+
+    Raises:
+        Refused: with the file and the name; a ValueError too when it is no such list.
+    """
+    if not file.exists():
+        return
+    for image, study in json.loads(file.read_text(encoding="utf-8")).get("objects", {}).items():
+        check_name(f"{file}: image", image)
+        for tag in study.get("labels", {}):
+            check_name(f"{file}: tag", tag)
+
+
+def check_file_name(key: str, name: Any, *, stored: bool) -> None:
+    """Refuses the name of a file that is sent along. Clients may send its full path; only its last part counts.
+
+    Args:
+        key: of the file in the form.
+        name: that the client gives it.
+        stored: among the studies or labels, where only files of ``SUFFIXES`` are seen again.
+
+    Raises:
+        Refused: with status 415 for another suffix.
+    """
+    parts = re.split(r"[/\\]", name if isinstance(name, str) else "")
+    if ".." in parts:
+        raise Refused(f"{key}: the name of the file must not lead out of its folder, got {str(name)[:80]!r}.")
+    check_name(f"{key}: the name of the file", parts[-1])
+    lower = parts[-1].lower()
+    if stored and not any(lower.endswith(suffix) and lower != suffix for suffix in SUFFIXES):
+        raise Refused(f"{key} must be one of {' '.join(SUFFIXES)}, got {parts[-1]!r}; convert it.", status=415)
+
+
+def parsed_settings(key: str, text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a request sends.
+
+    Raises:
+        Refused: with status 422 when it is none.
+    """
+    try:
+        value = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as e:
+        raise Refused(f"{key} must be a JSON object, got {text[:80]!r} ({e}).", status=422) from None
+    if not isinstance(value, dict):
+        raise Refused(f"{key} must be a JSON object, got {str(value)[:80]!r}.", status=422)
+    return value
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses settings that would be evaluated as code or used as paths. MONAI Label writes them into its configs.
+
+    Raises:
+        Refused: with the name of the setting.
+    """
+    for key, value in _pairs(settings):
+        if re.fullmatch(r"_\w*_", key) or key.startswith(EXPRESSION_MARKS):
+            raise Refused(f"{key[:80]!r} must not be a setting: configs give it a meaning of their own.")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text.lstrip().startswith(EXPRESSION_MARKS):
+                raise Refused(f"{key} must not begin with {' or '.join(EXPRESSION_MARKS)}, got a text that does.")
+            _check_setting(key, text)
+
+
+def _pairs(value: Any, key: str = "params") -> Iterator[tuple[str, Any]]:
+    """All keys with their values, at any depth."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield name, inner
+            yield from _pairs(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            if isinstance(inner, (Mapping, list)):
+                yield key, inner
+                yield from _pairs(inner, key)
+
+
+def _check_setting(key: str, value: Any) -> None:
+    """Refuses a value of a setting that the server uses as a path, a suffix, a section or a device list."""
+    if value in (None, ""):
+        return
+    text = str(value).lower()
+    if key in SERVERS_OWN:
+        raise Refused(f"{key} must not be a setting: the server decides it. Name an image in the address, image=NAME.")
+    if key in ("label_tag", "model", "model_filename", "images"):
+        check_name(key, value)
+    allowed = {"run_id": RUN_IDS, "tracking": TRACKING, "result_extension": (*SUFFIXES, ".seg.nrrd")}.get(key)
+    if allowed is not None and text not in allowed:
+        raise Refused(f"{key} must be one of {', '.join(filter(None, allowed))}, got {str(value)[:80]!r}.")
+    if key == "gpus" and not re.fullmatch(r"all|\d+(,\d+)*", text):
+        raise Refused(f"{key} must be all or numbers with commas between them, got {str(value)[:80]!r}.")

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every request passes before the stock MONAI Label server: where it comes from, what it asks for, what it names.
+
+MONAI Label 0.8.5 checks none of this: it joins names to paths, evaluates settings that begin with ``$``, and answers
+every web page.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from bundle.label_server.checks import (
+    Refused,
+    check_file_name,
+    check_name,
+    check_settings,
+    parsed_settings,
+)
+from bundle.label_server.folders import links_out
+from bundle.label_server.requests import (
+    App,
+    Message,
+    Receive,
+    Request,
+    Send,
+    check_route,
+    check_sender,
+    check_session,
+    read_body,
+)
+
+TASKS = ("train", "scoring", "batch", "activelearning")
+FIXED_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin")]
+
+
+class Door:
+    """An ASGI app in front of MONAI Label's.
+
+    Args:
+        app: MONAI Label's.
+        studies: folder of the images; no link in it may be followed out of it.
+        temporary: folder where MONAI Label's requests put their files; nothing else may be in it.
+        hosts: names and addresses that clients may call this server by.
+        known: gives the names of models, trainers, scoring and strategies.
+        image_path: gives the path of an image's file, empty for an unknown image.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        studies: Path,
+        temporary: Path,
+        hosts: Collection[str],
+        known: Callable[[], Mapping[str, Collection[str]]],
+        image_path: Callable[[str], str],
+    ) -> None:
+        self.app, self.studies, self.temporary = app, studies, temporary
+        self.hosts, self.known, self.image_path = hosts, known, image_path
+        self._begun: dict[str, float] = {}  # requests that are being answered, and when each began
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers it with why not."""
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        try:
+            check_sender(scope, self.hosts)
+            names = check_route(scope)
+            request = Request(scope, names, await read_body(scope, receive), receive)
+            self._check_names(request)
+            await self._check_content(request)
+        except Refused as refused:
+            logging.getLogger(__name__).warning("refused %s %r: %s", scope["method"], scope["path"][:200], refused)
+            return await answer(send, refused.status, str(refused))
+        await self._pass_on(request, send)
+
+    def _check_names(self, request: Request) -> None:
+        """Models, images, tags and sessions that the address names."""
+        for kind, name in request.names.items():
+            if kind == "session":
+                check_session(name)
+            elif name not in self.known()[kind]:
+                raise Refused(f"{name[:80]!r} is unknown; {kind} are {', '.join(self.known()[kind])}.", status=404)
+        for key, value in request.query:
+            if key in ("image", "id", "label") and value:
+                self._check_image(key, value, new=request.adds_image)
+            elif key == "tag" and value:
+                check_name(key, value)
+            elif key == "session_id" and value:
+                check_session(value)
+            elif key == "uncompress" and value.lower() not in ("", "false", "0"):
+                raise Refused("uncompress is not served: archives may write anywhere; send the image itself.")
+        if request.path.split("/")[1] in TASKS or request.path == "/datastore/dataset":
+            self._check_links("")
+
+    def _check_image(self, key: str, name: str, *, new: bool) -> None:
+        check_name(key, name)
+        if not (new or self.image_path(name)):
+            raise Refused(f"{key}: there is no image {name!r}; GET /datastore/?output=all lists them.", status=404)
+        self._check_links(name)
+
+    def _check_links(self, name: str) -> None:
+        """Refuses images and labels whose name begins so, and folders of labels, that are links out of the studies."""
+        labels = self.studies / "labels"
+        for folder in (self.studies, labels, *labels.glob("*/")):
+            for path in links_out(folder, self.studies):
+                if path.name.startswith(name) or folder == labels or path == labels:
+                    raise Refused(f"{path} is a link that leads out of the studies; replace it by a copy.", status=403)
+
+    async def _check_content(self, request: Request) -> None:
+        """Files and settings that the body holds. They are read with the parsers that MONAI Label's reads them with."""
+        from starlette.formparsers import MultiPartException
+        from starlette.requests import Request as Reader
+
+        kind = dict(request.scope["headers"]).get(b"content-type", b"").decode("latin-1").lower()
+        if not ("multipart/form-data" in kind or "application/x-www-form-urlencoded" in kind):
+            if request.body.strip():
+                check_settings(parsed_settings("the body", request.body))
+            return
+        scope = {key: value for key, value in request.scope.items() if key != "app"}
+        try:
+            form = await Reader(scope, request.receiver()).form()
+        except MultiPartException as e:
+            raise Refused(f"the form cannot be read: {e.message}") from None
+        try:
+            for key, value in form.multi_items():
+                self._check_field(request, key, value if isinstance(value, str) else None, value)
+        finally:
+            await form.close()
+
+    def _check_field(self, request: Request, key: str, text: str | None, value: Any) -> None:
+        stored = request.path.startswith("/datastore")
+        if text is None:
+            check_file_name(key, value.filename, stored=stored)
+            if request.adds_image and not dict(request.query).get("image"):
+                self._check_image(f"{key}: the name of the file", value.filename, new=True)
+        elif key in ("params", "info", "wsi"):
+            settings = parsed_settings(key, text)
+            if not stored:
+                check_settings(settings)
+
+    async def _pass_on(self, request: Request, send: Send) -> None:
+        """Has MONAI Label answer, says why where it fails, and removes the files that the request leaves."""
+        held: list[Message] = []
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [pair for pair in message.get("headers", []) if not pair[0].startswith(b"access-control-")]
+                message["headers"] = [*headers, *FIXED_HEADERS]
+            if held or message.get("status") == 500:
+                held.append(message)
+            else:
+                await send(message)
+
+        number = uuid.uuid4().hex
+        self._begun[number] = time.time()
+        try:
+            await self.app(request.scope, request.receiver(), guarded)
+            for message in held:
+                await send(message)
+        except Exception as error:
+            if held:
+                await answer(send, 500, reason(error))
+            raise
+        finally:
+            del self._begun[number]
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes temporary files that are older than every request that is still being answered."""
+        oldest = min(self._begun.values(), default=float("inf"))
+        for path in self.temporary.iterdir():
+            try:
+                if path.lstat().st_ctime < oldest - 1:  # the clock of files is coarse
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            except FileNotFoundError:  # MONAI Label was faster
+                continue
+
+
+async def answer(send: Send, status: int, detail: str) -> None:
+    """Answers as FastAPI does: JSON with ``detail``."""
+    body = json.dumps({"detail": detail}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *FIXED_HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def reason(error: BaseException) -> str:
+    """What the first cause of an error says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__

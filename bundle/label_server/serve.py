@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the stock MONAI Label server in this process, behind the door, and ends it with all that it started."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bundle.label_server.door import Door
+
+LABEL_VERSION = "0.8.5"  # whose requests the door knows
+SHUTDOWN = 5  # seconds that open connections get at the end
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens.
+
+    Attributes:
+        host: IPv4 address.
+        port: 0 for any free one.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    @property
+    def url(self) -> str:
+        """What clients are given."""
+        return f"http://{self.host}:{self.port}"
+
+
+def installed_label(requirements: Path) -> None:
+    """Refuses a Python without the MONAI Label that the door was made for.
+
+    Raises:
+        ModuleNotFoundError: with the command that installs it.
+    """
+    try:
+        found = importlib.metadata.version("monailabel")
+    except importlib.metadata.PackageNotFoundError:
+        found = "none"
+    if found != LABEL_VERSION:
+        raise ModuleNotFoundError(
+            f"MONAI Label {LABEL_VERSION} must be installed in this Python, got {found}. Install it into an environment"
+            f" of its own: python -m venv ../label-env && ../label-env/bin/pip install -r {requirements}; then start"
+            " this script with ../label-env/bin/python."
+        )
+
+
+def bound_socket(address: Address) -> tuple[socket.socket, Address]:
+    """A socket with the port, which nobody can connect to before the server runs, and its address with the number.
+
+    Raises:
+        OSError: when the port is taken or not allowed.
+    """
+    listener = socket.socket()
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.host, address.port))
+    except OSError as e:
+        listener.close()
+        raise OSError(
+            f"port {address.port} of {address.host} must be free, got: {e.strerror}; stop the program that uses it or"
+            " choose another --port."
+        ) from e
+    return listener, Address(address.host, listener.getsockname()[1])
+
+
+def serve(
+    app: Callable[[Path], Path],
+    *,
+    studies: Path,
+    private: Path,
+    name: str,
+    listener: socket.socket,
+    address: Address,
+    ready: Callable[[], None],
+) -> bool:
+    """Serves until SIGINT, SIGTERM or SIGHUP; ends all processes that the server started.
+
+    Args:
+        app: makes the app folder from the folder of MONAI Label's sample app.
+        studies: folder of the images, a path without links.
+        private: folder for temporary files and sessions; it becomes the working folder.
+        name: of the model without clicks.
+        listener: from ``bound_socket``.
+        address: of that.
+        ready: called when requests are answered.
+
+    Returns:
+        Whether the server started.
+    """
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+        signal.signal(number, signal.default_int_handler)
+    _environment(private)
+    started = False
+    try:
+        server = _server(app, studies=studies, private=private, name=name, address=address, ready=ready)
+        server.run(sockets=[listener])
+        started = bool(server.started)
+    except KeyboardInterrupt:
+        started = True
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        listener.close()
+        _end_tasks()
+    return started
+
+
+def _environment(private: Path) -> None:
+    """Sets what MONAI Label reads when it is imported: places for its files."""
+    for folder in ("requests", "tasks", "sessions", "empty"):
+        (private / folder).mkdir()
+    os.chdir(private / "empty")  # names in requests are tried as paths from here
+    tempfile.tempdir = None
+    os.environ.pop("MONAI_LABEL_CORS_ORIGINS", None)  # MONAI Label does not start with it; the door closes origins
+    os.environ |= {
+        "TMPDIR": str(private / "tasks"),  # of trainings, batches, scoring, and the start
+        "MONAI_LABEL_SESSION_PATH": str(private / "sessions"),
+        "MONAI_LABEL_AUTH_ENABLE": "false",
+        "MONAI_LABEL_API_STR": "",
+        "MONAI_LABEL_TRACKING_URI": "",
+    }
+
+
+def _server(
+    app: Callable[[Path], Path],
+    *,
+    studies: Path,
+    private: Path,
+    name: str,
+    address: Address,
+    ready: Callable[[], None],
+) -> Any:
+    """A uvicorn server with the door and, behind it, MONAI Label's app."""
+    import uvicorn
+    from monailabel.main import Main
+    from monailabel.utils.others.generic import init_log_config
+
+    label = Main()
+    folder = app(Path(label._get_installed_dir("", "sample-apps")) / "monaibundle")
+    words = ["start_server", "--app", str(folder), "--studies", str(studies), "--port", str(address.port)]
+    conf = {"models": f"{name},{name}_deepedit", "epistemic_model": name, "zoo_source": "local", "sam2": "false"}
+    for key, value in conf.items():
+        words += ["--conf", key, value]
+    options = label.args_parser().parse_args([*words, "--host", address.host])
+    label.start_server_validate_args(options)
+    label.start_server_init_settings(options)
+    log = init_log_config(None, options.app, "app.log", options.verbose)
+
+    from monailabel.app import app as stock  # after the settings
+    from monailabel.interfaces.utils.app import app_instance
+
+    @functools.cache
+    def known() -> Mapping[str, Collection[str]]:
+        found: Mapping[str, Collection[str]] = app_instance().info()
+        return found
+
+    door = Door(
+        stock,
+        studies=studies,
+        temporary=private / "requests",
+        hosts=("127.0.0.1", "localhost", address.host),
+        known=known,
+        image_path=lambda image: str(app_instance().datastore().get_image_uri(image)),
+    )
+
+    tempfile.tempdir = str(door.temporary)  # from here on only requests make temporary files in this process
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                ready()
+
+    return Server(uvicorn.Config(door, log_config=log, access_log=False, ws="none", timeout_graceful_shutdown=SHUTDOWN))
+
+
+def _end_tasks() -> None:
+    """Ends trainings, batches and scoring, and those that wait."""
+    import psutil
+
+    try:
+        from monailabel.utils.async_tasks.utils import background_executors
+    except ImportError:  # the start was interrupted before there were any
+        return
+    for executor in background_executors.values():
+        executor.shutdown(wait=False, cancel_futures=True)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundle.label_server.checks import (
+    Refused,
+    check_file_name,
+    check_listed,
+    check_name,
+    check_settings,
+    parsed_settings,
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "..",
+        ".",
+        "/etc/x",
+        "a/b",
+        "..\\x",
+        "a\\b",
+        "C:x",
+        "c:\\x",
+        "a\x00",
+        "a\n",
+        "a\x7f",
+        "",
+        " ",
+        "\ud800",
+        "%2e%2e%2fx",
+        "%252e%252e%252fx",
+        "%25252fx",
+        "a%5cb",
+        "%00",
+        "43%3Ax/..",
+        "x" * 252,
+        "é" * 126,
+        None,
+        1,
+        ["x"],
+    ],
+)
+def test_path_is_no_name(name: Any) -> None:
+    with pytest.raises(Refused, match="tag must be a plain name of at most 251 bytes"):
+        check_name("tag", name)
+
+
+@pytest.mark.parametrize(
+    "name", ["benign (1)", "a.b.c", "..a", "日本", "50%", "100%25", "9:30", "x" * 251, "-", "é" * 125]
+)
+def test_odd_name_is_a_name(name: str) -> None:
+    check_name("image", name)
+
+
+@pytest.mark.parametrize("name", ["/tmp/slicer/x.png", "C:\\Users\\A. B\\x.nii.gz", "X.PNG", "a.b.png", "é 1.tif"])
+def test_file_of_a_client_counts_by_the_last_part_of_its_path(name: str) -> None:
+    check_file_name("file", name, stored=True)
+
+
+@pytest.mark.parametrize("name", ["x.json", "x", ".png", "x.png.exe", "x.svs", "x.dcm", "x.jpeg"])
+def test_only_images_are_stored(name: str) -> None:
+    with pytest.raises(
+        Refused, match=re.escape(f"file must be one of .nii.gz .nii .nrrd .jpg .png .tif, got {name!r}")
+    ):
+        check_file_name("file", name, stored=True)
+    if name != "":
+        check_file_name("file", name, stored=False)
+
+
+def test_settings_of_clients_pass() -> None:
+    of_slicer = {
+        "device": "NVIDIA A100",
+        "model_filename": ["model.pt"],
+        "position": "breast",
+        "run_id": "",
+        "gpus": "all",
+    }
+    tracked = {
+        "tracking": "None",
+        "tracking_uri": "",
+        "tracking_experiment_name": "",
+        "multi_gpu": True,
+        "val_split": 0.2,
+    }
+    clicked = {"label": "lesion", "lesion": [[1, 2, 0]], "background": [], "slice": None, "mask": "iVBORw0KGgo/+/=="}
+    result = {"result_extension": ".nrrd", "result_dtype": "uint8", "restore_label_idx": False, "client_id": None}
+    saved = {"images": ["a", "b"], "label_tag": "original", "label_info": [{"name": "lesion", "idx": 1}]}
+    for settings in (
+        of_slicer,
+        tracked,
+        clicked,
+        result,
+        saved,
+        {"images": "unlabeled"},
+        {"tracking": ["None", "mlflow"]},
+    ):
+        check_settings(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"a": {"b": [[["$x"]]]}}, "b must not begin with $ or @ or %"),
+        ({"device": " $x"}, "device must not begin with"),
+        ({"device": {"_target_": "os.system"}}, "'_target_' must not be a setting"),
+        ({"image": "gray"}, "image must not be a setting: the server decides it"),
+        ({"x": {"image_path": "y"}}, "image_path must not be a setting"),
+        ({"run_id": "validate"}, "run_id must be one of run, training, got 'validate'"),
+        ({"result_extension": ".sh"}, "result_extension must be one of .nii.gz, .nii, .nrrd"),
+        ({"label_tag": ["a/b"]}, "label_tag must be a plain name"),
+        ({"model": "../x"}, "model must be a plain name"),
+        ({"gpus": "0,"}, "gpus must be all or numbers"),
+        ({"tracking": ["x.json"]}, "tracking must be one of none, mlflow"),
+    ],
+)
+def test_setting_that_is_code_or_a_path_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=re.escape(message)):
+        check_settings(settings)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "1", b"\xff", "[" * 100_000])
+def test_settings_must_be_an_object(text: str | bytes) -> None:
+    with pytest.raises(Refused, match="params must be a JSON object") as error:
+        parsed_settings("params", text)
+    assert error.value.status == 422
+    assert parsed_settings("params", "") == {}
+
+
+def test_listed_images_and_tags_must_be_names(tmp_path: Path) -> None:
+    file = tmp_path / "datastore_v2.json"
+    check_listed(file)
+    for objects, message in (({"../x": {"labels": {}}}, "image"), ({"x": {"labels": {"../..": {}}}}, "tag")):
+        file.write_text(json.dumps({"objects": {"gray": {"labels": {"final": {}}}, **objects}}))
+        with pytest.raises(ValueError, match=rf"datastore_v2.json: {message} must be a plain name .+ got '\.\./"):
+            check_listed(file)
