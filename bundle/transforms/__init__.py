@@ -6,7 +6,7 @@ from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.letterbox import Letterboxd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
 from bundle.transforms.prompts import EncodePromptd
-from bundle.transforms.results import DescribePredictiond, SplitPredictiond, ToLabelMapd, ToStudyd
+from bundle.transforms.results import DescribePredictiond, KeepProbabilitiesd, SplitPredictiond, ToLabelMapd, ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EncodePromptd",
     "GreyToRGBd",
     "ItemDefaultsd",
+    "KeepProbabilitiesd",
     "Letterboxd",
     "LoadMaskd",
     "LoadUltrasoundd",

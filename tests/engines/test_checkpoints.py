@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.engines.checkpoints import replace_file
+from bundle.engines.checkpoints import write_epoch_file
+from bundle.files import LEDGER, OutputFolder
 from bundle.networks.weights import read_file
 
 Train = Callable[..., None]
@@ -232,14 +233,14 @@ def test_an_unwritable_folder_stops_the_run_at_its_start(
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    replace_file(path, lambda new: new.write_text("old"))
+    path, folder = tmp_path / "table.csv", OutputFolder(tmp_path)
+    write_epoch_file(folder, "table.csv", b"old")
 
     def fail(new: Path) -> None:
         new.write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match=r"table\.csv could not be written \(\[Errno 28\] No space left on device\)"):
-        replace_file(path, fail)
-    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+        write_epoch_file(folder, "table.csv", fail)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [LEDGER, "table.csv"]
     assert path.read_text() == "old"

@@ -24,7 +24,7 @@ from bundle.engines.runtimes import SUFFIXES, ExportedNetwork, runtime_network
 from bundle.export import Exporter, Source, load_source, planned
 from bundle.export.quantize import CalibrationImages
 from bundle.export.verify import Refused, Scores, WithEager, check_scores, scores
-from bundle.writers import sha256
+from bundle.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "configs/train.yaml"
