@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,8 +14,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 LEDGER = ".ultrasound_uperconvnext_outputs"
-"""File beside the outputs that lists them, a line of JSON each: path below its folder, and SHA-256 or null."""
+"""File beside the outputs that lists them, a line of JSON each: path below its folder, and SHA-256.
+
+In place of the hash stands null while a file grows, and "" when it is removed.
+"""
+
+_GROWING = bytes(32)
+"""In place of a hash: the file may hold anything."""
 
 
 def sha256(path: str | Path) -> str:
@@ -45,9 +58,10 @@ def writable_folder(path: str) -> str:
 class OutputFolder:
     """Writes the outputs of a run below one folder, and replaces only what an earlier run wrote.
 
-    What was written stands in ``LEDGER`` in that folder, with its hash: a file that is not listed there, or in a folder
-    above, or that was changed since, is somebody's own. Several threads and processes may share a folder, as long as
-    they write different files. No library does this: they replace whatever has the name.
+    What was written stands in ``LEDGER`` in that folder, with its hash: a file that is neither listed there nor in a
+    folder above, or that was changed since, is somebody's own. Files are made under another name and renamed, so that
+    other names of a former file (hard links, targets of links) keep what it held. Several threads and processes may
+    share a folder, as long as they write different files. No library does this: they replace whatever has the name.
 
     Args:
         folder: of the outputs; made when the first one is written.
@@ -58,8 +72,11 @@ class OutputFolder:
     def __init__(self, folder: str | Path, *, option: str = "--output_dir", sources: Iterable[str | Path] = ()) -> None:
         self.folder, self.option = Path(folder), option
         self.sources = [Path(source) for source in sources]
-        self._ledgers: dict[Path, dict[str, set[str | None]]] = {}
-        self._lock = threading.Lock()
+        self._read: set[tuple[int, int]] | None = None  # device and inode of the sources
+        self._ledgers: dict[str, dict[str, bytes]] = {}  # folder -> name -> hashes in a row, 32 bytes each
+        self._real: dict[str, str] = {}  # folder -> the same without links
+        self._passed: dict[str, int] = {}  # name -> hash of inode, size and time when it was found unchanged
+        self._lock = threading.RLock()
 
     def check(self, names: Iterable[str | Path]) -> None:
         """Refuses outputs that would replace what no earlier run wrote; to be called before any is written.
@@ -70,13 +87,13 @@ class OutputFolder:
         Raises:
             FileExistsError: with the first of those files and their number.
         """
-        refused = [(path, reason) for path in (self.folder / name for name in names) if (reason := self._foreign(path))]
+        refused = [(name, reason) for name in names if (reason := self._foreign(str(name)))]
         if refused:
-            path, reason = refused[0]
+            name, reason = refused[0]
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise FileExistsError(
-                f"{path}{more}: expected a free name or an unchanged file of an earlier run, got {reason}; it is kept."
-                f" Move it, or choose another {self.option}."
+                f"{self.folder / name}{more}: expected a free name or an unchanged file of an earlier run, got"
+                f" {reason}; nothing is replaced. Move it, or choose another {self.option}."
             )
 
     def write(self, name: str | Path, content: bytes | Callable[[Path], Any], *, sync: bool = False) -> Path:
@@ -94,21 +111,22 @@ class OutputFolder:
             FileExistsError: when it would replace what no earlier run wrote.
             OSError: when it cannot be written.
         """
-        path = self.folder / name
         self.check([name])
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+        # No longer than the name, which may be as long as the system allows; a killed run's is taken over.
+        temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
         try:
-            if isinstance(content, bytes):
-                temporary.write_bytes(content)
-                digest = hashlib.sha256(content).hexdigest()
-            else:
+            temporary.unlink(missing_ok=True)  # it may be a link
+            with temporary.open("xb") as file:
+                file.write(content if isinstance(content, bytes) else b"")
+            if callable(content):
                 content(temporary)
-                digest = sha256(temporary)
             if sync:
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-            self._note(name, digest)
+            digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(temporary)
+            self._note(name, digest, sync=sync)  # before: a kill between the two leaves no file that nobody knows
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -116,75 +134,140 @@ class OutputFolder:
         return path
 
     def grow(self, name: str | Path) -> Path:
-        """Path of a file that grows while the run goes on, such as a video; whatever it will hold is the run's own.
+        """A new, empty file that grows while the run goes on; open it to append. What it will hold is the run's own.
 
         Raises:
             FileExistsError: when it would replace what no earlier run wrote.
+            OSError: when it cannot be written.
         """
         self.check([name])
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self._note(name, None)
+        try:
+            path.unlink(missing_ok=True)
+            path.open("xb").close()
+        except OSError:
+            self._note(name, "")
+            raise
         return path
 
     def finish(self, name: str | Path) -> None:
         """Lists what a grown file holds now that it is complete."""
         self._note(name, sha256(self.folder / name))
 
-    def _note(self, name: str | Path, digest: str | None) -> None:
-        """Lists a file before it is there: a kill between the two leaves no file that nobody knows."""
-        key, folder = Path(name).as_posix(), Path(os.path.abspath(self.folder))
+    def remove(self, name: str | Path) -> None:
+        """Removes a file of this run or an earlier one, if it is there.
+
+        Raises:
+            FileExistsError: when no earlier run wrote it.
+        """
+        self.check([name])
+        if os.path.lexists(self.folder / name):
+            (self.folder / name).unlink()
+            self._note(name, "")
+
+    def adopt(self, name: str | Path) -> None:
+        """Lists a file as it is, if it is there: the user lets the run replace it, or it is kept under another name."""
+        if (self.folder / name).is_file():
+            self._note(name, sha256(self.folder / name))
+
+    def _note(self, name: str | Path, digest: str | None, *, sync: bool = False) -> None:
+        folder, key = self._without_links(str(self.folder)), _key(name)
+        # It begins with the line's end, so that a line that a full disk cut does not spoil this one.
+        line = f"\n{json.dumps([key, digest])}".encode("ascii")
         with self._lock:
             listed = self._ledger(folder)
-            with (folder / LEDGER).open("a", encoding="ascii") as file:  # a short line is appended as a whole
-                file.write(json.dumps([key, digest]) + "\n")
-            _list(listed, key, digest)
-
-    def _ledger(self, folder: Path) -> dict[str, set[str | None]]:
-        """All hashes that a folder's ledger lists, by name; a broken line is passed over."""
-        if folder not in self._ledgers:
-            listed: dict[str, set[str | None]] = {}
+            # A stranger's folder may hold a link of this name.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            ledger = os.open(os.path.join(folder, LEDGER), flags, 0o666)
             try:
-                lines = (folder / LEDGER).read_text(encoding="ascii", errors="replace").splitlines()
-            except OSError:
-                lines = []
-            for line in lines:
-                try:
-                    name, digest = json.loads(line)
-                except (ValueError, TypeError):
-                    continue
-                _list(listed, str(name), digest)
-            self._ledgers[folder] = listed
-        return self._ledgers[folder]
+                if fcntl is not None:
+                    with contextlib.suppress(OSError):  # a file system without locks
+                        fcntl.lockf(ledger, fcntl.LOCK_EX)  # network file systems do not append as a whole
+                if os.write(ledger, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(folder, LEDGER))
+                if sync:
+                    os.fsync(ledger)
+            finally:
+                os.close(ledger)
+            _list(listed, key, digest)
+            self._passed.pop(key, None)
 
-    def _foreign(self, path: Path) -> str:
-        """Why ``path`` is not to be replaced; empty where nothing stands there or an earlier run wrote it."""
+    def _ledger(self, folder: str) -> dict[str, bytes]:
+        """All hashes that a folder's ledger lists, by name; a broken line is passed over."""
+        with self._lock:
+            if folder not in self._ledgers:
+                listed: dict[str, bytes] = {}
+                with contextlib.suppress(OSError), open(os.path.join(folder, LEDGER), "rb") as lines:
+                    for line in lines:
+                        with contextlib.suppress(ValueError, TypeError):
+                            name, digest = json.loads(line)
+                            _list(listed, str(name), digest)
+                self._ledgers[folder] = listed
+            return self._ledgers[folder]
+
+    def _without_links(self, folder: str) -> str:
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return self._real[folder]
+
+    def _foreign(self, name: str) -> str:
+        """Why a file is not to be replaced; empty where nothing stands there or an earlier run wrote it."""
+        path = self.folder / name
         if not os.path.lexists(path):
-            return ""
-        if any(_same(path, source) for source in self.sources):
+            return self._in_the_way(path.parent)
+        if not path.is_file():
+            return "no plain file"
+        status = path.stat()
+        if self._reads(status):
             return "a file that this run reads"
-        if path.is_symlink() or not path.is_file():
-            return "a link" if path.is_symlink() else "no plain file"
-        absolute = Path(os.path.abspath(path))
-        for folder in absolute.parents:
-            with self._lock:
-                listed = self._ledger(folder)
-            name = absolute.relative_to(folder).as_posix()
-            if name in listed:
-                known = None in listed[name] or sha256(path) in listed[name]
-                return "" if known else "a file that was changed since"
-        return "a file that no earlier run wrote"
+        stamp, key = hash((status.st_ino, status.st_size, status.st_mtime_ns)), _key(name)
+        if self._passed.get(key) == stamp:
+            return ""
+        known = self._known(path, key)
+        if not known:
+            return "a file that no earlier run lists (versions up to 0.5.2 kept no list)"
+        hashes = [known[start : start + 32] for start in range(0, len(known), 32)]
+        if _GROWING not in hashes and bytes.fromhex(sha256(path)) not in hashes:
+            return "a file that was changed since an earlier run wrote it"
+        self._passed[key] = stamp
+        return ""
+
+    def _known(self, path: Path, key: str) -> bytes:
+        """Hashes in a row that this folder's ledger, or one in a folder between, above or behind a link, lists."""
+        known = self._ledger(self._without_links(str(self.folder))).get(key, b"")
+        place = Path(self._without_links(str(path.parent)), path.name)
+        for folder in place.parents:
+            if listed := self._ledger(str(folder)):
+                known += listed.get(place.relative_to(folder).as_posix(), b"")
+        return known
+
+    def _reads(self, status: os.stat_result) -> bool:
+        if self._read is None:
+            self._read = set()
+            for source in self.sources:
+                with contextlib.suppress(OSError):
+                    found = source.stat()
+                    self._read.add((found.st_dev, found.st_ino))
+        return (status.st_dev, status.st_ino) in self._read
+
+    def _in_the_way(self, folder: Path) -> str:
+        """Why a folder that is not there cannot be made; empty where it can."""
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+        return "" if folder.is_dir() else f"no folder at {folder}"
 
 
-def _list(listed: dict[str, set[str | None]], name: str, digest: str | None) -> None:
-    """Adds a hash of a file; an earlier one may still be what the disk holds. None means any, until there is one."""
-    digests = listed.setdefault(name, set())
-    digests.discard(None)
-    digests.add(digest)
+def _key(name: str | Path) -> str:
+    return Path(os.path.normpath(name)).as_posix()
 
 
-def _same(path: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(path, other)
-    except OSError:
-        return False
+def _list(listed: dict[str, bytes], name: str, digest: str | None) -> None:
+    """Adds a hash of a file; an earlier one may still be what the disk holds."""
+    known = listed.get(name, b"").removesuffix(_GROWING)
+    mark = _GROWING if digest is None else bytes.fromhex(digest)
+    if len(mark) not in (0, len(_GROWING)):
+        raise ValueError(f"expected a SHA-256, got {digest}")
+    hashes = [known[start : start + 32] for start in range(0, len(known), 32)]
+    listed[name] = known if mark in hashes else known + mark

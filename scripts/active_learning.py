@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import sys
@@ -21,8 +20,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bundle.files import OutputFolder, writable_folder
 from bundle.metrics.bootstrap import Estimate, estimate, mean_estimate
 from bundle.networks.weights import load_network
+from bundle.report.tables import csv_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,6 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _output(options: argparse.Namespace, path: Path) -> OutputFolder:
+    """The folder of a file that is written in the end, once it is sure that it can be."""
+    sources = [Path(options.dataset_dir, "datalist.json"), options.dataset_dir]
+    sources += [value for name in ("weights", "start") if (value := getattr(options, name, None))]
+    folder = OutputFolder(writable_folder(str(path.parent)), option="--output", sources=sources)
+    folder.check([path.name])
+    return folder
+
+
 def _configured(options: argparse.Namespace, **changes: Any) -> ConfigParser:
     files = [str(ROOT / "configs" / name) for name in ("train.yaml", "evaluate.yaml")]
     parser = ConfigParser(ConfigParser.load_config_files(files))
@@ -123,6 +133,7 @@ def _scored(parser: ConfigParser, weights: str, options: argparse.Namespace) -> 
 
 
 def _rank(options: argparse.Namespace) -> int:
+    output = _output(options, Path(options.output))
     network = _configured(options).get_parsed_content("network_def").eval()
     load_network(network, options.weights)
     parser = _as_scored(options, split=options.split)
@@ -139,10 +150,7 @@ def _rank(options: argparse.Namespace) -> int:
         dice = [float(compute_dice((found == s)[None].float(), (truth == s)[None].float())) for s in structures]
         rows.append({"dataset": raw["dataset"], "image": Path(raw["image"]).name, "group": raw["group"]})
         rows[-1] |= {"entropy": score, "dice": float(np.mean(dice))}
-    with open(options.output, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["dataset", "image", "entropy", "dice"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    output.write(Path(options.output).name, csv_table([{k: v for k, v in r.items() if k != "group"} for r in rows]))
     print("| data set | images | rank correlation of score and Dice | Dice, most uncertain fifth | Dice, the rest |")
     print("|---|---|---|---|---|")
     for name in dict.fromkeys(row["dataset"] for row in rows):
@@ -202,6 +210,7 @@ def _evaluate(options: argparse.Namespace, weights: str) -> float:
 
 
 def _round(options: argparse.Namespace) -> int:
+    output = _output(options, Path(options.output, "round.json"))
     train = _configured(options).get_parsed_content("train#dataset#data")
     own = [raw for raw in train if raw["dataset"] == options.dataset and any(raw["labeled"])]
     if len(own) < options.labels + options.pool:
@@ -228,7 +237,7 @@ def _round(options: argparse.Namespace) -> int:
         print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in dice.items()), flush=True)
     gains = [r["score"] - r["random"] for r in results]
     print(f"score minus random: mean {np.mean(gains):+.3f}, from {min(gains):+.3f} to {max(gains):+.3f}")
-    Path(options.output, "round.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    output.write("round.json", (json.dumps(results, indent=1) + "\n").encode())
     return 0
 
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bundle import __version__  # noqa: E402
+from bundle.files import OutputFolder  # noqa: E402
 from scripts.benchmarks.interleave import Options, Part  # noqa: E402
 
 PARTS = {
@@ -104,13 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=args.seed,
     )
     result: dict[str, Any] = {"machine": machine(args.threads), "quick": args.quick, "parts": {}}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    folder = OutputFolder(args.output.parent, option="--output")
+    folder.check([args.output.name])
     for name in args.parts:
         torch.set_num_threads(args.threads)  # parts may change it
         start = time.monotonic()
         part: Part = importlib.import_module(f"scripts.benchmarks.{name}").measure(options)
         result["parts"][name] = {**part.as_dict(), "seconds": round(time.monotonic() - start, 1)}
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        folder.write(args.output.name, (json.dumps(result, indent=1) + "\n").encode())
         print(as_markdown(part), flush=True)
     print(f"All figures: {args.output}")
 

@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(
                 f"formats and precisions must meet in {PAIRS}, got {args.formats} and {args.precisions}; see --help."
             )
+        exporter.check(plan)
         for number, (kind, precision) in enumerate(plan, 1):
             print(f"[{number}/{len(plan)}] {kind} {precision}", flush=True)
             exports.append(exporter.export(kind, precision))

@@ -13,8 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.growth_parts import manifests, plots, runs  # noqa: E402
+from bundle.files import OutputFolder  # noqa: E402
+from scripts.growth_parts import manifests, runs  # noqa: E402
 from scripts.growth_parts.isolated import Row  # noqa: E402
+from scripts.growth_parts.plots import draw  # noqa: E402
 
 PARTS = {
     "manifest": "a manifest of 10,000 to 1,000,000 made-up items: write, read, split, load, near-duplicates",
@@ -29,14 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     report = args.output / "growth.json"
     result = json.loads(report.read_text()) if report.is_file() else {}
-    args.output.mkdir(parents=True, exist_ok=True)
+    folder = OutputFolder(args.output, option="--output")
+    plots = OutputFolder(args.images_to or args.output, option="--images-to")
+    folder.check([report.name])
+    plots.check(f"growth_{part}.png" for part in args.parts)
     for part in args.parts:
         rows = _measure(part, args)
         result[part] = {"quick": args.quick, "cores": os.cpu_count(), "rows": rows}
-        report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        folder.write(report.name, (json.dumps(result, indent=1) + "\n").encode())
         for row in rows:
             print("  ".join(f"{key} {_text(value)}" for key, value in row.items()), flush=True)
-        print(plots.draw(part, rows, args.images_to or args.output), flush=True)
+        print(plots.write(f"growth_{part}.png", draw(part, rows)), flush=True)
     print(f"All figures: {report}")
     return 0
 

@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.engines.runtimes import RUNTIMES
-from bundle.live import RunOptions, as_text, build_segmenter, open_source, run_live
-from bundle.writers import write_atomically
+from bundle.files import OutputFolder
+from bundle.live import RunOptions, as_text, build_segmenter, check_outputs, open_source, run_live
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,8 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         source = open_source(options.source)
-        if options.summary:
-            options.summary.parent.mkdir(parents=True, exist_ok=True)
+        weights = (options.ckpt_path or ROOT / "models" / "model.pt", *filter(None, [options.model_path]))
+        files = {f"--{name}": getattr(options, name) for name in ("output", "jsonl", "summary")}
+        check_outputs(files, sources=[*source.files, *weights])
         segment = build_segmenter(
             ROOT,
             prompts={name: getattr(options, name) for name in ("position", "nature", "task")},
@@ -92,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary = run_live(source, segment, structures=segment.describe.structures, options=run)
         summary["settings"] |= {"runtime": options.runtime, "window": options.window, "prompts": segment.prompts}
         if options.summary:
-            write_atomically(options.summary, json.dumps(summary, indent=1).encode())
+            folder = OutputFolder(options.summary.parent, option="--summary", sources=source.files)
+            folder.write(options.summary.name, json.dumps(summary, indent=1).encode())
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

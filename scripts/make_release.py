@@ -23,6 +23,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bundle.files import OutputFolder
+
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "ultrasound_uperconvnext"
 LARGEST_FILE = 25_000_000  # bytes; the model zoo takes no larger file into its repository
@@ -57,9 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         content = zip_content(
             files, seconds=int(git("show", "--no-patch", "--no-show-signature", "--format=%ct", commit))
         )
-        path = options.output / f"{NAME}_v{version}.zip"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path = OutputFolder(options.output, option="--output").write(f"{NAME}_v{version}.zip", content)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

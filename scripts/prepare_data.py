@@ -12,8 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.data.assemble import Assembly, assemble, summary_table, write_datalist
+from bundle.data.manifest import is_manifest
 from bundle.data.public_sets import KNOWN, PublicSet, SetOptions, read_busi, read_folders, read_hc18
 from bundle.data.splits import SPLITS
+from bundle.files import OutputFolder
 
 EPILOG = f"""\
 examples:
@@ -67,6 +69,8 @@ def _run(options: argparse.Namespace) -> int:
         _print_leaks(assembly, accepted=options.accept_leaks)
         if not options.accept_leaks:
             return 1
+    if options.overwrite:
+        OutputFolder(output.parent).adopt(output.name)
     write_datalist(assembly.manifest, output)
     print(f"{output}: {len(assembly.manifest['items'])} items")
     if assembly.problems and not options.skip_unreadable:
@@ -119,7 +123,7 @@ def _structures(entries: Sequence[str]) -> dict[str, dict[int, str]]:
     for entry in entries:
         name, _, rest = entry.partition("=")
         value, _, structure = rest.partition(":")
-        if not (name and value.isdigit() and structure):
+        if not (name and value.isdecimal() and structure):
             raise ValueError(
                 f"--structure: expected SET=VALUE:NAME, such as MYSET=255:lesion, got {entry!r}; correct it."
             )
@@ -142,6 +146,11 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
         raise ValueError(f"--output {output}: expected a file, got a folder; add the name, such as datalist.json.")
     if output.exists() and not overwrite:
         raise ValueError(f"--output {output}: expected a new file, got one that exists; add --overwrite to replace it.")
+    if output.exists() and not is_manifest(output):
+        raise ValueError(
+            f"--output {output}: expected a new file or, with --overwrite, a manifest to replace, got another file;"
+            " choose another name."
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(output.parent, os.W_OK):
         raise ValueError(
@@ -176,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--hc18", action="append", default=[], metavar="DIR", help="the public release of HC18")
     out = parser.add_argument_group("output")
     out.add_argument("--output", required=True, metavar="FILE", help="the manifest, such as data/real/datalist.json")
-    out.add_argument("--overwrite", action="store_true", help="replace the manifest if it exists")
+    out.add_argument("--overwrite", action="store_true", help="replace the manifest if it exists (never another file)")
     out.add_argument("--skip-unreadable", action="store_true", help="exit with 0 though files had to be left out")
     data.add_argument(
         "--workers", type=_workers, default=1, metavar="N", help="processes that read images (default %(default)s)"

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bundle.files import LEDGER
 from bundle.networks.weights import read_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,9 +196,26 @@ def test_inference_by_two_processes_gives_the_files_of_one(
     assert predictions(out) == predictions(tmp_path / "one")
     assert files(out) == files(tmp_path / "one")
     for name in files(out):
-        if name != "predictions.json":  # it has the time
+        if name not in ("predictions.json", LEDGER):  # the one has the time, the other the order of writing
             assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
     assert several.stdout.count(f"{images} of {images + len(bad)} images done") == 1
+
+
+def test_several_processes_refuse_files_of_others_together_and_repeat_their_own(weights: Path, tmp_path: Path) -> None:
+    """The truth is that of the last image, which the second process would write; the first would write before."""
+    folder = make_images(tmp_path, 6)
+    Image.new("L", (45, 65)).save(folder / "sub/5_mask.png")
+    command = inference_command(folder, folder, weights, "multi_gpu_inference.yaml")
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    done = torchrun(command)
+    assert done.returncode != 0
+    assert "sub/5_mask.png: expected a free name or an unchanged file of an earlier run" in done.stderr
+    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
+    (folder / "sub/5_mask.png").unlink()
+    for _ in range(2):
+        done = torchrun([*command, "--probabilities", "true"])
+        assert done.returncode == 0, done.stderr[-5000:]
+    assert len(list(folder.rglob("*_probabilities.npz"))) == 6
 
 
 def kill_worker(node: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,48 @@ def test_named_organ_limits_structures_and_classes(folder: Path, tmp_path: Path,
 def test_a_second_run_does_not_read_the_first_ones_results(folder: Path, tmp_path: Path, weights: Path) -> None:
     for _ in range(2):
         assert len(run(folder, folder / "out", weights)) == 3
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_truth_beside_the_images_is_kept_to_the_byte(
+    folder: Path, tmp_path: Path, weights: Path, reasons: Callable[[BaseException], str]
+) -> None:
+    """The truth of the last image, so that others would be written before it; by the folder's name and by a link."""
+    Image.fromarray(np.full((30, 30), 7, np.uint8)).save(folder / "sub/b_mask.png")
+    before = listing(folder)
+    (tmp_path / "link").symlink_to(folder)
+    for out in (folder, tmp_path / "link"):
+        with pytest.raises(RuntimeError) as caught:
+            run(folder, out, weights)
+        assert re.search(r"sub/b_mask\.png: .*got a file that no earlier run lists", reasons(caught.value))
+        assert listing(folder) == before
+    (folder / "sub/b_mask.png").unlink()
+    for _ in range(2):  # and again over its own results
+        assert len(run(folder, folder, weights)) == 3
+    Image.fromarray(np.full((30, 30), 7, np.uint8)).save(folder / "sub/b_mask.png")  # corrected by hand
+    before = listing(folder)
+    with pytest.raises(RuntimeError) as caught:
+        run(folder, folder, weights)
+    assert re.search(r"sub/b_mask\.png: .*changed since an earlier run wrote it", reasons(caught.value))
+    assert listing(folder) == before
+
+
+def test_probability_maps_agree_with_the_masks(folder: Path, tmp_path: Path, weights: Path) -> None:
+    plain = run(folder, tmp_path / "plain", weights)
+    assert not list((tmp_path / "plain").rglob("*.npz"))
+    images = run(folder, tmp_path / "out", weights, probabilities="true", lanes=2, batch_size=2)
+    assert [{k: v for k, v in image.items() if k != "probabilities"} for image in images] == plain
+    for image in images:
+        mask = np.asarray(Image.open(tmp_path / "out" / image["mask"]))
+        with np.load(tmp_path / "out" / image["probabilities"]) as found:
+            assert found["structures"].tolist() == ["background", "lesion", "head", "nerve", "vessel"]
+            assert found["probabilities"].shape == (5, *mask.shape)
+            assert np.array_equal(found["probabilities"].argmax(0), mask), image["file"]
+            np.testing.assert_allclose(found["probabilities"].astype(np.float32).sum(0), 1, atol=0.002)
+    assert len({Path(image["probabilities"]).name for image in images}) == 3
 
 
 def test_masks_are_upright_and_at_their_place(tmp_path: Path, weights: Path) -> None:

@@ -2,13 +2,18 @@
 """scripts/live.py as users call it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
 import pytest
+
+from bundle.files import LEDGER, OutputFolder
+from scripts.live import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts/live.py"
@@ -49,7 +54,61 @@ def test_a_clip_to_overlay_lines_and_report(clip: Path, tmp_path: Path) -> None:
     assert summary["settings"]["window"] == 3
     assert len((out / "o.jsonl").read_text().splitlines()) == 8
     assert cv2.VideoCapture(str(out / "o.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 8
+    again = run(clip, "--window", 1, *files)  # over its own results
+    assert again.returncode == 0, again.stderr
+    assert len((out / "o.jsonl").read_text().splitlines()) == 4
+    assert sorted(path.name for path in out.iterdir()) == [LEDGER, "o.jsonl", "o.mp4", "report.json"]
     assert all("Doe" not in path.read_text() for path in (out / "o.jsonl", out / "report.json"))
+
+
+@pytest.mark.parametrize("option", ["--output", "--jsonl", "--summary"])
+@pytest.mark.parametrize("kind", ["same", "other path", "symlink", "hard link"])
+def test_the_source_is_kept_to_the_byte(clip: Path, tmp_path: Path, option: str, kind: str) -> None:
+    before = clip.read_bytes()
+    target = {"same": clip, "other path": tmp_path / "x/.." / clip.name}.get(kind, tmp_path / "link.mp4")
+    if kind == "other path":
+        (tmp_path / "x").mkdir()
+    if kind == "symlink":
+        target.symlink_to(clip)
+    if kind == "hard link":
+        os.link(clip, target)
+    arguments = [clip, option, target, *([] if option == "--jsonl" else ["--jsonl", tmp_path / "new/lines.jsonl"])]
+    assert main([str(word) for word in arguments]) == 1
+    assert clip.read_bytes() == before
+    assert not (tmp_path / "new").exists()  # refused before anything is opened
+
+
+def test_the_message_names_the_option(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    assert main([str(clip), "--summary", str(tmp_path / "mine.json")]) == 1
+    assert "mine.json: expected a free name or an unchanged file of an earlier run" in capsys.readouterr().err
+    assert main([str(clip), "--output", str(clip)]) == 1
+    assert "got a file that this run reads; nothing is replaced. Move it, or choose another --output." in (
+        capsys.readouterr().err
+    )
+    for second in ("a.mp4", "../" + tmp_path.name + "/a.mp4"):
+        assert main([str(clip), "--output", str(tmp_path / "a.mp4"), "--jsonl", str(tmp_path / second)]) == 1
+        assert "--output and --jsonl must be two files" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, "mine.json"]
+
+
+def test_weights_are_not_replaced(clip: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    weights.write_bytes((ROOT / "models/model.pt").read_bytes())
+    OutputFolder(tmp_path).adopt("w.pt")  # as if an earlier run had written them
+    assert main([str(clip), "--ckpt_path", str(weights), "--jsonl", str(weights)]) == 1
+    assert weights.read_bytes() == (ROOT / "models/model.pt").read_bytes()
+
+
+def test_lines_go_into_a_pipe(clip: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done: list[int] = []
+    thread = Thread(target=lambda: done.append(main([str(clip), "--jsonl", str(tmp_path / "pipe")])))
+    thread.start()
+    with (tmp_path / "pipe").open() as pipe:
+        assert len(pipe.readlines()) == 4
+    thread.join()
+    assert done == [0]
 
 
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:

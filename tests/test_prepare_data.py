@@ -45,6 +45,28 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
+def test_overwrite_replaces_a_manifest_and_no_other_file(folders: Path, tmp_path: Path) -> None:
+    inputs = folders / "segmentation/USGRA"
+    for path in (inputs / "train.txt", inputs / "imgs/u0.png", inputs / "config.yaml"):
+        before = path.read_bytes()
+        done = prepare("--folders", folders, "--output", path, "--overwrite")
+        assert done.returncode == 2
+        assert (
+            f"{path}: expected a new file or, with --overwrite, a manifest to replace, got another file" in done.stderr
+        )
+        assert path.read_bytes() == before
+    output = tmp_path / "datalist.json"
+    output.write_text('{"datasets": {}, "items": [], "note": "by an earlier version, or changed by hand"}')
+    kept = tmp_path / "kept.json"
+    kept.hardlink_to(output)
+    assert prepare("--folders", folders, "--output", output).returncode == 2
+    for _ in range(2):
+        done = prepare("--folders", folders, "--output", output, "--overwrite")
+        assert done.returncode == 0, done.stderr
+    assert len(read_datalist(output)["items"]) == 10
+    assert "changed by hand" in kept.read_text()
+
+
 def test_a_mixture_becomes_one_manifest(folders: Path, tmp_path: Path) -> None:
     for i in range(4):
         picture(tmp_path / f"busi/benign/benign ({i}).png", seed=20 + i)

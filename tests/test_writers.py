@@ -3,8 +3,10 @@ import csv
 import io
 import json
 import os
+import resource
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from bundle import __version__
+from bundle.files import LEDGER, OutputFolder, sha256
 from bundle.transforms import DescribePredictiond
-from bundle.writers import PredictionWriter, color, draw_overlay, encode_png, pictures, sha256, write_atomically
+from bundle.writers import PredictionWriter, color, draw_overlay, encode_png, pictures
+from bundle.writers.probabilities import round_maps
 
 STRUCTURES = ["background", "lesion", "head"]
 LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]}
 
 
-def writer(tmp_path: Path, folder: str = "out") -> PredictionWriter:
+def writer(tmp_path: Path, folder: str = "out", **options: Any) -> PredictionWriter:
     (tmp_path / "model.pt").write_bytes(b"weights")
     return PredictionWriter(
         output_dir=str(tmp_path / folder),
@@ -32,6 +36,7 @@ def writer(tmp_path: Path, folder: str = "out") -> PredictionWriter:
         label_sets=LABEL_SETS,
         weights=str(tmp_path / "model.pt"),
         runtime="torch",
+        **options,
     )
 
 
@@ -59,11 +64,12 @@ def item(tmp_path: Path, file: str, **changes: Any) -> dict[str, Any]:
     return {**described, "pred": mask[0].T}  # as MONAI Label's studies lie
 
 
-def run(handler: PredictionWriter, *items: dict[str, Any]) -> None:
+def run(handler: PredictionWriter, *items: dict[str, Any], fails: bool = False) -> None:
     """An engine whose output is one written item after the other."""
     engine = Engine(lambda _, batch: [handler(one) for one in batch])
     handler.attach(engine)
-    engine.run([[one] for one in items])
+    with pytest.raises(SystemExit, match="1") if fails else nullcontext():
+        engine.run([[one] for one in items])
 
 
 def test_masks_hold_indices_and_tables_hold_numbers(tmp_path: Path) -> None:
@@ -90,7 +96,7 @@ def test_masks_hold_indices_and_tables_hold_numbers(tmp_path: Path) -> None:
     assert row["mask"] == "sub/a_mask.png"
     assert str(tmp_path) not in (out / "predictions.json").read_text()
     assert {path.name for path in out.rglob("*.*")} == {
-        "a_mask.png", "a_overlay.png", "predictions.json", "predictions.csv"
+        LEDGER, "a_mask.png", "a_overlay.png", "predictions.json", "predictions.csv"
     }  # fmt: skip
 
 
@@ -131,7 +137,7 @@ def test_an_odd_name_costs_no_other_file(tmp_path: Path, caplog: pytest.LogCaptu
         run(writer(tmp_path), *(item(tmp_path, name, place=i) for i, name in enumerate([latin, long, "good.png"])))
     found = json.loads((tmp_path / "out/predictions.json").read_text(encoding="utf-8"))["images"]
     assert [record["file"] for record in found] == [latin, long, "good.png"]
-    assert found[1]["error"] == "file name must leave room for _mask.png, got 254 characters; shorten it."
+    assert found[1]["error"] == "file name must leave room for _overlay.png, got 257 characters; shorten it."
     assert [record["mask"] is None for record in found] == [False, True, False]
     assert (tmp_path / "out" / found[0]["mask"]).exists()
     assert (tmp_path / "out/good_mask.png").exists()
@@ -153,14 +159,41 @@ def test_records_keep_the_order_of_the_data_set(tmp_path: Path) -> None:
     assert gray[2, 2].tolist() == [100, 100, 100]
 
 
-def test_a_picture_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
-    (tmp_path / "out/b_overlay.png/in_its_place").mkdir(parents=True)
-    items = [item(tmp_path, f"{name}.png", place=n) for n, name in enumerate("abc")]
-    with pytest.raises(OSError, match=r"b_overlay\.png could not be written .*directory.*run the same command again"):
+def full_disk_picture() -> dict[str, Any]:
+    """A picture of noise, whose overlay has 200 kB."""
+    return {"picture": np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)}
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files of this process cannot grow beyond ``size`` bytes, as on a disk with that much left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_stops_the_run_and_is_named_with_the_picture(tmp_path: Path) -> None:
+    mask = torch.zeros(1, 240, 300, dtype=torch.uint8)
+    items = [item(tmp_path, "a.png"), {**item(tmp_path, "b.png", **full_disk_picture()), "pred": mask[0].T}]
+    with (
+        largest_file(50_000),
+        pytest.raises(
+            OSError, match=r"b_overlay\.png could not be written .*File too large.*run the same command again"
+        ),
+    ):
         run(writer(tmp_path), *items)
-    assert not (tmp_path / "out/predictions.json").exists()
-    partial = (tmp_path / "out/predictions.partial.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in partial][:2] == ["file", "a.png"]
+    out = tmp_path / "out"
+    assert not (out / "predictions.json").exists()
+    assert [line.split(",")[0] for line in (out / "predictions.partial.csv").read_text().splitlines()] == [
+        "file",
+        "a.png",
+    ]
+    assert {path.name for path in out.iterdir()} == {LEDGER, "a_mask.png", "a_overlay.png", "predictions.partial.csv"}
+    run(writer(tmp_path), *items)
+    assert len(json.loads((out / "predictions.json").read_text())["images"]) == 2
 
 
 def test_what_was_written_of_a_batch_that_failed_keeps_its_row(tmp_path: Path) -> None:
@@ -168,19 +201,78 @@ def test_what_was_written_of_a_batch_that_failed_keeps_its_row(tmp_path: Path) -
     handler = writer(tmp_path)
     engine = Engine(lambda _, batch: [handler(one) for one in batch])
     handler.attach(engine)
-    with pytest.raises(OSError, match=r"b_overlay\.png could not be written"):
+    with pytest.raises(FileExistsError, match=r"b_overlay\.png: expected a free name .*got no plain file"):
         engine.run([[item(tmp_path, f"{name}.png", place=n) for n, name in enumerate("abc")]])
     partial = (tmp_path / "out/predictions.partial.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in partial] == ["file", "a.png"]
 
 
-def test_a_full_disk_is_named_with_the_picture(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full, the device that is always full, on this system")
+@pytest.mark.parametrize("name", ["predictions.json", "predictions.csv", "predictions.partial.csv"])
+def test_tables_of_others_stop_the_run_before_any_work(tmp_path: Path, name: str) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/.a_mask.png.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"a_mask\.png could not be written .*No space left on device"):
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"{name}: .*got a file that no earlier run lists"):
         run(writer(tmp_path), item(tmp_path, "a.png"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert (tmp_path / "out" / name).read_text() == "mine"
+
+
+def test_a_killed_run_of_several_and_a_user_beside_them(tmp_path: Path) -> None:
+    """Two runs with different images share the folder; a partial table that was left is taken over."""
+    run(writer(tmp_path), item(tmp_path, "a.png"))
+    OutputFolder(tmp_path / "out").grow("predictions.partial.csv").write_text("rows of a killed run")
+    run(writer(tmp_path), item(tmp_path, "b.png"))
+    run(writer(tmp_path), item(tmp_path, "a.png"), item(tmp_path, "b.png"))
+    assert not (tmp_path / "out/predictions.partial.csv").exists()
+    (tmp_path / "out/a_mask.png").write_bytes(b"corrected")
+    with pytest.raises(FileExistsError, match=r"a_mask\.png: .*changed since"):
+        run(writer(tmp_path), item(tmp_path, "a.png"))
+
+
+def maps(*pixels: tuple[float, float, float]) -> np.ndarray:
+    """Probabilities (3, 1, N)."""
+    return np.array(pixels, np.float32).T[:, None]
+
+
+def test_probabilities_are_rounded_so_that_the_mask_stays_the_most_probable() -> None:
+    exact = maps((0.5, 0.25, 0.25), (0.49990, 0.5001, 0), (0.50001, 0.5000, 0), (0.2, 0.39998, 0.4), (0.1, 0.2, 0.7))
+    mask = exact.argmax(0).astype(np.uint8)
+    assert mask.tolist() == [[0, 1, 0, 2, 2]]
+    plain = exact.astype(np.float16)
+    assert plain.argmax(0).tolist() == [[0, 0, 0, 1, 2]]  # two pixels would be other structures
+    rounded = round_maps(exact, mask)
+    assert rounded.dtype == np.float16
+    assert rounded.argmax(0).tolist() == mask.tolist()
+    assert np.abs(rounded.astype(np.float32) - exact).max() < 0.0008
+    assert np.count_nonzero(rounded != plain) == 2
+
+
+def test_a_mask_that_says_otherwise_does_not_change_the_probabilities() -> None:
+    exact = maps((0.1, 0.2, 0.7), (0.3, 0.3, 0.4))
+    assert np.array_equal(round_maps(exact, np.zeros((1, 2), np.uint8)), exact.astype(np.float16))
+
+
+def test_probabilities_are_a_file_that_numpy_reads(tmp_path: Path) -> None:
+    exact = np.random.default_rng(0).dirichlet([1, 1, 1], (6, 9)).transpose(2, 0, 1).astype(np.float32)
+    one = item(tmp_path, "sub/a.png", probability_maps=torch.from_numpy(exact))
+    handler = writer(tmp_path, probabilities="true")
+    run(handler, one, item(tmp_path, "b.png", place=1, error="b.png: cannot be decoded"), fails=True)
+    with np.load(tmp_path / "out/sub/a_probabilities.npz") as found:
+        assert found["structures"].tolist() == STRUCTURES
+        assert found["spacing_mm"].tolist() == [0.5, 0.2]
+        assert found["probabilities"].shape == (3, 6, 9)
+        assert found["probabilities"].dtype == np.float16
+        np.testing.assert_allclose(found["probabilities"], exact, atol=2.5e-4)
+    good, bad = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    assert (good["probabilities"], bad["probabilities"]) == ("sub/a_probabilities.npz", None)
+    before = (tmp_path / "out/sub/a_probabilities.npz").read_bytes()
+    run(writer(tmp_path, probabilities=True), one)
+    assert (tmp_path / "out/sub/a_probabilities.npz").read_bytes() == before
+
+
+def test_a_switch_that_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"probabilities must be true or false, got 'yes'; correct --probabilities"):
+        writer(tmp_path, probabilities="yes")
 
 
 def test_an_interrupted_run_keeps_its_rows_and_the_earlier_tables(tmp_path: Path) -> None:
@@ -198,7 +290,7 @@ def test_output_folder_that_cannot_be_written_stops_before_any_work(tmp_path: Pa
     steps: list[int] = []
     engine = Engine(lambda engine, batch: steps.append(batch))
     writer(tmp_path).attach(engine)
-    with pytest.raises(OSError, match=r"output_dir must be a folder that can be written, got .*out.*--output_dir"):
+    with pytest.raises(OSError, match=r"out must be a writable folder, got: .*--output_dir"):
         engine.run([1])
     assert not steps
 
@@ -272,11 +364,3 @@ def test_png_files_hold_the_pixels(
     turned = np.swapaxes(pixels, 0, 1)  # not contiguous, as masks come
     with Image.open(io.BytesIO(encode_png(turned))) as read:
         np.testing.assert_array_equal(np.asarray(read), turned)
-
-
-def test_atomic_writing_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_atomically(path, b"old")
-    with pytest.raises(TypeError, match="bytes"):
-        write_atomically(path, "text")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from bundle.data.duplicates import Fingerprint, Fingerprints, fingerprint, near_
 from bundle.data.known_sets import PublicSet
 from bundle.data.manifest import check_datalist
 from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
+from bundle.files import OutputFolder
 
 
 @dataclass
@@ -110,24 +110,22 @@ def assemble(
 
 
 def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
-    """Write a manifest in one step: the file is either whole or as it was before."""
+    """Write a manifest in one step: the file is either whole or as it was before.
+
+    Raises:
+        FileExistsError: when it would replace what no earlier run wrote.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = {key: value for key, value in manifest.items() if key != "items"}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+
+    def write(new: Path) -> None:
+        with new.open("w", encoding="utf-8") as file:
             file.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "items": [\n')
             for index, item in enumerate(manifest["items"]):
                 file.write((",\n  " if index else "  ") + json.dumps(item, ensure_ascii=False))
             file.write("\n ]\n}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+
+    OutputFolder(path.parent, option="--output").write(path.name, write, sync=True)
 
 
 def summary_table(assembly: Assembly) -> str:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import tempfile
 import time
 from collections import OrderedDict
@@ -36,6 +37,9 @@ READERS = ("monai", "torch", "numpy", "pillow", "pydicom", "nibabel", "pynrrd", 
 
 KNOWN = ("bundle", "monai", "torch", "numpy", "builtins")
 """Packages whose program is known by the bundle's source or by a version."""
+
+_OWN_FILE = re.compile(r"[0-9a-f]{64}\.pt|\..+\.part")
+"""Names that the cache gives; what else lies in its folder is never removed."""
 
 FULL, TRIMMED, SLACK = 1.0, 0.9, 0.005  # shares of the bound: never beyond, after a removal, written between two looks
 
@@ -181,7 +185,7 @@ class CachedDataset(PersistentDataset):
                 except FileNotFoundError:  # another process was faster
                     continue
                 left_over = entry.name.endswith(".part") and time.time() - status.st_mtime > 3600
-                if entry.name.endswith((".pt", ".part")):
+                if _OWN_FILE.fullmatch(entry.name):
                     found.append((0.0 if left_over else status.st_mtime, status.st_size, entry.path))
         used = sum(size for _, size, _ in found)
         bound = TRIMMED * self.disk_bound

@@ -142,7 +142,7 @@ def _has_image_suffix(name: str) -> bool:
 def _is_image(path: Path) -> bool:
     if _has_image_suffix(path.name):
         return True
-    if path.suffix and not path.suffix[1:].isdigit():  # a DICOM UID as a name ends in ".<digits>"
+    if path.suffix and not path.suffix[1:].isdecimal():  # a DICOM UID as a name ends in ".<digits>"
         return False
     try:
         with path.open("rb") as file:

@@ -120,7 +120,7 @@ def _read_config(path: Path) -> list[tuple[int, str, str]]:
             continue
         index, _, rest = line.strip().partition(":")
         name, _, value = rest.rpartition(":")
-        if not (index.strip().isdigit() and name.strip() and value.strip().isdigit()):
+        if not (index.strip().isdecimal() and name.strip() and value.strip().isdecimal()):
             raise ValueError(
                 f"{path}, line {number}: expected 'index:name:value in the mask', got {line!r}; correct it."
             )
@@ -149,7 +149,7 @@ def _read_classification(folder: Path, *, known: Known) -> PublicSet:
 
 def _classes(folder: Path, *, labels: Sequence[str], known: Known) -> dict[str, str]:
     """Name of a label's folder -> class: numbered folders by index, others by name."""
-    numbered = all(label.isdigit() for label in labels)
+    numbered = all(label.isdecimal() for label in labels)
     if not numbered and not known.classes:
         return {label: label for label in labels}
     table = known.classes or tuple(name for _, name, _ in sorted(_read_config(folder / "config.yaml")))

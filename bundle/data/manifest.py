@@ -37,6 +37,15 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def is_manifest(path: str | Path) -> bool:
+    """Whether a file is a manifest, valid or not."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"datasets", "items"} <= content.keys()
+
+
 def check_datalist(manifest: Any, *, name: str) -> None:
     """Refuse a manifest that is not valid.
 

@@ -9,7 +9,7 @@ from bundle.engines.batches import (
     prepare_evaluation,
     prepare_items,
 )
-from bundle.engines.checkpoints import Checkpoints, writable_folder
+from bundle.engines.checkpoints import Checkpoints
 from bundle.engines.handlers import (
     GradientClipping,
     MetricsHistory,
@@ -45,5 +45,4 @@ __all__ = [
     "prepare_evaluation",
     "prepare_items",
     "warmup_polynomial",
-    "writable_folder",
 ]

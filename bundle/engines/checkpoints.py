@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -21,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from bundle import __version__
 from bundle.described import described_network
+from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.vocabulary import switch
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,8 @@ class Checkpoints:
     ``last.pt`` (all state) and ``best.pt`` (weights by the evaluator's key metric; the newest where nothing is
     validated) are written to ``output_dir``, each to a temporary file first and then renamed over the old one. When
     the training completes, ``best.pt`` becomes ``model_path``; the file that was there moves to ``previous/`` beside
-    it. MONAI's ``CheckpointSaver`` forgets the best score when a run is resumed and writes served weights at once.
+    it. Files that no earlier run wrote are not replaced; the files of a run that is resumed are its own. MONAI's
+    ``CheckpointSaver`` forgets the best score when a run is resumed and writes served weights at once.
 
     Args:
         network: the plain network that is trained; its ``network_config()`` is saved beside the weights.
@@ -57,6 +57,7 @@ class Checkpoints:
         model_path: where inference and MONAI Label look for weights.
         resume: continue the run in ``output_dir`` from its last completed epoch.
         guard: decides at the end whether the best weights shall be served; None: always.
+        others: names of files that other handlers write to ``output_dir``.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Checkpoints:
         model_path: str,
         resume: bool = False,
         guard: Guard | None = None,
+        others: Sequence[str] = (),
     ) -> None:
         self.guard = guard
         parts = (network, average, optimizer, lr_scheduler)
         self.parts: dict[str, Any] = dict(zip(_PARTS, parts, strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
+        self.folder, self.files = OutputFolder(output_dir), [BEST, LAST, *others]
         self.saved = 0  # epochs of this run in last.pt
 
     def attach(self, engine: Engine) -> None:
@@ -96,7 +99,11 @@ class Checkpoints:
             signal.signal(signal.SIGTERM, _exit_on_signal)
         if self.resume:
             self._restore(engine, last)
-        elif last.exists() and idist.get_rank() == 0:
+            for name in self.files if idist.get_rank() == 0 else ():
+                self.folder.adopt(name)  # an earlier version, or the user, may have written them
+            return
+        self.folder.check(self.files)
+        if last.exists() and idist.get_rank() == 0:
             logger.warning(
                 f"{last} of an earlier run will be overwritten: this run starts anew. To continue that run instead, "
                 "stop now and add --resume true."
@@ -146,25 +153,27 @@ class Checkpoints:
                 torch.save(state, file)
 
         if idist.get_rank() == 0:
-            replace_file(self.output_dir / name, write)
+            write_epoch_file(self.folder, name, write)
 
     def _serve(self, engine: Engine) -> None:
         best = self.output_dir / BEST
         accepted = self.guard is None or self.guard.accept(best)
         if idist.get_rank() != 0 or not accepted or not best.is_file():
             return
+        name, folder = self.model_path.name, OutputFolder(self.model_path.parent, option="--ckpt_dir")
         if self.model_path.is_file():
-            digest = _digest(self.model_path)
-            if digest == _digest(best):  # a finished run that was resumed
+            digest = sha256(self.model_path)
+            if digest == sha256(best):  # a finished run that was resumed
                 return
-            previous = self.model_path.parent / "previous"
-            previous.mkdir(exist_ok=True)
-            kept = previous / f"{self.model_path.stem}_{digest}{self.model_path.suffix}"
-            replace_file(kept, lambda new: shutil.copy2(self.model_path, new))
+            kept = Path("previous", f"{self.model_path.stem}_{digest[:8]}{self.model_path.suffix}")
+            if not (folder.folder / kept).is_file() or sha256(folder.folder / kept) != digest:
+                write_epoch_file(folder, str(kept), lambda new: shutil.copy2(self.model_path, new))
+            folder.adopt(name)
             logger.info(
-                f"moved the former {self.model_path} to {kept}; to bring it back: cp '{kept}' '{self.model_path}'"
+                f"moved the former {self.model_path} to {folder.folder / kept}; to bring it back:"
+                f" cp '{folder.folder / kept}' '{self.model_path}'"
             )
-        replace_file(self.model_path, lambda new: shutil.copyfile(best, new))
+        write_epoch_file(folder, name, lambda new: shutil.copyfile(best, new))
 
     def _interrupted(self, engine: Engine, error: BaseException) -> NoReturn:
         if isinstance(error, (KeyboardInterrupt, SystemExit)) and idist.get_rank() == 0:
@@ -191,49 +200,25 @@ def _read(path: Path) -> dict[str, Any]:
     return {**state, "network_config": described_network(state["network_config"], path=path)}
 
 
-def writable_folder(path: str) -> str:
-    """``path``, a folder that is made if need be and can be written to.
-
-    Raises:
-        OSError: when it cannot.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        probe = Path(path, f".write_test_{os.getpid()}")
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise OSError(
-            f"{path} must be a writable folder, got: {e}; choose others with --output_dir and --ckpt_dir."
-        ) from e
-    return path
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets ``write`` make a file beside ``path`` and renames it over that; until then the old file stays whole.
+def write_epoch_file(folder: OutputFolder, name: str, content: bytes | Callable[[Path], Any]) -> None:
+    """Writes what a training keeps of an epoch, see :meth:`bundle.files.OutputFolder.write`.
 
     ignite's ``DiskSaver`` leaves its half-written file on a full disk, and one more with every killed process.
 
     Raises:
+        FileExistsError: when it would replace what no earlier run wrote.
         OSError: when it cannot be written, for example on a full disk.
     """
-    new = path.with_suffix(".tmp")
     try:
-        write(new)
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        folder.write(name, content, sync=True)
+    except FileExistsError:
+        raise
     except (OSError, RuntimeError) as e:
-        new.unlink(missing_ok=True)
         reason = e if isinstance(e, OSError) else e.__context__ or e  # PyTorch hides what the disk said
         raise OSError(
-            f"{path} could not be written ({reason}); the files of the epoch before are kept. Free disk space, then "
-            "continue with --resume true."
+            f"{folder.folder / name} could not be written ({reason}); the files of the epoch before are kept. Free"
+            " disk space, then continue with --resume true."
         ) from e
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def _best(evaluator: Engine) -> tuple[float, int]:

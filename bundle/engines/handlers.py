@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import time
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from bundle.engines.checkpoints import replace_file
+from bundle.engines.checkpoints import write_epoch_file
+from bundle.files import OutputFolder
 
 logger = logging.getLogger(__name__)
 
@@ -166,14 +168,11 @@ class MetricsHistory:
         logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: {text}")
         rows = [r for r in self._read() if int(r["epoch"]) < engine.state.epoch] + [row]
         names = list(dict.fromkeys(name for r in rows for name in r))
-
-        def write(new: Path) -> None:
-            with new.open("w", newline="") as f:
-                writer = csv.DictWriter(f, names)
-                writer.writeheader()
-                writer.writerows(rows)
-
-        replace_file(self.path, write)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, names)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_epoch_file(OutputFolder(self.path.parent), self.path.name, table.getvalue().encode())
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():

@@ -17,8 +17,7 @@ import ignite.distributed as idist
 from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 
-from bundle.engines.checkpoints import replace_file
-from bundle.files import sha256
+from bundle.files import OutputFolder, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +184,7 @@ class SavedLabelTraining:
                 logger.info(line)
             if not self.repeated:
                 record = {"identity": self.identity, "served": sha256(self.model_path), "outcome": self.outcome}
-                replace_file(self.output_dir / RECORD, lambda new: new.write_text(json.dumps(record), encoding="utf-8"))
+                OutputFolder(self.output_dir).write(RECORD, json.dumps(record).encode())
         self.lock.release()
 
 

@@ -21,8 +21,8 @@ from bundle.export.metadata import describe
 from bundle.export.quantize import KEPT, CalibrationImages, quantize
 from bundle.export.source import Source
 from bundle.export.verify import Refused, Scores, WithEager, check_outputs, check_scores, scores
+from bundle.files import OutputFolder, sha256
 from bundle.networks.deployable import deployable
-from bundle.writers import sha256, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Exporter:
 
     Args:
         source: what is exported.
-        output_dir: folder of the files; made when absent.
+        output_dir: folder of the files; made when absent. Only files of earlier exports are replaced.
         calibration_images: training images that int8 is calibrated with.
         seed: of the choice of those images.
         threads: of the runtimes, in comparisons; None leaves them the choice.
@@ -95,6 +95,7 @@ class Exporter:
     ) -> None:
         self.source = source
         self.output_dir = Path(output_dir)
+        self.folder = OutputFolder(output_dir, option="--output", sources=[source.weights])
         self.calibration_images, self.seed, self.threads = calibration_images, seed, threads
         label_sets = None if heads is None else [name for name in heads if name != SEGMENTATION]
         self.model = deployable(source.network, heads=label_sets, segmentation=heads is None or SEGMENTATION in heads)
@@ -103,19 +104,38 @@ class Exporter:
         self.outputs = list(self.model.output_names)
         self.suffix = "" if heads is None else "_" + "_".join(name.removeprefix("cls_") for name in self.outputs)
 
+    def check(self, plan: Sequence[tuple[str, str]]) -> None:
+        """Refuses to replace what no earlier run wrote, before the work.
+
+        Args:
+            plan: pairs of format and precision.
+
+        Raises:
+            FileExistsError: when a file of those models, or ``export.json``, is not of an earlier export.
+        """
+        names = [Path(self._name(kind, precision)) for kind, precision in plan]
+        self.folder.check([SUMMARY, *names, *(name.with_suffix(".bin") for name in names if name.suffix == ".xml")])
+
+    def _name(self, kind: str, precision: str) -> str:
+        return f"model_{precision}{self.suffix.replace(' ', '-')}{SUFFIXES[kind]}"
+
     def export(self, kind: str, precision: str) -> Export:
         """Makes one model; it is in ``output_dir`` when it has no ``error``, else nothing of it is.
 
         Args:
             kind: format, one of ``PAIRS``.
             precision: one of those of the format.
+
+        Raises:
+            FileExistsError: when a file that no earlier run wrote would be replaced.
         """
-        name = f"model_{precision}{self.suffix.replace(' ', '-')}{SUFFIXES[kind]}"
+        name = self._name(kind, precision)
+        self.check([(kind, precision)])
         self.output_dir.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=self.output_dir, prefix=".export-"))
         try:
             found = self._first_that_holds(kind, aside / name, precision)
-            files = _put_in_place(aside, self.output_dir)
+            files = self._put_in_place(aside)
         except Refused as reason:
             error = f"{self.output_dir / name} is not written: {reason}; {_REMEDIES[precision]}"
             return Export(name, kind, precision, error=error)
@@ -163,6 +183,13 @@ class Exporter:
         check_scores(found, self.eager)
         return {"difference": difference, "scores": found.values, "eager": self.eager.values}
 
+    def _put_in_place(self, aside: Path) -> list[Path]:
+        """Moves files; a former model of the same name is either whole or gone, never of two exports."""
+        files = sorted(aside.iterdir())  # .bin before .xml
+        if len(files) > 1:
+            self.folder.remove(files[-1].name)
+        return [self.folder.write(file.name, functools.partial(os.replace, file)) for file in files]
+
     @functools.cached_property
     def traced(self) -> Any:
         """The TorchScript model."""
@@ -206,8 +233,8 @@ def write_summary(source: Source, exports: Sequence[Export], output_dir: str | P
     models = [{**asdict(export), "weights_sha256": weights} for export in exports]
     made = {name for export in exports for name in export.files}
     earlier = [model for model in _listed(path) if not made & set(model["files"]) and _unchanged(model, path.parent)]
-    write_atomically(path, (json.dumps({"models": earlier + models}, indent=1) + "\n").encode())
-    return path
+    folder = OutputFolder(output_dir, option="--output", sources=[source.weights])
+    return folder.write(SUMMARY, (json.dumps({"models": earlier + models}, indent=1) + "\n").encode())
 
 
 def _listed(path: Path) -> list[dict[str, Any]]:
@@ -228,13 +255,3 @@ def _listed(path: Path) -> list[dict[str, Any]]:
 def _unchanged(model: dict[str, Any], folder: Path) -> bool:
     files = {folder / Path(name).name: digest for name, digest in model["files"].items()}
     return all(file.is_file() and sha256(file) == digest for file, digest in files.items())
-
-
-def _put_in_place(aside: Path, folder: Path) -> list[Path]:
-    """Moves files; a former model of the same name is either whole or gone, never of two exports."""
-    files = sorted(aside.iterdir())  # .bin before .xml
-    if len(files) > 1:
-        (folder / files[-1].name).unlink(missing_ok=True)
-    for file in files:
-        os.replace(file, folder / file.name)
-    return [folder / file.name for file in files]

@@ -9,9 +9,9 @@ from typing import Any
 
 from bundle import __version__
 from bundle.export.source import Source
+from bundle.files import sha256
 from bundle.guidance import GUIDANCE_CHANNELS
 from bundle.vocabulary import encode_prompt, prompt_values
-from bundle.writers import sha256
 
 LETTERBOX = (
     "scale the RGB image in [0, 1] so that its longest side has image_size pixels, the other in proportion (rounded, "

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live ultrasound: frames of a stream in, masks and classes out; see docs/live.md."""
 
+from bundle.live.outputs import check_outputs
 from bundle.live.pictures import Frame, Picture, Probabilities, Result
 from bundle.live.report import LiveReport, as_text
 from bundle.live.run import RunOptions, run_live
@@ -25,6 +26,7 @@ __all__ = [
     "as_text",
     "blank",
     "build_segmenter",
+    "check_outputs",
     "open_source",
     "play",
     "run_live",

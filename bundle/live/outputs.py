@@ -3,32 +3,69 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bundle.files import OutputFolder
 from bundle.live.pictures import Result, cv2
 
 _MAX_TICKS = 65535  # of MPEG-4's clock in a second, which OpenCV takes as the rate without its decimal point
 
 
+def check_outputs(paths: Mapping[str, Path | None], *, sources: Iterable[str | Path]) -> None:
+    """Refuses files that would replace one that no earlier run wrote, or each other, before any is opened.
+
+    Args:
+        paths: option -> file to write, or None.
+        sources: files that the run reads.
+
+    Raises:
+        FileExistsError: when a file is not an earlier run's, or is read.
+        ValueError: when two are the same.
+    """
+    options: dict[str, str] = {}
+    for option, path in paths.items():
+        if path is not None:
+            other = options.setdefault(os.path.realpath(path), option)
+            if other != option:
+                raise ValueError(f"{other} and {option} must be two files, got {path} for both; rename one of them.")
+            if option != "--jsonl" or not _is_stream(path):
+                OutputFolder(path.parent, option=option, sources=sources).check([path.name])
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a pipe or a device such as /dev/stdout, which holds nothing that could be lost."""
+    return path.is_fifo() or path.is_char_device()
+
+
 class VideoFile:
     """MP4 (MPEG-4 Part 2) at the source's rate, to as many digits as the format has.
 
-    The first picture decides the size, others are fitted into it.
+    The first picture decides the size, others are fitted into it. Both sides are even in this format: an odd picture's
+    last row or column is written twice, where OpenCV would leave it out. The file has its name once it is complete.
 
     Args:
-        path: file to write; an older one is replaced.
+        path: file to write; only an earlier run's is replaced.
         rate: frames per second.
+        sources: files that the run reads.
 
     Raises:
+        FileExistsError: when ``path`` is a file that no earlier run wrote.
         OSError: at the first picture, when it cannot be written.
     """
 
-    def __init__(self, path: Path, *, rate: float) -> None:
+    def __init__(self, path: Path, *, rate: float, sources: Iterable[str | Path] = ()) -> None:
         self.path = path
+        self.folder = OutputFolder(path.parent, option="--output", sources=sources)
+        self.folder.check([path.name])
         decimals = next(d for d in (3, 2, 1, 0) if rate * 10**d <= _MAX_TICKS or d == 0)
         self.rate = round(rate, decimals)
         self.writer: Any = None
@@ -37,20 +74,32 @@ class VideoFile:
     def write(self, picture: np.ndarray) -> None:
         """Adds a picture (H, W, 3) uint8, blue, green, red."""
         if self.writer is None:
-            self.shape = (picture.shape[0], picture.shape[1])
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, self.shape[::-1])
-            if not self.writer.isOpened():
-                raise OSError(
-                    f"{self.path}: expected a video that OpenCV can write, got a refusal; choose a name that ends in"
-                    " .mp4 in a folder that can be written."
-                )
-        self.writer.write(picture if picture.shape[:2] == self.shape else _fit(picture, self.shape))
+            self._open((picture.shape[0], picture.shape[1]))
+        fitted = picture if picture.shape[:2] == self.shape else _fit(picture, self.shape)
+        odd = (n % 2 for n in self.shape)
+        self.writer.write(cv2.copyMakeBorder(fitted, 0, next(odd), 0, next(odd), cv2.BORDER_REPLICATE))
+
+    def _open(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.aside = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=".video-"))
+        size = tuple(n + n % 2 for n in shape[::-1])
+        name = str(self.aside / self.path.name)
+        self.writer = cv2.VideoWriter(name, cv2.VideoWriter_fourcc(*"mp4v"), self.rate, size)
+        if not self.writer.isOpened():
+            self.writer = None
+            shutil.rmtree(self.aside)
+            raise OSError(
+                f"{self.path}: expected a video that OpenCV can write, got a refusal; choose a name that ends in"
+                " .mp4 in a folder that can be written."
+            )
 
     def close(self) -> None:
         """Completes the file."""
         if self.writer is not None:
             self.writer.release()
+            self.folder.write(self.path.name, functools.partial(os.replace, self.aside / self.path.name))
+            self.aside.rmdir()
 
 
 def _fit(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -95,15 +144,18 @@ class JsonLines:
     """One JSON object per line and frame: ``frame``, ``time`` and ``latency_ms``, ``classes``, ``areas``.
 
     Args:
-        path: file to write; an older one is replaced.
+        path: file to write, only an earlier run's is replaced; or a pipe.
+        sources: files that the run reads.
 
     Raises:
+        FileExistsError: when it is a file that no earlier run wrote.
         OSError: when it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, *, sources: Iterable[str | Path] = ()) -> None:
+        self.name = "" if _is_stream(path) else path.name
+        self.folder = OutputFolder(path.parent, option="--jsonl", sources=sources)
+        self.file = (self.folder.grow(self.name) if self.name else path).open("a", encoding="utf-8")
 
     def write(self, result: Result) -> None:
         """Adds a frame's line."""
@@ -119,3 +171,5 @@ class JsonLines:
     def close(self) -> None:
         """Completes the file."""
         self.file.close()
+        if self.name:
+            self.folder.finish(self.name)

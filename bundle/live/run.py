@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bundle.live.outputs import JsonLines, VideoFile, Window
+from bundle.live.outputs import JsonLines, VideoFile, Window, check_outputs
 from bundle.live.overlay import draw_result
 from bundle.live.pictures import Frame, Result
 from bundle.live.report import LiveReport
@@ -30,7 +30,7 @@ class RunOptions:
         loops: passes over a source that has an end.
         rate: frames per second; None is the source's own, or 25 where it has none.
         output: MP4 to write, or None.
-        jsonl: JSON lines to write, or None.
+        jsonl: JSON lines to write, or None; neither replaces a file that no earlier run wrote.
         show: show a window.
     """
 
@@ -64,11 +64,14 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
 class Outputs:
     """The results' ways out; closed in the end, whatever happened."""
 
-    def __init__(self, options: RunOptions, *, rate: float, structures: list[str], stack: ExitStack) -> None:
+    def __init__(
+        self, options: RunOptions, *, source: Source, rate: float, structures: list[str], stack: ExitStack
+    ) -> None:
         self.structures = structures
-        self.lines = JsonLines(options.jsonl) if options.jsonl else None
-        self.video = VideoFile(options.output, rate=rate) if options.output else None
+        check_outputs({"--output": options.output, "--jsonl": options.jsonl}, sources=source.files)
         self.window = Window() if options.show else None
+        self.video = VideoFile(options.output, rate=rate, sources=source.files) if options.output else None
+        self.lines = JsonLines(options.jsonl, sources=source.files) if options.jsonl else None
         for output in (self.lines, self.video, self.window):
             if output is not None:
                 stack.callback(output.close)
@@ -97,6 +100,8 @@ def run_live(
         options: of the run.
 
     Raises:
+        FileExistsError: before the first frame, when an output would replace a file that no earlier run wrote.
+        ValueError: when two outputs are the same file.
         Exception: what the source, the network or an output raised; the outputs are complete until there.
     """
     rate = options.rate or source.rate or DEFAULT_RATE
@@ -105,7 +110,7 @@ def run_live(
     stream, report = Stream(frames, segment, realtime=realtime), LiveReport()
     total = source.length * options.loops if source.length else None
     with ExitStack() as stack:
-        outputs = Outputs(options, rate=rate, structures=structures, stack=stack)
+        outputs = Outputs(options, source=source, rate=rate, structures=structures, stack=stack)
         bar = stack.enter_context(tqdm(total=total, unit="frame", smoothing=0.05))
         stack.enter_context(_interruptible(stream.stop))
         for result in stream:

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ class Source(ABC):
         length: frames of one pass, None when it is not known.
         skipped: how many frames could not be read.
         lost: why the stream ended before its end, None when it did not.
+        files: that it reads, which no output may replace.
     """
 
     kind: str
+    files: Sequence[str] = ()
 
     def __init__(self, *, rate: float | None, length: int | None) -> None:
         self.rate, self.length = rate, length
@@ -66,6 +68,7 @@ class CaptureSource(Source):
 
     def __init__(self, device: str | int, *, camera: bool) -> None:
         self.device, self.kind = device, "camera" if camera else "video"
+        self.files = [] if camera else [str(device)]
         self.capture = self._open()
         rate, length = self.capture.get(cv2.CAP_PROP_FPS), int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
         super().__init__(rate=rate if 0 < rate < 1000 else None, length=length if length > 0 and not camera else None)
@@ -113,7 +116,7 @@ class DicomSource(Source):
     kind = "dicom"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.files = path, [str(path)]
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         if not header.get("Rows") or not header.get("Columns"):
             raise ValueError(f"{path}: DICOM file must hold pixel data, got none; export the images themselves.")
@@ -131,7 +134,7 @@ class DicomSource(Source):
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Key that sorts ``frame2`` before ``frame10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
 
 
 class FolderSource(Source):

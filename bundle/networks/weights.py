@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shlex
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from bundle import __version__
 from bundle.described import described_network
+from bundle.files import OutputFolder
 from bundle.networks.conversion import GUIDANCE_WEIGHT, Conversion, convert_encoder, require_fit, state_dict
 
 
@@ -50,21 +49,19 @@ def read_file(path: str | Path) -> Any:
 
 
 def save_checkpoint(path: str | Path, *, model: Mapping[str, Tensor], network_config: Mapping[str, Any]) -> None:
-    """Writes a checkpoint in one step: a former file stays whole until the new one is complete on the disk."""
+    """Writes a checkpoint in one step: a former file stays whole until the new one is complete on the disk.
+
+    Raises:
+        FileExistsError: when it would replace what no earlier run wrote.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": dict(model), "network_config": {**network_config, "version": __version__}}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
+
+    def write(new: Path) -> None:
+        with new.open("wb") as file:  # of a path PyTorch would store the name
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+
+    OutputFolder(path.parent, option="name").write(path.name, write, sync=True)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

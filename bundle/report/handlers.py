@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -19,21 +18,24 @@ import torch
 from ignite.engine import Engine, Events
 
 from bundle import __version__
-from bundle.engines import writable_folder
+from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.metrics import MultiTaskScore, merged_items, summarize_classification, summarize_segmentation
 from bundle.metrics.score import gather_rows
 from bundle.metrics.segmentation import item_name
 from bundle.report.pictures import Case, draw_cases, make_case
 from bundle.report.tables import (
     common_folder,
+    csv_table,
     end_with,
     flat_probabilities,
     results_markdown,
     without_folder,
-    write_csv,
 )
 
 logger = logging.getLogger(__name__)
+
+OUTPUTS = ("results.md", "summary.json", "per_image.csv", "per_image_classification.csv", "worst_cases.png")
+"""Files of an evaluation."""
 
 
 class EvaluationReport:
@@ -51,6 +53,9 @@ class EvaluationReport:
         seed: of the bootstrap.
         resamples: number of bootstrap resamples.
         worst: worst cases per data set and structure.
+
+    Raises:
+        FileExistsError: at the start, when a file that no earlier run wrote would be replaced.
     """
 
     def __init__(
@@ -79,6 +84,8 @@ class EvaluationReport:
         self.cases: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         writable_folder(str(self.output_dir))
+        self.folder = OutputFolder(self.output_dir)
+        self.folder.check(OUTPUTS)
 
     def _keep_worst(self, engine: Engine) -> None:
         items = {item_name(item): item for item in merged_items(engine)}
@@ -111,19 +118,16 @@ class EvaluationReport:
         segmentation = without_folder(self.score.rows + self.score.paper_rows, folder)
         classification = without_folder(flat_probabilities(self.score.classification_rows), folder)
         markdown = results_markdown(summary)
-        write_csv(segmentation, self.output_dir / "per_image.csv")
-        write_csv(classification, self.output_dir / "per_image_classification.csv")
-        (self.output_dir / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
-        (self.output_dir / "results.md").write_text(markdown, "utf-8")
-        draw_cases(
+        worst = draw_cases(
             [row["case"] for row in cases],
-            self.output_dir / "worst_cases.png",
             structures=self.score.structures,
             heading=f"Lowest Dice per data set and structure, {self.split} split",
             columns=self.worst,
         )
-        names = ("results.md", "summary.json", "per_image.csv", "per_image_classification.csv", "worst_cases.png")
-        paths = "\n".join(str(self.output_dir / name) for name in names)
+        content = (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode()
+        contents = (markdown.encode(), content, csv_table(segmentation), csv_table(classification), worst)
+        written = [self.folder.write(*pair) for pair in zip(OUTPUTS, contents, strict=True)]
+        paths = "\n".join(map(str, written))
         logger.info(f"evaluation finished\n\n{markdown}\nwritten:\n{paths}")
         end_with(summary["unreadable"])
 
@@ -137,7 +141,7 @@ class EvaluationReport:
             "seed": self.seed,
             "resamples": self.resamples,
             "interval": "95 %, percentile bootstrap by group",
-            "weights_sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest(),
+            "weights_sha256": sha256(self.weights),
             "machine": _machine(getattr(engine.state, "device", None)),
             "nsd_tolerance": {
                 "mm": self.score.nsd_tolerance_mm,
@@ -185,7 +189,7 @@ class ContactSheet:
     epoch, and those that cannot be read are passed over.
 
     Args:
-        output_path: of the PNG; an earlier one is replaced.
+        output_path: of the PNG; an earlier run's is replaced.
         structures: name of each structure index, background first.
         label_sets: label set -> class names.
         max_images: number of images.
@@ -245,13 +249,9 @@ class ContactSheet:
         best = getattr(engine.state, "best_metric_epoch", -1)
         if idist.get_rank() != 0 or best not in (-1, engine.state.epoch):
             return
-        self.output_path.parent.mkdir(parents=True, exist_ok=True)
-        draw_cases(
-            self._spread(),
-            self.output_path,
-            structures=self.structures,
-            heading=f"Validation, epoch {engine.state.epoch}",
-        )
+        heading = f"Validation, epoch {engine.state.epoch}"
+        content = draw_cases(self._spread(), structures=self.structures, heading=heading)
+        OutputFolder(self.output_path.parent).write(self.output_path.name, content)
 
     def _spread(self) -> list[Case]:
         """As many images of each data set as of any other, and within it of each class."""

@@ -18,15 +18,17 @@ from matplotlib.figure import Figure
 from monai.data import decollate_batch
 from monai.metrics import compute_dice
 
-from bundle.engines import writable_folder
+from bundle.files import OutputFolder, writable_folder
 from bundle.guidance import SimulatedUser
 from bundle.metrics.bootstrap import mean_estimate
 from bundle.metrics.score import gather_rows, unreadable_row
 from bundle.metrics.segmentation import item_origin
-from bundle.report.tables import common_folder, end_with, unreadable_lines, without_folder, write_csv
+from bundle.report.pictures import png
+from bundle.report.tables import common_folder, csv_table, end_with, unreadable_lines, without_folder
 
 logger = logging.getLogger(__name__)
 
+OUTPUTS = ("clicks.md", "clicks.json", "clicks.csv", "clicks.png")
 SHOWN_CLICKS = (0, 1, 2, 3, 5, 10)
 GOALS = (0.85, 0.90, 0.95)
 
@@ -130,6 +132,9 @@ class InteractionReport:
         split: name of the evaluated split.
         seed: of the bootstrap.
         resamples: number of bootstrap resamples.
+
+    Raises:
+        FileExistsError: at the start, when a file that no earlier run wrote would be replaced.
     """
 
     def __init__(self, output_dir: str, *, split: str, seed: int = 0, resamples: int = 1000) -> None:
@@ -145,6 +150,8 @@ class InteractionReport:
     def _start(self) -> None:
         self.rows: list[dict[str, Any]] = []
         writable_folder(str(self.output_dir))
+        self.folder = OutputFolder(self.output_dir)
+        self.folder.check(OUTPUTS)
 
     def _write(self) -> None:
         found = gather_rows(self.rows, keys=("image", "structure", "trial", "clicks"))
@@ -155,14 +162,16 @@ class InteractionReport:
         rows = [row for row in found if "error" not in row]
         names = dict.fromkeys((row["dataset"], row["structure"]) for row in rows)
         entries = [self._entry([r for r in rows if (r["dataset"], r["structure"]) == name]) for name in names]
-        write_csv(without_folder(rows, folder), self.output_dir / "clicks.csv")
-        text = "\n".join([*markdown(entries, self.split), *unreadable_lines(unreadable)])
-        (self.output_dir / "clicks.json").write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
-        (self.output_dir / "clicks.md").write_text(text + "\n", "utf-8")
-        draw_curves(entries, self.output_dir / "clicks.png")
-        logger.info(text)
-        for name in ("clicks.md", "clicks.json", "clicks.csv", "clicks.png"):
-            logger.info(f"written: {self.output_dir / name}")
+        lines = "\n".join([*markdown(entries, self.split), *unreadable_lines(unreadable)])
+        contents = (
+            (lines + "\n").encode(),
+            (json.dumps(entries, indent=1) + "\n").encode(),
+            csv_table(without_folder(rows, folder)),
+            draw_curves(entries),
+        )
+        logger.info(lines)
+        for name, content in zip(OUTPUTS, contents, strict=True):
+            logger.info(f"written: {self.folder.write(name, content)}")
         end_with(unreadable)
 
     def _entry(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -239,8 +248,8 @@ def markdown(entries: Sequence[Mapping[str, Any]], split: str) -> list[str]:
     return [*lines, "", notes]
 
 
-def draw_curves(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Mean Dice against clicks with its interval, one line per structure, as PNG."""
+def draw_curves(entries: Sequence[Mapping[str, Any]]) -> bytes:
+    """Mean Dice against clicks with its interval, one line per structure, as a PNG file."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -254,4 +263,4 @@ def draw_curves(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set(xlabel="clicks", ylabel="Dice (dotted: box alone)", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
+    return png(figure, dpi=110)

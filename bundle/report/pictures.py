@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,14 +60,11 @@ def make_case(item: Mapping[str, Any], *, title: str, caption: str) -> Case:
     )
 
 
-def draw_cases(
-    cases: Sequence[Case], path: str | Path, *, structures: Sequence[str], heading: str, columns: int = 3
-) -> None:
-    """Writes a PNG: per case the truth (left) and the prediction (right) as outlines over the image.
+def draw_cases(cases: Sequence[Case], *, structures: Sequence[str], heading: str, columns: int = 3) -> bytes:
+    """A PNG file: per case the truth (left) and the prediction (right) as outlines over the image.
 
     Args:
         cases: drawn row by row.
-        path: of the PNG; an earlier one is replaced.
         structures: name of each structure index, background first.
         heading: first line of the picture.
         columns: cases per row.
@@ -91,7 +88,14 @@ def draw_cases(
     for index, case in enumerate(cases):
         _draw_case(figure.add_subplot(grid[index // columns, index % columns]), case)
     _legend(figure, cases, structures=structures, top=1 - 0.28 / height)
-    figure.savefig(path, facecolor=PAPER)
+    return png(figure, facecolor=PAPER)
+
+
+def png(figure: Figure, **options: Any) -> bytes:
+    """A figure as a PNG file; the options are those of matplotlib's ``savefig``."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", **options)
+    return file.getvalue()
 
 
 def _draw_case(axes: Any, case: Case) -> None:

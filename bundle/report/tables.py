@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -65,13 +66,14 @@ def flat_probabilities(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes rows to a CSV file; a column that a row lacks, and None, are left empty."""
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as a CSV file; a column that a row lacks, and None, are left empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue().encode(errors="backslashreplace")  # a file's name need not be UTF-8
 
 
 def results_markdown(summary: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from bundle.transforms.letterbox import Letterboxd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
 from bundle.transforms.prompts import EncodePromptd
 from bundle.transforms.requests import ReadRequestd
-from bundle.transforms.results import DescribePredictiond, SplitPredictiond, ToLabelMapd, ToStudyd
+from bundle.transforms.results import DescribePredictiond, KeepProbabilitiesd, SplitPredictiond, ToLabelMapd, ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "EncodePromptd",
     "GreyToRGBd",
     "ItemDefaultsd",
+    "KeepProbabilitiesd",
     "Letterboxd",
     "LoadMaskd",
     "LoadUltrasoundd",

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, Transform
@@ -17,7 +18,7 @@ from bundle.transforms.items import add_note
 from bundle.transforms.letterbox import Letterboxd, place_in_square, stretch_positive
 from bundle.transforms.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.transforms.requests import UNNAMED
-from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
+from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, switch
 
 PROMPTS_USED = ("position", "nature", "task")
 NO_POSITION = (UNKNOWN, NEUTRAL_POSITION)
@@ -50,6 +51,43 @@ class SplitPredictiond(MapTransform):
         return item
 
 
+class KeepProbabilitiesd(MapTransform):
+    """Adds ``probability_maps``: the probabilities on the image's native grid, (C, H, W) float32 in [0, 1].
+
+    The way back is :class:`ToLabelMapd`'s, a bilinear interpolation, so that the label map is their most probable
+    structure, up to the rounding of float32. MONAI's ``Invertd`` would replace what ``ToLabelMapd`` needs.
+
+    Args:
+        keys: probabilities (C, S, S).
+        transform: what was applied to the image, a ``Compose``.
+        enabled: false adds nothing.
+        orig_keys: the image.
+
+    Raises:
+        ValueError: when ``enabled`` is neither true nor false, or see :class:`ToLabelMapd`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, transform: Compose, *, enabled: bool | str, orig_keys: str = "image"
+    ) -> None:
+        super().__init__(keys)
+        self.letterbox, self.enabled, self.orig_keys = (
+            _letterbox(transform),
+            switch(enabled, "probabilities"),
+            orig_keys,
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with its ``probability_maps``, on the CPU."""
+        item = dict(data)
+        for key in self.key_iterator(item) if self.enabled else ():
+            shape, _ = self.letterbox.native(item[self.orig_keys])
+            rows, columns = place_in_square(shape, self.letterbox.side)
+            inside = torch.as_tensor(item[key]).as_subclass(torch.Tensor)[None, :, rows, columns]
+            item["probability_maps"] = F.interpolate(inside, shape, mode="bilinear")[0].cpu()
+        return item
+
+
 class ToLabelMapd(Invertd):
     """Takes probabilities (C, S, S) back to the image's native grid and names the most probable structure there.
 
@@ -70,14 +108,7 @@ class ToLabelMapd(Invertd):
 
     def __init__(self, keys: KeysCollection, transform: Compose, orig_keys: str = "image") -> None:
         super().__init__(keys, transform, orig_keys, nearest_interp=False)
-        moving = [t for t in transform.flatten().transforms if isinstance(t, InvertibleTransform)]
-        letterboxes = [t for t in moving if isinstance(t, Letterboxd)]
-        if len(moving) != 1 or not letterboxes:
-            raise ValueError(
-                "transform must hold one Letterboxd and no other transform to be undone, got"
-                f" {[type(t).__name__ for t in moving]}; change the transforms before the network."
-            )
-        self.letterbox = letterboxes[0]
+        self.letterbox = _letterbox(transform)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the label map in place of the probabilities."""
@@ -103,6 +134,22 @@ class ToLabelMapd(Invertd):
             item[key] = MetaTensor(indices[None]).copy_meta_from(image, keys=["meta"])
             item[key].affine = affine
         return item
+
+
+def _letterbox(transform: Compose) -> Letterboxd:
+    """The one step that moves pixels.
+
+    Raises:
+        ValueError: when there is another one, or none.
+    """
+    moving = [t for t in transform.flatten().transforms if isinstance(t, InvertibleTransform)]
+    letterboxes = [t for t in moving if isinstance(t, Letterboxd)]
+    if len(moving) != 1 or not letterboxes:
+        raise ValueError(
+            "transform must hold one Letterboxd and no other transform to be undone, got"
+            f" {[type(t).__name__ for t in moving]}; change the transforms before the network."
+        )
+    return letterboxes[0]
 
 
 class DescribePredictiond(Transform):

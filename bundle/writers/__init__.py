@@ -2,7 +2,7 @@
 """Predictions to files: a mask and an overlay per image, one JSON and one CSV for all."""
 
 from bundle.writers.pictures import COLORS, FILL, color, draw_overlay, encode_png
-from bundle.writers.predictions import PredictionWriter, sha256, write_atomically
+from bundle.writers.predictions import PredictionWriter
 
 __all__ = [
     "COLORS",
@@ -11,6 +11,4 @@ __all__ = [
     "color",
     "draw_overlay",
     "encode_png",
-    "sha256",
-    "write_atomically",
 ]

@@ -6,50 +6,34 @@ from __future__ import annotations
 import csv
 import datetime
 import errno
-import hashlib
 import io
 import json
 import logging
-import os
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from torch.utils.data import DataLoader
 
 from bundle import __version__
-from bundle.vocabulary import UNKNOWN
+from bundle.files import OutputFolder, sha256, writable_folder
+from bundle.vocabulary import UNKNOWN, switch
 from bundle.writers.pictures import color, draw_overlay, encode_png
+from bundle.writers.probabilities import encode_probabilities
 
 logger = logging.getLogger(__name__)
 
+_TABLES = ("predictions.json", "predictions.csv")
 PROMPTS_USED = ("position", "nature", "task")
 
+_ENDINGS = {"probabilities": "_probabilities.npz", "overlay": "_overlay.png", "mask": "_mask.png"}
+"""Of an image's files; the longest first, so that nothing is written of a name that is too long for one of them."""
+
 _ODD_NAMES = "backslashreplace"  # a file's name need not be UTF-8; in JSON this reads back as the same name
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that an interruption leaves the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    os.replace(temporary, path)
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,11 +66,12 @@ class PredictionWriter:
     pictures and gives it back with ``record``, its entry in the tables. Attached to the evaluator whose output those
     items are, it writes the tables. Attach it last: it leaves the process.
 
-    Per image, in the folders of the data set: ``<name>_mask.png`` (8 bit, value = structure index, native size) and
-    ``<name>_overlay.png``. At the end ``predictions.json`` and ``predictions.csv``; until then the rows are in
-    ``predictions.partial.csv``, so that an interrupted run keeps what it had, and an earlier run's tables.
-    What they say of an image is its ``result``, see :class:`bundle.transforms.DescribePredictiond`. Nothing of a
-    file's header is written.
+    Per image, in the folders of the data set: ``<name>_mask.png`` (8 bit, value = structure index, native size),
+    ``<name>_overlay.png`` and, if asked for, ``<name>_probabilities.npz``. At the end ``predictions.json`` and
+    ``predictions.csv``; until then the rows are in ``predictions.partial.csv``, so that an interrupted run keeps what
+    it had, and an earlier run's tables. What they say of an image is its ``result``, see
+    :class:`bundle.transforms.DescribePredictiond`. Nothing of a file's header is written. Only files of earlier runs
+    are replaced, see :class:`bundle.files.OutputFolder`.
 
     Under torch.distributed each process writes the pictures of its images (and ``predictions.partial.<process>.csv``
     until the end), and the first one the tables of all images, in the order of the data set.
@@ -97,8 +82,12 @@ class PredictionWriter:
         label_sets: class heads, name -> class names.
         weights: file of the network's weights, for its hash.
         runtime: what runs the network, for the tables.
+        probabilities: write the probability maps, ``probability_maps`` of the items.
+        dataloader: of this process's images, whose files are checked before the first is written; None checks each
+            when it is written.
 
     Raises:
+        FileExistsError: at the start, when a file that no earlier run wrote would be replaced.
         OSError: at the start, when ``output_dir`` cannot be written; later, when a picture cannot, for example on a
             full disk.
         SystemExit: at the end, when a file failed.
@@ -112,8 +101,14 @@ class PredictionWriter:
         label_sets: Mapping[str, Sequence[str]],
         weights: str,
         runtime: str,
+        probabilities: bool | str = False,
+        dataloader: DataLoader[Any] | None = None,
     ) -> None:
-        self.output_dir, self.weights, self.runtime = Path(output_dir), weights, runtime
+        self.folder, self.weights, self.runtime = OutputFolder(output_dir), weights, runtime
+        self.output_dir = self.folder.folder
+        wanted = switch(probabilities, "probabilities")
+        self.endings = {kind: end for kind, end in _ENDINGS.items() if wanted or kind != "probabilities"}
+        self.dataloader = dataloader
         self.structures, self.label_sets = list(structures), dict(label_sets)
         self.records: list[tuple[int, dict[str, Any]]] = []  # (place in the data set, record) of what is written
         self.lock = threading.Lock()  # of the partial table
@@ -126,7 +121,8 @@ class PredictionWriter:
         record = self._write_image(item, error)
         with self.lock, self.partial.open("a", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
             csv.DictWriter(file, self.columns).writerow(_flat(record))
-        return {**item, "record": record}
+        kept = {key: value for key, value in item.items() if key != "probability_maps"}  # the largest by far
+        return {**kept, "record": record}
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an evaluator whose output is items with a ``record``."""
@@ -138,16 +134,33 @@ class PredictionWriter:
         self.records = []
         self.columns = self._columns()
         rank = idist.get_rank()
-        self.partial = self.output_dir / f"predictions.partial{f'.{rank}' if rank else ''}.csv"
+        partial = f"predictions.partial{f'.{rank}' if rank else ''}.csv"
+        self._check([*self._planned(), partial, *(_TABLES if not rank else ())])
+        self.partial = self.folder.grow(partial)
+        with self.partial.open("w", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
+            csv.DictWriter(file, self.columns).writeheader()
+
+    def _planned(self) -> Iterator[str]:
+        """Names of the pictures of this process's images."""
+        if self.dataloader is not None:
+            dataset: Any = self.dataloader.dataset
+            for place in self.dataloader.sampler:
+                yield from (f"{dataset.data[place]['output']}{end}" for end in self.endings.values())
+
+    def _check(self, names: Iterable[str]) -> None:
+        """Refuses an ``output_dir`` before anything is written to it, in all processes if in one."""
+        refusal: OSError | None = None
         try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            with self.partial.open("w", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
-                csv.DictWriter(file, self.columns).writeheader()
-        except OSError as e:
-            raise OSError(
-                f"output_dir must be a folder that can be written, got {self.output_dir}: {e}; choose another with"
-                " --output_dir."
-            ) from e
+            writable_folder(str(self.output_dir))
+            self.folder.check(names)
+        except OSError as error:
+            refusal = error
+        found = [refusal]
+        if idist.get_world_size() > 1:
+            found = found * idist.get_world_size()
+            torch.distributed.all_gather_object(found, refusal)
+        if any(found):
+            raise refusal or next(filter(None, found))
 
     def _columns(self) -> list[str]:
         empty = self._record({"file": "", "error": ""})
@@ -165,8 +178,7 @@ class PredictionWriter:
             "spacing_mm": {"row": None, "column": None},
             "areas": {name: {"pixels": None, "mm2": None} for name in self.structures[1:]},
             "classes": {},
-            "mask": None,
-            "overlay": None,
+            **dict.fromkeys(reversed(self.endings)),
         }
 
     def _note(self, engine: Engine) -> None:
@@ -184,21 +196,31 @@ class PredictionWriter:
         record.update({key: item["result"][key] for key in ("spacing_mm", "areas", "classes", "notes")})
         study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
         mask = np.ascontiguousarray(study.reshape(study.shape[:2]).T)
-        for kind, pixels in (("mask", mask), ("overlay", draw_overlay(item["picture"], mask))):
-            record[kind] = f"{item['output']}_{kind}.png"
-            path = self.output_dir / record[kind]
+        for kind, end in self.endings.items():
+            record[kind] = f"{item['output']}{end}"
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, encode_png(pixels))
+                self.folder.write(record[kind], self._encoded(kind, item, mask))
+            except FileExistsError:
+                raise
             except OSError as e:
+                path = self.output_dir / record[kind]
                 if e.errno == errno.ENAMETOOLONG:
-                    reason = f"file name must leave room for _{kind}.png, got {len(path.name)} characters; shorten it."
+                    reason = f"file name must leave room for {end}, got {len(path.name)} characters; shorten it."
                     return self._record({**item, "error": reason})
                 raise OSError(
                     f"{path} could not be written ({e}); what was done before is in {self.partial}. Free disk space,"
                     " then run the same command again."
                 ) from e
         return record
+
+    def _encoded(self, kind: str, item: Mapping[str, Any], mask: np.ndarray) -> bytes:
+        """The content of one of an image's files."""
+        if kind == "mask":
+            return encode_png(mask)
+        if kind == "overlay":
+            return encode_png(draw_overlay(item["picture"], mask))
+        maps, spacing = item["probability_maps"].numpy(), item["result"]["spacing_mm"]
+        return encode_probabilities(maps, mask, structures=self.structures, spacing_mm=spacing)
 
     def _finish(self) -> None:
         shares = [self.records]
@@ -210,7 +232,7 @@ class PredictionWriter:
         if idist.get_rank() == 0:
             self._write_tables(records)
         idist.barrier()  # torchrun stops all processes as soon as one leaves with a status
-        self.partial.unlink()
+        self.folder.remove(self.partial.name)
         if failed := [record["file"] for record in records if record["error"]]:
             if idist.get_rank() == 0:
                 reasons = "the reasons are above and in the tables."
@@ -228,16 +250,18 @@ class PredictionWriter:
             ],
             "label_sets": {name: list(classes) for name, classes in self.label_sets.items()},
         }
-        table = self.output_dir / "predictions.json"
         content = _json_lines({**header, "images": records})
         rows = io.StringIO(newline="")
         writer = csv.DictWriter(rows, self.columns)
         writer.writeheader()
         writer.writerows(_flat(record) for record in records)
-        write_atomically(table, content.encode(errors=_ODD_NAMES))
-        write_atomically(table.with_suffix(".csv"), rows.getvalue().encode(errors=_ODD_NAMES))
+        contents = (content, rows.getvalue())
+        written = [
+            self.folder.write(name, content.encode(errors=_ODD_NAMES))
+            for name, content in zip(_TABLES, contents, strict=True)
+        ]
         done = sum(not record["error"] for record in records)
         logger.info(
-            f"{done} of {len(records)} images done: masks and overlays in {self.output_dir}, tables {table} and"
-            f" {table.with_suffix('.csv')}."
+            f"{done} of {len(records)} images done: masks and overlays in {self.output_dir}, tables {written[0]} and"
+            f" {written[1]}."
         )

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bundle.engines import TrainingNetwork, prepare_batch, warmup_polynomial  # noqa: E402
+from bundle.files import OutputFolder  # noqa: E402
+from bundle.report.pictures import png  # noqa: E402
 from scripts.benchmarks.training import CONFIGS, Training, read_config  # noqa: E402
 
 RUNS = ("plain", "shipped", "plain, other seed")
@@ -87,7 +89,9 @@ def train(args: argparse.Namespace) -> np.ndarray:
     loader, other = batches(args, seed=args.seed), batches(args, seed=args.seed + 1)
     runs = [Run(args.network, shipped=name == "shipped", args=args, loader=loader) for name in RUNS]
     losses = []
-    with args.output.open("w", newline="", encoding="utf-8") as file:
+    folder = OutputFolder(args.output.parent, option="--output")
+    folder.check([args.output.with_suffix(".png").name])
+    with folder.grow(args.output.name).open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", *RUNS])
         bar = tqdm(zip(loader, other, strict=True), total=len(loader), disable=None)
@@ -96,6 +100,7 @@ def train(args: argparse.Namespace) -> np.ndarray:
             losses.append([run.step(batch, seed=step) for run, batch in zip(runs, given, strict=True)])
             writer.writerow([step, *(f"{loss:.6f}" for loss in losses[-1])])
             file.flush()
+    folder.finish(args.output.name)
     return np.array(losses)
 
 
@@ -122,8 +127,8 @@ def summary(losses: np.ndarray) -> dict[str, float]:
     }
 
 
-def plot(losses: np.ndarray, path: Path, *, window: int = 10) -> None:
-    """Writes a PNG with the curves, each a moving mean of ``window`` steps."""
+def plot(losses: np.ndarray, *, window: int = 10) -> bytes:
+    """A PNG file with the curves, each a moving mean of ``window`` steps."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     window = min(window, len(losses))
@@ -132,7 +137,7 @@ def plot(losses: np.ndarray, path: Path, *, window: int = 10) -> None:
     axes.set(xlabel="step", ylabel=f"loss, mean of {window} steps")
     axes.legend()
     with mpl.rc_context({"savefig.dpi": 150}):
-        figure.savefig(path)
+        return png(figure)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -157,9 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Trains, writes the curves and prints how far they lie apart."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     losses = train(args)
-    plot(losses, args.output.with_suffix(".png"))
+    OutputFolder(args.output.parent, option="--output").write(args.output.with_suffix(".png").name, plot(losses))
     for part in np.array_split(np.arange(len(losses)), min(3, len(losses))):
         found = ", ".join(f"{name} {value:.4f}" for name, value in summary(losses[part]).items())
         print(f"mean loss of steps {part[0]} to {part[-1]}: {found}")

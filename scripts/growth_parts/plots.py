@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib
 
@@ -17,15 +17,14 @@ from scripts.growth_parts.isolated import Row
 Line = Sequence[tuple[float, float]]
 
 
-def draw(part: str, rows: Sequence[Row], folder: Path) -> Path:
-    """The part's plot, ``growth_<part>.png`` in ``folder``."""
+def draw(part: str, rows: Sequence[Row]) -> bytes:
+    """The part's plot, a PNG file."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     {"manifest": _manifest, "inference": _inference, "size": _size, "processes": _processes}[part](rows, axes)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"growth_{part}.png"
-    figure.savefig(path, dpi=110)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110)
     plt.close(figure)
-    return path
+    return file.getvalue()
 
 
 def _manifest(rows: Sequence[Row], axes: Sequence[Axes]) -> None:

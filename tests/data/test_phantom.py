@@ -13,6 +13,7 @@ from PIL import Image
 from bundle.data.manifest import read_datalist
 from bundle.data.phantom import datalist_path, synthesize
 from bundle.data.phantom.store import _plan
+from bundle.files import LEDGER
 
 SEED, PATIENTS = 3, 15
 
@@ -127,15 +128,31 @@ def test_mean_grey_level_does_not_tell_the_classes(phantom, manifest):
 def test_a_phantom_is_kept_when_it_fits_and_made_again_when_not(phantom, tmp_path):
     root = tmp_path / "set"
     shutil.copytree(phantom, root)
-    (root / "kept").touch()
     ask = {"phantom_dir": str(root), "seed": SEED, "patients": PATIENTS}
+    inode = (root / "datalist.json").stat().st_ino
     assert datalist_path(str(root), **ask) == str(root / "datalist.json")
-    assert (root / "kept").exists()
+    assert (root / "datalist.json").stat().st_ino == inode
     assert datalist_path(str(root), **{**ask, "seed": SEED + 1}) == str(root / "datalist.json")
     assert read_datalist(root / "datalist.json")["split"]["seed"] == SEED + 1
-    assert not (root / "kept").exists()
     assert not set(digest(phantom / "images").values()) & set(digest(root / "images").values())
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "of an earlier version"])
+def test_a_phantom_with_files_of_the_user_is_not_replaced(phantom, tmp_path, listed):
+    root = tmp_path / "set"
+    shutil.copytree(phantom, root)
+    if not listed:
+        (root / LEDGER).unlink()
+    ask = {"phantom_dir": str(root), "seed": SEED + 1, "patients": PATIENTS}
+    (root / "images/labels").mkdir()
+    (root / "images/labels/mine.png").write_bytes(b"an hour of drawing")
+    with pytest.raises(FileExistsError, match=r"images/labels/mine\.png: expected .* choose another folder"):
+        datalist_path(str(root), **ask)
+    assert read_datalist(root / "datalist.json")["split"]["seed"] == SEED
+    shutil.rmtree(root / "images/labels")
+    datalist_path(str(root), **ask)
+    assert read_datalist(root / "datalist.json")["split"]["seed"] == SEED + 1
 
 
 def test_a_manifest_elsewhere_is_returned_as_it_is(tmp_path):

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.engines.checkpoints import replace_file
+from bundle.engines.checkpoints import write_epoch_file
+from bundle.files import LEDGER, OutputFolder
 from bundle.networks.weights import read_file
 
 Train = Callable[..., None]
@@ -203,6 +204,33 @@ def test_a_finished_run_stays_as_it_is_and_a_new_one_in_its_folder_warns(
     assert len(list((tmp_path / "models/previous").iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["best.pt", "last.pt", "metrics.csv", "contact_sheet.png"])
+def test_files_of_others_stop_a_new_run_before_its_first_step(
+    run_training: Train, tmp_path: Path, reasons: Callable[[BaseException], str], name: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(RuntimeError) as caught:
+        run_training(tmp_path, max_epochs=1)
+    assert re.search(rf"run/{name}: expected a free name .*another --output_dir", reasons(caught.value))
+    assert (tmp_path / "run" / name).read_text() == "mine"
+    assert not {"metrics.csv", "last.pt", "contact_sheet.png"} - {name} & {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_a_run_of_a_version_without_a_list_is_resumed(run_training: Train, tmp_path: Path) -> None:
+    run_training(tmp_path, max_epochs=1)
+    for ledger in tmp_path.rglob(LEDGER):
+        ledger.unlink()
+    shipped = (tmp_path / "models/model.pt").read_bytes()
+    with (tmp_path / "run/metrics.csv").open("a") as table:
+        table.write("\n")  # opened and saved in a spreadsheet
+    run_training(tmp_path, max_epochs=2, resume=True)
+    assert read_file(tmp_path / "run/last.pt")["epoch"] == 2
+    (kept,) = (path for path in (tmp_path / "models/previous").iterdir() if path.suffix == ".pt")
+    assert kept.read_bytes() == shipped  # moved aside, not refused, though no list knows it
+    run_training(tmp_path, max_epochs=1)  # a new run in the same folder, as MONAI Label's trainings are
+
+
 def test_served_weights_are_the_average_of_the_best_epoch(run_training: Train, tmp_path: Path) -> None:
     run_training(tmp_path)
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
@@ -232,14 +260,14 @@ def test_an_unwritable_folder_stops_the_run_at_its_start(
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    replace_file(path, lambda new: new.write_text("old"))
+    path, folder = tmp_path / "table.csv", OutputFolder(tmp_path)
+    write_epoch_file(folder, "table.csv", b"old")
 
     def fail(new: Path) -> None:
         new.write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match=r"table\.csv could not be written \(\[Errno 28\] No space left on device\)"):
-        replace_file(path, fail)
-    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+        write_epoch_file(folder, "table.csv", fail)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [LEDGER, "table.csv"]
     assert path.read_text() == "old"

@@ -21,6 +21,7 @@ from bundle.engines import (
     UpdateAverage,
     ema_model,
 )
+from bundle.files import OutputFolder
 
 
 def engine(step: Callable[..., Any] = lambda engine, batch: {"loss": torch.tensor(float(batch))}) -> Engine:
@@ -149,8 +150,8 @@ def test_history_has_the_mean_loss_and_the_metrics_of_validated_epochs(tmp_path:
 
 
 def test_history_of_a_resumed_run_drops_what_it_repeats(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    path.write_text("epoch,loss,learning_rate,seconds\n1,5.0,0.1,1\n2,4.0,0.1,1\n3,3.0,0.1,1\n")
+    table = b"epoch,loss,learning_rate,seconds\n1,5.0,0.1,1\n2,4.0,0.1,1\n3,3.0,0.1,1\n"
+    path = OutputFolder(tmp_path).write("metrics.csv", table)
     trainer = engine()
     history(path, None).attach(trainer)
     trainer.add_event_handler(Events.STARTED, lambda: setattr(trainer.state, "epoch", 1))

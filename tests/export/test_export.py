@@ -24,7 +24,7 @@ from bundle.engines.runtimes import SUFFIXES, ExportedNetwork, runtime_network
 from bundle.export import Export, Exporter, Source, load_source, planned, write_summary
 from bundle.export.quantize import CalibrationImages
 from bundle.export.verify import Refused, Scores, WithEager, check_scores, scores
-from bundle.writers import sha256
+from bundle.files import LEDGER, OutputFolder, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "configs/train.yaml"
@@ -227,11 +227,11 @@ def test_command_line_says_what_is_wrong(
 def test_command_line_writes_models_and_what_they_are(
     main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    (tmp_path / "model_float32.bin").write_text("of a former export")
+    OutputFolder(tmp_path).write("model_float32.bin", b"of a former export")
     options = ["--formats", "openvino", "--precisions", "float32", "--threads", "1"]
     assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 0
     files = ["export.json", "model_float32.bin", "model_float32.xml"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, *files]
     model = json.loads((tmp_path / "export.json").read_text())["models"][0]
     assert model["files"] == {name: sha256(tmp_path / name) for name in files[1:]}
     assert model["difference"] < 1e-4
@@ -254,9 +254,6 @@ def test_the_summary_keeps_earlier_models_while_their_files_are_theirs(source: S
     (tmp_path / "b.onnx").write_bytes(b"of somebody else")
     write_summary(source, [made("a.onnx", b"4"), Export("c.onnx", "onnx", "float32", error="refused")], tmp_path)
     assert listed() == [("c.onnx", ""), ("a.onnx", ""), ("c.onnx", "refused")]
-    (tmp_path / "export.json").write_text("[]")
-    write_summary(source, [made("a.onnx", b"5")], tmp_path)
-    assert listed() == [("a.onnx", "")]
 
 
 def test_command_line_tells_a_refusal(
@@ -266,7 +263,26 @@ def test_command_line_tells_a_refusal(
     options = ["--formats", "torchscript", "--precisions", "float32", "--threads", "1"]
     assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 1
     assert re.search(r"refused: .*model_float32\.ts is not written: logits must differ", capsys.readouterr().err)
-    assert [path.name for path in tmp_path.iterdir()] == ["export.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "export.json"]
+
+
+@pytest.mark.parametrize("name", ["model_float32.bin", "model_float32.ts", "export.json"])
+def test_files_of_others_stop_the_export_before_the_work(
+    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    options = ["--formats", "torchscript", "openvino", "--precisions", "float32", "--threads", "1"]
+    assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 1
+    written = capsys.readouterr()
+    assert f"{name}: expected a free name or an unchanged file of an earlier run" in written.err
+    assert "[1/" not in written.out
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_an_export_is_repeated_over_its_own_models(source: Source, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert not Exporter(source, output_dir=tmp_path, threads=1).export("openvino", "float32").error
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "model_float32.bin", "model_float32.xml"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from bundle.files import LEDGER
 from bundle.live import Frame, Picture, Result
 from bundle.live.outputs import VideoFile, Window
 from bundle.live.overlay import _paint, draw_result
@@ -61,6 +62,39 @@ def test_video_has_rate_size_and_fits_other_sizes(tmp_path: Path) -> None:
     assert pictures[2][:, :15].mean() < 30
 
 
+@pytest.mark.parametrize(("shape", "written"), [((47, 63), (48, 64)), ((47, 64), (48, 64)), ((48, 63), (48, 64))])
+def test_video_of_an_odd_picture_keeps_every_row_and_column(
+    tmp_path: Path, shape: tuple[int, int], written: tuple[int, int]
+) -> None:
+    picture = np.zeros((*shape, 3), np.uint8)
+    picture[-9:], picture[:, -9:] = 240, 240  # at the lower and the right border
+    video = VideoFile(tmp_path / "out.mp4", rate=25.0)
+    for other in (picture, picture, np.full((94, 126, 3), 240, np.uint8)):
+        video.write(other)
+    video.close()
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    first, _, fitted = (capture.read()[1] for _ in range(3))
+    assert first.shape == fitted.shape == (*written, 3)
+    error = np.abs(first[: shape[0], : shape[1]].astype(int) - picture).mean()
+    assert error < 8  # of compression
+    assert first[shape[0] - 9 :].mean() > 225
+    assert fitted.mean() > 225
+
+
+def test_video_has_its_name_once_it_is_complete_and_the_former_until_then(tmp_path: Path) -> None:
+    for number in range(2):
+        video = VideoFile(tmp_path / "out.mp4", rate=25.0)
+        before = (tmp_path / "out.mp4").read_bytes() if number else b""
+        video.write(np.full((48, 64, 3), 200 * number, np.uint8))
+        assert ((tmp_path / "out.mp4").read_bytes() if number else b"") == before
+        video.close()
+    assert cv2.VideoCapture(str(tmp_path / "out.mp4")).read()[1].mean() > 190
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "out.mp4"]
+    (tmp_path / "mine.mp4").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"mine\.mp4: .*another --output"):
+        VideoFile(tmp_path / "mine.mp4", rate=25.0)
+
+
 @pytest.mark.parametrize("rate", [66.667, 1000 / 15, 59.94006, 250.3, 0.5])
 def test_video_takes_any_rate(tmp_path: Path, rate: float) -> None:
     video = VideoFile(tmp_path / "out.mp4", rate=rate)
@@ -75,6 +109,8 @@ def test_video_that_cannot_be_written(tmp_path: Path) -> None:
     video = VideoFile(tmp_path / "out.nothing", rate=25.0)
     with pytest.raises(OSError, match=r"out\.nothing: expected a video that OpenCV can write"):
         video.write(np.zeros((48, 64, 3), np.uint8))
+    video.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif("GUI:                           NONE" not in cv2.getBuildInformation(), reason="OpenCV has windows")

@@ -148,6 +148,13 @@ def test_folder_in_natural_order_names_and_skips_bad_frames(tmp_path: Path, capl
     assert "frame3.png: skipped: file must hold an image, got 0 bytes" in caplog.text
 
 
+def test_natural_order_of_digits_that_are_no_numbers() -> None:
+    """A superscript, a circled digit, Arabic-Indic three: the last alone is a decimal digit."""
+    names = ["frame1\u00b23.png", "frame1\u2460.png", "frame\u0663.png", "frame2.png", "frame1.png"]
+    assert sorted(names, key=natural)[:1] == ["frame1.png"]
+    assert sorted(names, key=natural)[-2:] == ["frame2.png", "frame\u0663.png"]
+
+
 def test_natural_order() -> None:
     assert sorted(["b1", "a10", "a9", "A1", "2", "10"], key=natural) == ["2", "10", "A1", "a9", "a10", "b1"]
 

@@ -84,7 +84,10 @@ def test_timm_weights_become_an_encoder_start(main, make_network, tmp_path, caps
         (["timm.pth", "new.pt", "--encoder", "resnet18"], "timm's ConvNeXt names"),
         (["timm.pth", "new.pt", "--encoder", "convnext_atto"], "does not fit encoder convnext_atto"),
         (["timm.pth", "new.pt", "--layout", "authors"], "must be in the layout authors, got timm; use --layout auto"),
-        (["timm.pth", "timm.pth/new.pt", "--encoder", "test_convnext"], "File exists: 'timm.pth'"),
+        (
+            ["timm.pth", "timm.pth/new.pt", "--encoder", "test_convnext"],
+            "expected a free name or an unchanged file of an earlier run, got no folder",
+        ),
     ],
 )
 def test_refusals_are_text_with_exit_status_1(main, tmp_path, monkeypatch, capsys, arguments, message):

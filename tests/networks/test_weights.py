@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from bundle import __version__
+from bundle.files import LEDGER, OutputFolder
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.networks.weights import load_network, read_file, save_checkpoint
 
@@ -68,12 +69,20 @@ def test_weights_with_guidance_are_taken_whole_or_refused(make_network, tmp_path
 
 
 def test_failed_save_keeps_the_former_file(checkpoint):
+    OutputFolder(checkpoint.parent).adopt("model.pt")
     before = checkpoint.read_bytes()
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError), match="pickle"):
         save_checkpoint(checkpoint, model={"weight": lambda: 0}, network_config={})
     assert checkpoint.read_bytes() == before
-    assert os.listdir(checkpoint.parent) == ["model.pt"]
+    assert sorted(os.listdir(checkpoint.parent)) == [LEDGER, "model.pt"]
     assert stat.S_IMODE(checkpoint.stat().st_mode) == 0o644
+
+
+def test_a_file_of_others_is_kept(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"model\.pt: expected a free name .*choose another name"):
+        save_checkpoint(tmp_path / "model.pt", model={}, network_config={})
+    assert (tmp_path / "model.pt").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 from pathlib import Path
@@ -190,10 +191,8 @@ def test_contact_sheet_is_drawn_for_the_best_epoch_only(tmp_path: Path) -> None:
 def test_a_picture_shows_truth_left_and_prediction_right(tmp_path: Path) -> None:
     item = make_item(tmp_path, CASES[0])
     item["label"] = torch.zeros_like(item["label"])  # nothing on the left, orange on the right
-    draw_cases(
-        [make_case(item, title="t", caption="c")], tmp_path / "p.png", structures=STRUCTURES, heading="h", columns=1
-    )
-    pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB")).astype(int)[100:]  # below heading and legend
+    drawn = draw_cases([make_case(item, title="t", caption="c")], structures=STRUCTURES, heading="h", columns=1)
+    pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)[100:]  # below heading and legend
     orange = np.abs(pixels - [0xE6, 0x9F, 0x00]).max(axis=2) < 30
     half = orange.shape[1] // 2
     assert orange[:, half:].sum() > 100

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import tempfile
@@ -18,6 +20,7 @@ from tqdm import tqdm
 from bundle.data.phantom import organs
 from bundle.data.phantom.overlay import Bytes, burn_in
 from bundle.data.phantom.scan import Grid, Probe, Tissue
+from bundle.files import LEDGER, OutputFolder
 
 VERSION = 2
 """Of the generator: one more with every change of its pictures, so that phantoms made before are made again."""
@@ -127,7 +130,7 @@ def synthesize(root: Path, *, seed: int, patients: int) -> Path:
 
     Raises:
         ValueError: when there are too few patients to fill the three splits.
-        FileExistsError: when ``root`` holds files that are not a phantom.
+        FileExistsError: when ``root`` holds files that are not a phantom's, or were changed since it was made.
     """
     if patients < MIN_PATIENTS:
         raise ValueError(
@@ -139,11 +142,10 @@ def synthesize(root: Path, *, seed: int, patients: int) -> Path:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
         made = Path(temporary, "made")
-        (made / "images").mkdir(parents=True)
-        (made / "masks").mkdir()
-        manifest = _write_items(made, seed=seed, patients=patients)
-        (made / "datalist.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        (made / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
+        folder = OutputFolder(made)
+        manifest = _write_items(folder, seed=seed, patients=patients)
+        folder.write("datalist.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        folder.write(STAMP, (json.dumps(stamp) + "\n").encode())
         _publish(made, root, stamp=stamp, trash=Path(temporary, "former"))
     return root / "datalist.json"
 
@@ -159,11 +161,26 @@ def _stamp(root: Path) -> Any:
 
 
 def _refuse_foreign(root: Path) -> None:
+    """Refuse a folder that holds other files than a phantom's, or changed ones: it is replaced as a whole."""
     if root.exists() and not (root / STAMP).is_file() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(
             f"{root}: expected no folder, an empty one or a phantom ({STAMP}), got other files; move them, or name "
             "another folder."
         )
+    if (root / STAMP).is_file():
+        folder = OutputFolder(root, option="folder")
+        if not (root / LEDGER).exists():
+            _list_former(folder)
+        files = (Path(path, file).relative_to(root) for path, _, names in os.walk(root) for file in names)
+        folder.check(file for file in files if file.name != LEDGER)
+
+
+def _list_former(folder: OutputFolder) -> None:
+    """List the files of a phantom that an earlier version made, which kept no list."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        items = json.loads((folder.folder / "datalist.json").read_text(encoding="utf-8"))["items"]
+        for name in ("datalist.json", STAMP, *(item[key] for item in items for key in ("image", "label"))):
+            folder.adopt(name)
 
 
 def _publish(made: Path, root: Path, *, stamp: dict[str, int], trash: Path) -> None:
@@ -183,7 +200,7 @@ def _publish(made: Path, root: Path, *, stamp: dict[str, int], trash: Path) -> N
     )
 
 
-def _write_items(made: Path, *, seed: int, patients: int) -> dict[str, Any]:
+def _write_items(folder: OutputFolder, *, seed: int, patients: int) -> dict[str, Any]:
     plan = list(_plan(patients))
     items = []
     for kind, index, variant, split in tqdm(plan, desc="Synthesizing the phantom", unit="patient"):
@@ -191,8 +208,10 @@ def _write_items(made: Path, *, seed: int, patients: int) -> dict[str, Any]:
         for view in range(int(_patient_rng(seed, kind, index).integers(*VIEWS))):
             name = f"{kind.entry['position']}_{index:03d}_{view}.png"
             image, mask, spacing = _picture(seed=seed, kind=kind, index=index, view=view, variant=variant)
-            Image.fromarray(image).save(made / "images" / name)
-            Image.fromarray(mask).save(made / "masks" / name)
+            for kind_of_file, pixels in (("images", image), ("masks", mask)):
+                file = io.BytesIO()
+                Image.fromarray(pixels).save(file, "png")
+                folder.write(f"{kind_of_file}/{name}", file.getvalue())
             item = {"image": f"images/{name}", "label": f"masks/{name}", "dataset": kind.name, "patient": patient}
             item |= {"group": patient, "split": split, "spacing": [spacing, spacing]}
             if "classes" in kind.entry:

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probability maps as files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_ROUNDING = 1e-6  # of float32, between two ways to compute the same probability
+
+
+def round_maps(maps: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Probabilities as float16 whose most probable structure, of equals the first, is still the mask's.
+
+    Where rounding makes two structures equal or swaps them, the mask's is raised by one step of float16, 0.0005 at
+    most. A mask that says otherwise for another reason is left alone.
+
+    Args:
+        maps: (C, H, W) in [0, 1].
+        mask: (H, W) structure indices.
+
+    Returns:
+        (C, H, W) float16.
+    """
+    rounded = maps.astype(np.float16)
+    rows, columns = np.nonzero(rounded.argmax(0) != mask)
+    named = mask[rows, columns]
+    near = maps[named, rows, columns] >= maps[:, rows, columns].max(0, initial=0) - _ROUNDING
+    rows, columns, named = rows[near], columns[near], named[near]
+    highest = rounded[:, rows, columns].max(0, initial=0)
+    rounded[named, rows, columns] = np.nextafter(highest, np.float16(2))
+    return rounded
+
+
+def encode_probabilities(
+    maps: np.ndarray, mask: np.ndarray, *, structures: Sequence[str], spacing_mm: Mapping[str, float | None]
+) -> bytes:
+    """An .npz file, which ``numpy.load`` reads: ``probabilities``, ``structures`` and ``spacing_mm``.
+
+    NumPy's format holds 16-bit floats and the structures' names; NIfTI has neither, and 8 bits lose what is below
+    0.002. NumPy's own ``savez_compressed`` takes three times as long for files that are hardly smaller.
+
+    Args:
+        maps: (C, H, W) in [0, 1], see :func:`round_maps`.
+        mask: (H, W) structure indices.
+        structures: names of the C structures, background first.
+        spacing_mm: ``row`` and ``column``; None, where it is not known, is written as nan.
+    """
+    spacing = [np.nan if spacing_mm[axis] is None else spacing_mm[axis] for axis in ("row", "column")]
+    content = {
+        "probabilities": round_maps(maps, mask),
+        "structures": np.array(structures, dtype=np.str_),
+        "spacing_mm": np.array(spacing, np.float64),
+    }
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in content.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, so that the same maps give the same bytes
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return file.getvalue()
