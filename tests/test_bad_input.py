@@ -36,7 +36,7 @@ unwritable folder, evaluation  report/test_report.py::test_an_output_folder_that
 unwritable folder, inference   test_writers.py::test_output_folder_that_cannot_be_written_stops_before_any_work
 no disk left                   engines/test_checkpoints.py::test_a_disk_without_room_keeps_the_old_checkpoint
 no disk left, conversion       networks/test_weights.py::test_failed_save_keeps_the_former_file
-no disk left, predictions      test_writers.py::test_atomic_writing_keeps_the_old_file_when_it_fails
+no disk left, predictions      test_writers.py::test_a_full_disk_stops_the_run_and_is_named_with_the_picture
 ============================== =========================================================================================
 """
 
