@@ -214,7 +214,7 @@ def _digest(transforms: Iterable[Transform]) -> str:
     """Hash of what the transforms are set to, of the program text that they come from, and of the readers."""
     transforms = list(transforms)
     folders = {Path(inspect.getfile(type(t))).parent for t in transforms if type(t).__module__.startswith("bundle.")}
-    sources = [file for folder in sorted(folders) for file in sorted(folder.glob("*.py"))]
+    sources = [file for folder in sorted(folders) for file in sorted(folder.rglob("*.py"))]
     parts = [json.dumps([_settings(t) for t in transforms], sort_keys=True)]
     parts += [_sha(file.read_bytes()) for file in sources]
     parts += [version(name) for name in READERS]

@@ -12,13 +12,13 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, Transform
 
+from bundle.files import METAIMAGE_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.transforms.letterbox import Letterboxd, place_in_square, stretch_positive
-from bundle.transforms.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN
 
 PROMPTS_USED = ("position", "nature", "task")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
-VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_SUFFIXES
 
 
 class SplitPredictiond(MapTransform):
@@ -156,7 +156,7 @@ class DescribePredictiond(Transform):
 
 
 class ToStudyd(Transform):
-    """Turns a label map (1, H, W) into the study's own index order: (W, H), or (W, H, 1) for NIfTI and NRRD.
+    """Turns a label map (1, H, W) into the study's own index order: (W, H), or (W, H, 1) for NIfTI, NRRD and MetaImage.
 
     MONAI Label writes a geometry with three axes alone. It compares a result with ``spatial_shape`` of the image,
     which becomes the result's, and takes the geometry of what it writes from the result's affine. A JPEG study's result

@@ -10,7 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bundle.data.datalist import ALLOW_LEAKS, list_images, load_split, read_datalist
+from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
+from bundle.data.listing import list_images
 from bundle.data.manifest import SCHEMA_PATH, _check_schema, _describe
 from bundle.vocabulary import NATURES
 
