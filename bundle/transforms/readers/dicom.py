@@ -11,7 +11,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from bundle.dicom import class_name, is_image_class
 from bundle.transforms.readers.dicom_header import entry, find_spacing, quiet_reading, text, whole
-from bundle.transforms.readers.dicom_stream import HEAD, guess_syntax, is_ybr
+from bundle.transforms.readers.dicom_stream import END_MARK, HEAD, guess_syntax, has_end_mark, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
 from bundle.transforms.readers.raw import Raw, check_size
 
@@ -24,13 +24,15 @@ except ImportError:  # pydicom 2
     pixel_array = None
 
 CUT = "copy the file again"
+PADDING = 4096
+"""Bytes of zeros that may stand behind compressed pixel data."""
 
 
 def _missing_pixels(ds: Any, size: int) -> ValueError:
     """Why there is nothing to show: the file is cut, or the object is no image."""
     name = class_name(ds, ds.file_meta)
     if is_image_class(name) or "Rows" in ds:
-        return ValueError(f"DICOM file is cut: it ends after {size} bytes, before or within its pixel data; {CUT}.")
+        return ValueError(f"DICOM file is cut, or has no pixel data: it ends after {size} bytes; {CUT}.")
     kind = f"a {name} object" if name else "none of its entries"
     return ValueError(f"DICOM file must hold pixel data, got {kind}; give an image, or remove the file.")
 
@@ -66,22 +68,32 @@ def complete_header(ds: Any) -> list[str]:
     return notes
 
 
+def _is_understood(ds: Any) -> bool:
+    """Whether the file names a transfer syntax that can be that of its pixel data."""
+    try:
+        return bool(ds.file_meta.TransferSyntaxUID.is_encapsulated or not ds["PixelData"].is_undefined_length)
+    except (AttributeError, ValueError):  # absent, or none of the standard
+        return False
+
+
 def _settle_syntax(ds: Any, head: bytes) -> list[str]:
     """Names the transfer syntax where the file does not, from how it is written; gives notes."""
-    if ds.file_meta.get("TransferSyntaxUID"):
+    if _is_understood(ds):
         return []
     implicit, little = getattr(ds, "original_encoding", None) or (ds.is_implicit_VR, ds.is_little_endian)
     native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     syntax = guess_syntax(head) if ds["PixelData"].is_undefined_length else str(native)
     if syntax is None:
-        raise ValueError("DICOM file must name its transfer syntax, got none; export it uncompressed.")
+        raise ValueError("DICOM file must name the transfer syntax of its pixels, got none; export it uncompressed.")
     ds.file_meta.TransferSyntaxUID = UID(syntax)
-    return [f"transfer syntax is missing, {UID(syntax).name} is taken"]
+    return [f"transfer syntax is missing or wrong, {UID(syntax).name} is taken"]
 
 
-def _check_length(ds: Any) -> None:
-    """Refuses uncompressed pixel data that are cut, and a label for them that nothing here converts."""
+def _check_length(ds: Any, head: bytes) -> None:
+    """Refuses pixel data that are cut, and a label for uncompressed ones that nothing here converts."""
     if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        if has_end_mark(head) and END_MARK not in ds.PixelData[-PADDING:].rstrip(b"\0")[-32:]:
+            raise ValueError(f"DICOM file is cut: its {len(ds.PixelData)} bytes of pixel data have no end mark; {CUT}.")
         return
     label = text(ds, "PhotometricInterpretation")
     if label == "YBR_FULL_422" and len(ds.PixelData) >= get_expected_length(ds) * 3 // 2:
@@ -102,7 +114,7 @@ def _decode(ds: Any) -> np.ndarray:
     syntax = ds.file_meta.TransferSyntaxUID
     try:
         if pixel_array is not None:
-            return np.asarray(pixel_array(ds, raw=True))
+            return np.asarray(pixel_array(ds, raw=True, index=0))
         if syntax.is_encapsulated and "JPEG" in syntax.name and "2000" not in syntax.name:
             if whole(ds, "SamplesPerPixel") == 3:
                 ds.PhotometricInterpretation = "YBR_FULL"  # the decoder leaves the samples as they are
@@ -127,9 +139,12 @@ def _read(file: IO[bytes], as_mask: bool) -> Raw:
     notes = complete_header(ds)
     head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
     notes += _settle_syntax(ds, head)
-    _check_length(ds)
+    _check_length(ds, head)
     ybr = is_ybr(text(ds, "PhotometricInterpretation"), head)
-    stored = to_rgb(_decode(ds), ybr)
+    stored, shape = _decode(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
+    if stored.shape not in (shape, (*shape, 3)):
+        raise ValueError(f"DICOM pixel data must have the size {shape} of the header, got {stored.shape}; {CUT}.")
+    stored = to_rgb(stored, ybr)
     if as_mask:
         return Raw(stored, find_spacing(ds)[0])
     raw = dicom_frame(stored, ds)

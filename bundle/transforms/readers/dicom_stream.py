@@ -18,6 +18,7 @@ HEAD = 1 << 18
 """Bytes of pixel data that hold the header of the first frame."""
 
 JPEG_START, J2K_START = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"
+END_MARK = b"\xff\xd9"  # of both
 ITEM = b"\xfe\xff\x00\xe0"
 RGB_IDS = (b"RGB", b"rgb")
 
@@ -88,6 +89,11 @@ def is_ybr(label: str, head: bytes) -> bool:
     stream = _first_stream(head)
     rgb = _j2k_is_rgb(stream) if stream.startswith(J2K_START) else _jpeg_is_rgb(stream)
     return label in ("YBR_FULL", "YBR_FULL_422") if rgb is None else not rgb
+
+
+def has_end_mark(head: bytes) -> bool:
+    """Whether encapsulated pixel data that start like this must end with ``END_MARK``."""
+    return bool(_first_stream(head))
 
 
 def guess_syntax(head: bytes) -> str | None:
