@@ -50,13 +50,13 @@ def find_plane(shape: Sequence[int]) -> tuple[tuple[int, int], int | None]:
     Raises:
         ValueError: when it is a volume, empty, or too large.
     """
-    axes = [axis for axis in range(len(shape))]
-    while len(axes) > 2 and shape[axes[-1]] == 1:
-        axes.pop()
-    colors = axes.pop() if len(axes) > 2 and shape[axes[-1]] == 3 else None
-    for axis in list(reversed(axes[1:])) + axes[:1]:  # a single row or column stays in place where that is possible
+    axes = list(range(len(shape)))
+    colors = axes.pop() if len(shape) == 5 and shape[4] == 3 else None  # NIfTI's axis of vectors
+    for axis in reversed(range(len(axes))):
         if len(axes) > 2 and shape[axis] == 1:
             axes.remove(axis)
+    if len(axes) == 3 and colors is None and shape[axes[2]] == 3:
+        colors = axes.pop()
     if len(axes) != 2:
         raise ValueError(f"image must be two-dimensional, got shape {tuple(shape)}; save one slice or frame as a file.")
     check_size(shape[axes[0]], shape[axes[1]])
