@@ -13,6 +13,7 @@ LAYERS = {
     "files": 0,
     "described": 0,
     "failures": 0,
+    "dicom": 0,
     "guidance": 0,
     "report": 2,
     "export": 2,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the manifest, or from a folder of images, to the item dictionaries that the transforms start from.
+"""From the manifest to the item dictionaries that the transforms start from.
 
 Every item has the same keys, with a sentinel where something is missing: ``image`` (absolute path), ``label`` (paths,
 [] = no mask), ``mask_values`` (value in the mask file -> structure index), ``mask_kind``, ``mask_scaled``, ``labeled``
@@ -21,14 +21,10 @@ from bundle.data.packed import PackedItems
 from bundle.data.splits import SPLITS
 from bundle.vocabulary import BACKGROUND, UNKNOWN, switch
 
-__all__ = ["ALLOW_LEAKS", "list_images", "load_split", "read_datalist"]
+__all__ = ["ALLOW_LEAKS", "load_split", "read_datalist"]
 
 ALLOW_LEAKS = "I know that the splits leak"
 """What ``allow_leaks`` must say, word for word, for a manifest with leaking splits to be used."""
-
-IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".dcm", ".dicom", ".ima",
-)  # fmt: skip
 
 
 def load_split(
@@ -94,61 +90,6 @@ def load_split(
             "Make it again with other --fractions, or ask for a split that it has."
         )
     return chosen
-
-
-def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
-    """Every image below a folder, as ``[{"image": path}, ...]`` in sorted order; a single file is taken as it is.
-
-    Known suffixes, and files without a suffix that start like DICOM, are images; other files, whatever begins with a
-    dot, and links to folders that were walked already are passed over. A folder with an image's name is listed, so
-    that it is reported as unreadable later on.
-
-    Raises:
-        FileNotFoundError: when there is no such folder, or no image in it.
-    """
-    top = Path(dataset_dir)
-    if top.is_file():
-        return [{"image": str(top)}]
-    if not top.is_dir():
-        raise FileNotFoundError(
-            f"dataset_dir {top}: expected a folder with images, got no such folder; correct --dataset_dir."
-        )
-    found: list[str] = []
-    walked = {os.path.realpath(top)}
-
-    def is_new(folder: str) -> bool:
-        real = os.path.realpath(folder)
-        new = real not in walked or not os.path.islink(folder)
-        walked.add(real)
-        return new
-
-    for folder, folders, files in os.walk(top, followlinks=True):
-        kept = sorted(f for f in folders if not f.startswith(".") and is_new(os.path.join(folder, f)))
-        found += [os.path.join(folder, f) for f in kept if _has_image_suffix(f)]
-        folders[:] = [f for f in kept if not _has_image_suffix(f)]
-        found += [os.path.join(folder, f) for f in files if not f.startswith(".") and _is_image(Path(folder, f))]
-    if not found:
-        raise FileNotFoundError(
-            f"dataset_dir {top}: expected images ({' '.join(IMAGE_SUFFIXES)}, or DICOM without a suffix), got none; "
-            "correct --dataset_dir."
-        )
-    return [{"image": path} for path in sorted(found)]
-
-
-def _has_image_suffix(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _is_image(path: Path) -> bool:
-    if _has_image_suffix(path.name):
-        return True
-    if path.suffix and not path.suffix[1:].isdecimal():  # a DICOM UID as a name ends in ".<digits>"
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _part(item: Mapping[str, Any], fold: int | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bundle.data.datalist import ALLOW_LEAKS, list_images, load_split, read_datalist
+from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
 from bundle.data.manifest import SCHEMA_PATH, _check_schema, _describe
 from bundle.vocabulary import NATURES
 
@@ -225,35 +225,3 @@ def test_the_schema_knows_the_vocabulary() -> None:
     schema = json.loads(SCHEMA_PATH.read_text())
     for kind in ("item", "dataset"):
         assert schema["definitions"][kind]["properties"]["nature"]["enum"] == [*NATURES, "unknown", ""]
-
-
-def test_images_of_a_folder_are_found_by_name_and_content(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a/c.nii.gz", "a/d.jpeg", "notes.txt", ".hidden.png", ".cache/e.png", "a/._f.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "IM_0001").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "README").write_text("text")
-    found = [str(Path(entry["image"]).relative_to(tmp_path)) for entry in list_images(tmp_path)]
-    assert found == ["1.2.840.113", "IM_0001", "a/c.nii.gz", "a/d.jpeg", "b.PNG", "folder.png"]
-    assert list_images(tmp_path / "notes.txt") == [{"image": str(tmp_path / "notes.txt")}]
-
-
-def test_links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> None:
-    (tmp_path / "set/a").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    for name in ("set/x.png", "set/a/y.png", "elsewhere/z.png"):
-        (tmp_path / name).touch()
-    (tmp_path / "set/self").symlink_to(tmp_path / "set")
-    (tmp_path / "set/a/out").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "set/a")
-    found = [str(Path(entry["image"]).relative_to(tmp_path)) for entry in list_images(tmp_path / "set")]
-    assert found == ["set/a/out/z.png", "set/a/y.png", "set/x.png"]
-
-
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected images .*, got none"):
-        list_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"none: expected a folder with images, got no such folder"):
-        list_images(tmp_path / "none")

@@ -331,8 +331,8 @@ def test_dicom_spacing(tmp_path: Path, tags: dict[str, Any], spacing: tuple[floa
 def test_dicom_grey_levels(tmp_path: Path) -> None:
     inverted = load(save_dicom(tmp_path / "a.dcm", GREY, photometric="MONOCHROME1"))
     torch.testing.assert_close(inverted[0].as_tensor(), torch.from_numpy(1 - GREY / np.float32(255)))
-    deep = load(save_dicom(tmp_path / "b.dcm", GREY.astype(np.uint16), BitsStored=10, HighBit=9))
-    torch.testing.assert_close(deep[0].as_tensor(), torch.from_numpy(GREY / np.float32(1023)))
+    deep = load(save_dicom(tmp_path / "b.dcm", GREY.astype(np.uint16) * 3, BitsStored=10, HighBit=9))
+    torch.testing.assert_close(deep[0].as_tensor(), torch.from_numpy(GREY * np.float32(3) / 1023))
     # PS3.3 C.11.2.1.2: values up to center - 0.5 - (width - 1) / 2 = 50 are black, from center - 0.5 + ... = 150 white
     windowed = load(save_dicom(tmp_path / "c.dcm", GREY, WindowCenter=100.5, WindowWidth=101))
     expected = np.clip((GREY.astype(np.float32) - 50) / 100, 0, 1)
