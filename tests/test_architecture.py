@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"vocabulary": 0, "files": 0, "guidance": 0, "report": 2, "export": 2, "live": 2}
+LAYERS = {"vocabulary": 0, "files": 0, "guidance": 0, "data": 2, "report": 3, "export": 3, "live": 3}
 FILES = sorted(Path(ROOT / "bundle").rglob("*.py"))
 
 
