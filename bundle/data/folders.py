@@ -104,6 +104,7 @@ def _merge(found: PublicSet, part: PublicSet, *, name: str) -> None:
                 f"{item['split']!r}; correct the lists, or leave out --given-splits."
             )
         twin["class"] = item["class"]
-    found.datasets.setdefault(name, {}).update(part.datasets.get(name, {}))
+    for entry in part.datasets.values():
+        found.datasets[name] = found.datasets.get(name, {}) | entry
     found.left_out += part.left_out
     found.notices += part.notices

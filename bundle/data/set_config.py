@@ -60,7 +60,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _parse(content: str, *, where: str, line: str) -> Label:
     index, *rest = (part.strip().strip("'\"").strip() for part in content.split(":"))
-    name, value = (rest[0], None) if len(rest) == 1 else (":".join(rest[:-1]), rest[-1])
+    name, value = (rest[0], None) if len(rest) == 1 else (":".join(rest[:-1]), "".join(rest[-1:]))
     numbers = [index] if value is None else [index, value]
     if not name or not all(re.fullmatch(r"[0-9]{1,9}", number) for number in numbers):
         raise ValueError(f"{where}: expected {_EXPECTED}, with whole numbers from 0, got {line!r}; correct it.")

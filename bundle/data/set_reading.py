@@ -61,7 +61,7 @@ class SetReader:
         self._found.left_out += [LeftOut(self.name, reason) for reason in pairing.left_out]
         if not pairing.pairs:
             if not pairing.left_out:
-                self._found.notices.append(f"{self.folder}: no image in it")
+                self._found.left_out.append(LeftOut(self.name, f"{self.folder}: no image in it", 0))
             return self._found
         self.faults += missing_words(self.name, known=self.known, count=len(pairing.pairs))
         values = self._attempt(self._structures)
@@ -81,7 +81,7 @@ class SetReader:
         of_label = self._images_by_label()
         if not of_label:
             if not self._found.left_out:
-                self._found.notices.append(f"{self.folder}: no image in it")
+                self._found.left_out.append(LeftOut(self.name, f"{self.folder}: no image in it", 0))
             return self._found
         self.faults += missing_words(self.name, known=self.known, count=sum(map(len, of_label.values())))
         label_set = self.known.label_set or (self.known.position if self.known.position != UNKNOWN else "")

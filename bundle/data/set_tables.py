@@ -125,8 +125,13 @@ def class_table(
     if len(of_folder) < len(labels) or len(set(of_folder.values())) < len(labels):
         numbers = sorted(table)
         raise ValueError(
-            f"{folder}: expected label folders {numbers[0]} to {numbers[-1]} or {classes}, one each, got "
-            f"{list(labels)}; give all names with {option('classes', name, 'A,B,...')}."
+            f"{folder}: expected label folders {numbers[0]} to {numbers[-1]} or {classes}, got "
+            f"{list(labels)}, each to be another class; give all names with {option('classes', name, 'A,B,...')}."
+        )
+    if len(classes) < 2:
+        raise ValueError(
+            f"{folder}: expected at least two classes, got {classes}; name those that have no image too, with "
+            f"{option('classes', name, ','.join([*classes, 'OTHER']))}."
         )
     return classes, of_folder
 
@@ -136,7 +141,7 @@ def _plain(table: Mapping[int, str]) -> list[str]:
 
 
 def _checked(table: Mapping[int, str], *, folder: Path, name: str, labels: Sequence[str]) -> list[str]:
-    """The names of a table of classes, at least two and all different."""
+    """The names of a table of classes, all different."""
     if not table:
         raise ValueError(
             f"{folder}: expected the names of the classes {list(labels)}, got none; add "
@@ -147,10 +152,5 @@ def _checked(table: Mapping[int, str], *, folder: Path, name: str, labels: Seque
         raise ValueError(
             f"{folder}: expected classes of different names, got {same[0][0]!r} and {same[0][1]!r}; rename one, or "
             "merge their folders."
-        )
-    if len(classes) < 2:
-        raise ValueError(
-            f"{folder}: expected at least two classes, got {classes}; name those that have no image too, with "
-            f"{option('classes', name, ','.join([*classes, 'OTHER']))}."
         )
     return classes
