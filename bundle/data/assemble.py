@@ -184,10 +184,12 @@ def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
     for found in sets:
         for name, entry in found.datasets.items():
-            if datasets.setdefault(name, entry) != entry:
+            first = datasets.setdefault(name, entry)
+            differ = sorted(key for key in first.keys() | entry.keys() if first.get(key) != entry.get(key))
+            if differ:
                 raise ValueError(
-                    f"data set {name!r}: expected one description, got two that differ ({datasets[name]} and {entry}); "
-                    "rename one of the folders."
+                    f"data set {name!r}: expected one description, got two that differ in {differ}; leave out one of "
+                    "the folders that hold it (--busi and --folders may both do), or rename one."
                 )
     return datasets
 

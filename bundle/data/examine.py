@@ -72,27 +72,27 @@ def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tup
         "mask_values": table,
         "mask_threshold": entry.get("mask_threshold", 0),
     }
-    if not _fault(loaded):
+    scaled = {**loaded, "mask_scaled": True}
+    if _load(loaded)[0] is not None:
         return False
-    if not (error := _fault({**loaded, "mask_scaled": True})):
+    mask, error = _load(scaled)
+    if mask is not None:
         return True
     threshold = (max(table) + 1) // 2
-    blurred = {**loaded, "mask_scaled": True, "mask_threshold": threshold}
-    if isinstance(error, ValueError) and len(structures) == 1 and not loaded["mask_threshold"] and not _fault(blurred):
-        told = option("mask-threshold", item["dataset"], str(threshold))
-        raise ValueError(
-            f"{error} If compression or resampling blurred it, add {told}: that value and all above count."
-        )
-    raise error
+    if len(structures) == 1 and not loaded["mask_threshold"] and isinstance(error, ValueError):
+        mask, _ = _load({**scaled, "mask_threshold": threshold})
+        if mask is not None and mask.any():
+            told = option("mask-threshold", item["dataset"], str(threshold))
+            error = ValueError(f"{error} If compression or resampling blurred it, add {told}: it and all above count.")
+    raise error or ValueError(f"{paths}: expected masks, got none")
 
 
-def _fault(loaded: Mapping[str, Any]) -> Exception | None:
-    """What the training's reader says against the masks of an item."""
+def _load(loaded: Mapping[str, Any]) -> tuple[torch.Tensor | None, Exception | None]:
+    """The mask of an item as the training's reader gives it, or what it says against it."""
     try:
-        LoadMaskd(num_structures=1 + max(loaded["mask_values"].values()))(loaded)
+        return LoadMaskd(num_structures=1 + max(loaded["mask_values"].values()))(loaded)["label"], None
     except (OSError, ValueError) as error:
-        return error
-    return None
+        return None, error
 
 
 def _as_file(raw: Raw) -> io.BytesIO:

@@ -168,15 +168,22 @@ class SetReader:
         return [file for file in files if file not in masks]
 
     def _note_nested(self) -> None:
-        """Tell how images of folders within folders are grouped."""
-        below = []
+        """Tell how images of folders within folders are grouped, and of folders that are named after splits."""
+        below, splits = [], set()
         for item in self._found.items:
             file = Path(item["image"])
-            root = self.folder / file.relative_to(self.folder).parts[0] if "class" in item else self.folder
-            below += [folder] if (folder := nested_folder(file, root)) else []
+            parts = file.relative_to(self.folder).parts
+            nested = nested_folder(file, self.folder / parts[0] if "class" in item else self.folder)
+            below += [nested] if nested else []
+            splits |= {part for part in parts[:-1] if part.lower() in SPLIT_FOLDERS}
         if below and not self.known.patient:
             self._found.notices.append(
                 f"{self.name}: {len(below)} images lie in {len(set(below))} folders such as {below[0]}, each of which "
                 "counts as one patient; where each image is one, add "
                 + option("patient-regex", self.name, "((.*/)?.+)")
+            )
+        if splits:
+            self._found.notices.append(
+                f"{self.name}: its folders {', '.join(sorted(splits))} are read together, not as its split; for that, "
+                "name their images in train.txt, val.txt and test.txt (--given-splits)"
             )

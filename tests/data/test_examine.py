@@ -53,3 +53,16 @@ def test_masks_are_read_as_training_reads_them(tmp_path: Path, mask: np.ndarray,
     assert fault in seen.fault
     assert (seen.mark is None) == bool(fault)
     assert seen.scaled == (mask.shape[:2] == (80, 120))
+
+
+@pytest.mark.parametrize(
+    ("values", "offered"), [([0, 3, 90, 250], True), ([0, 255, 7, 0], True), ([0, 1, 0, 1], False)]
+)
+def test_a_threshold_is_offered_where_it_would_keep_something(tmp_path: Path, values: list[int], offered: bool) -> None:
+    for name, pixels in {"i.png": [0] * 4, "m.png": values}.items():
+        Image.fromarray(np.array([pixels], np.uint8)).save(tmp_path / name)
+    item = {"image": str(tmp_path / "i.png"), "label": [str(tmp_path / "m.png")], "dataset": "S"}
+    fault = examine((item, ENTRY)).fault
+    assert "mask values must be in the table" in fault
+    assert ("add --mask-threshold S=128" in fault) == offered
+    assert examine((item, ENTRY | {"mask_threshold": 128})).fault == ""

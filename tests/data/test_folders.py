@@ -105,6 +105,15 @@ def test_images_of_a_folder_within_are_one_patient_unless_a_pattern_tells(tmp_pa
     assert patients == ["S/c", "S/p1/a", "S/p1/b", "S/p2/a"]
 
 
+def test_folders_named_after_splits_are_read_together_and_said(tmp_path: Path) -> None:
+    root = tmp_path / "segmentation/S"
+    touch(root, *(f"{split}/{part}/1.png" for split in ("train", "test") for part in ("imgs", "masks")))
+    found = read(tmp_path)
+    assert pairs(found, root) == {f"{s}/imgs/1.png": f"{s}/masks/1.png" for s in ("test", "train")}
+    assert [i["patient"] for i in found.items] == ["S/test/1", "S/train/1"]
+    assert "S: its folders test, train are read together, not as its split" in found.notices[0]
+
+
 def test_links_in_circles_end(tmp_path: Path) -> None:
     root = tmp_path / "segmentation/S"
     touch(root, "imgs/a.png", "masks/a.png")
