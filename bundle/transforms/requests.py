@@ -17,6 +17,7 @@ from PIL import Image
 
 from bundle.files import IMAGE_SUFFIXES
 from bundle.guidance import Box, Point
+from bundle.transforms.readers import check_size
 from bundle.vocabulary import BACKGROUND, UNKNOWN
 
 REQUESTED_PROMPTS = ("position", "nature", "task")

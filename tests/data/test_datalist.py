@@ -76,6 +76,7 @@ def test_items_of_a_split_all_have_the_same_keys(write: Callable[..., Path], tmp
         "mask_values": {0: 0, 255: 1},
         "mask_kind": "filled",
         "mask_scaled": False,
+        "mask_threshold": 0,
         "labeled": [True, True, False, False, False],
         "cls": [2, -1],
         "dataset": "B",
@@ -111,6 +112,52 @@ def test_heads_join_label_sets_by_index(write: Callable[..., Path]) -> None:
     network = NETWORK | {"label_sets": {"four": ["0", "1", "2", "3"]}}
     breast, lung, _ = load_split(write(), split="train", heads={"breast": "four", "lung": None}, **network)
     assert (breast["cls"], lung["cls"]) == ([2], [-1])
+
+
+@pytest.mark.parametrize("heads", [None, {"breast": "breast"}])
+@pytest.mark.parametrize(
+    ("classes", "given", "cls"),
+    [
+        (["benign", "malignant", "normal"], "normal", 0),
+        (["Malignant", "BENIGN"], "Malignant", 2),
+        (["be-nign", "norm al"], "be-nign", 1),
+        (["cyst", "malignant"], "malignant", 2),  # no image is a cyst
+    ],
+)
+def test_classes_join_by_name(
+    write: Callable[..., Path], heads: dict[str, str] | None, classes: list[str], given: str, cls: int
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["datasets"]["B"].update(classes=classes, label_set="breast")
+        manifest["items"][0]["class"] = given
+
+    assert load_split(write(change), split="train", heads=heads, **NETWORK)[0]["cls"] == [cls, -1]
+
+
+@pytest.mark.parametrize("heads", [None, {"breast": "breast"}])
+def test_classes_never_join_by_index_where_a_name_tells(
+    write: Callable[..., Path], heads: dict[str, str] | None
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["datasets"]["B"]["classes"] = ["malignant", "cyst"]
+        manifest["items"][1]["class"] = "cyst"
+
+    with pytest.raises(ValueError, match=r"got \['cyst'\] of \['malignant', 'cyst'\]; set 'breast: \[normal") as caught:
+        load_split(write(change), split="train", heads=heads, **NETWORK)
+    assert "prepare_data.py --classes" in str(caught.value)
+    assert "by index" not in str(caught.value)
+
+
+def test_structures_label_sets_and_positions_join_by_name(write: Callable[..., Path]) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["datasets"]["B"].update(position="Breast", label_set="BREAST")
+        manifest["datasets"]["B"]["mask_values"]["255"] = "Lesion"
+        manifest["datasets"]["L"]["classes"] = ["Healthy", "COVID_19", "pneumonia"]
+        manifest["items"][2]["class"] = "COVID_19"
+
+    breast, lung, _ = load_split(write(change), split="train", **NETWORK)
+    assert (breast["position"], breast["cls"], breast["mask_values"]) == ("breast", [2, -1], {0: 0, 255: 1})
+    assert lung["cls"] == [-1, 2]
 
 
 def test_neutral_positions_become_unknown(write: Callable[..., Path]) -> None:
@@ -187,7 +234,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"structures": ["background", "head"]}, r"datalist\.json: dataset 'B', key 'mask_values'.*got 'lesion'; add"),
+        ({"structures": ["background", "head"]}, r"json: dataset 'B', key 'mask_values'.*got 'lesion'; .* add it"),
         ({"positions": ["breast", "indis"]}, r"item 2 \(dataset 'L'\), key 'position': expected .*, got 'lung'"),
         ({"label_sets": {"breast": ["normal", "benign", "malignant"]}}, r"add 'lung: \[healthy, pneumonia, covid"),
         ({"label_sets": NETWORK["label_sets"] | {"lung": ["sick", "well"]}}, r"expected the network's classes \['si"),

@@ -612,3 +612,11 @@ def test_pixels_are_read_whatever_the_suffix(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(buffer, format="PNG")
     (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     assert load(tmp_path / "a.jpg").shape == (3, 3, 5)
+
+
+def test_a_threshold_makes_blurred_masks_one_structure(tmp_path: Path) -> None:
+    image = tmp_path / "i.png"
+    Image.fromarray(np.zeros((1, 4), np.uint8)).save(image)
+    Image.fromarray(np.array([[3, 127, 128, 250]], np.uint8)).save(tmp_path / "m.png")
+    item = {"image": str(image), "label": str(tmp_path / "m.png"), "mask_values": {0: 0, 255: 2}, "mask_threshold": 128}
+    assert LoadMaskd(num_structures=3)(item)["label"].tolist() == [[[0, 0, 2, 2]]]
