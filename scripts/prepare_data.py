@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.data.assemble import Assembly, assemble, summary_table, write_datalist
 from bundle.data.public_sets import KNOWN, PublicSet, SetOptions, read_busi, read_folders, read_hc18
+from bundle.data.split_table import split_table
 from bundle.data.splits import SPLITS
 
 EPILOG = f"""\
@@ -57,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         leaks_accepted=options.accept_leaks,
         workers=options.workers,
     )
-    print(summary_table(assembly))
+    print(summary_table(assembly), split_table(assembly.manifest["items"]), sep="\n\n", end="\n\n")
     for notice in assembly.notices:
         print(f"note: {notice}")
     for problem in assembly.problems:
