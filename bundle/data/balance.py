@@ -44,8 +44,8 @@ def assign_groups(
 
     Groups that hold the same are of one kind. Of each kind, every part first gets its share, rounded down. The groups
     left over go where they cost least, large ones first. Then groups move from part to part or change places as long
-    as that lowers the cost, Pearson's chi-square: the sum over parts and strata of (number - expected)^2 / expected. A
-    class that a part lacks costs more than all else.
+    as that lowers the cost, Pearson's chi-square: the sum over parts and strata of (number - expected)^2 / expected.
+    Strata of fewer groups than parts do not count. A class that a part lacks costs more than all else.
 
     Args:
         items: items with ``group``, ``patient``, ``dataset`` and perhaps ``class`` and ``label``, in any order.
@@ -85,6 +85,7 @@ def strata(kind: Kind) -> Counter[tuple[str, ...]]:
             names = [("", "images"), (dataset, "images"), (dataset, "size", str(size))]
             names += [(dataset, "class", rest[0])] if rest[0] else []
             names += [(dataset, "masks")] if rest[1] else []
+            names += [(dataset, "several")] if size > 1 else []
         for name in names:
             counts[name] += number
     return counts
@@ -108,6 +109,7 @@ class _Balance:
         # Of each kind the stratum by whose shares its groups are dealt: the images of its set.
         self.images = np.array([place[kind[-1][0][0], "images"] for kind in kinds], dtype=np.int64)
         self.needed = np.array([name == ("", "images") or "class" in name[1:2] for name in names])
+        self.counted = np.array([name[0] == "" for name in names])
         self.wanted, self.parts = wanted, np.arange(len(wanted))
         self.held = np.zeros((len(wanted), len(names)), dtype=np.int64)
         self.total = np.zeros(len(names), dtype=np.int64)
@@ -116,7 +118,7 @@ class _Balance:
         """Cost (...,) of a part that holds so much of the strata (..., S)."""
         wanted = self.wanted[part]
         expected = self.total * wanted[..., None]
-        unlike = ((held - expected) ** 2 / expected).sum(axis=-1)
+        unlike = ((held - expected) ** 2 / expected * self.counted).sum(axis=-1)
         absent = ((held == 0) & self.needed).sum(axis=-1)
         return np.asarray(unlike + absent * (1 + wanted) * self.total.sum() / self.wanted.min())
 
@@ -124,6 +126,8 @@ class _Balance:
         """How many groups of each kind each part gets, (C, P), when there are so many groups of the kinds (C,)."""
         free = np.array(numbers, dtype=np.int64)
         self.total = np.maximum(self.held.sum(axis=0) + (free[:, None] * self.holds).sum(axis=0), 1)
+        groups = (free[:, None] * (self.holds > 0)).sum(axis=0)
+        self.counted |= groups >= len(self.parts)  # what fewer groups hold cannot be alike in all parts
         lacking = np.maximum(self.wanted * self.total[self.images, None] - self.held.T[self.images], 0) + _SMALL
         counts: Integers = np.floor(free[:, None] * lacking / lacking.sum(axis=1, keepdims=True) + _SMALL).astype(
             np.int64

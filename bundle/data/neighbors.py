@@ -251,8 +251,8 @@ class Search:
 
     def _correlations(self, first: Integers, second: Integers, turn: int) -> NDArray[np.float64]:
         """Pearson correlation of the thumbnails of ``first`` in the given orientation with those of ``second``."""
-        x = _oriented(np.asarray(self.thumbnails[first]), turn).reshape(len(first), -1)
-        y = np.asarray(self.thumbnails[second]).reshape(len(first), -1)
+        x = _oriented(np.asarray(self.thumbnails[first]), turn).reshape(-1, THUMBNAIL**2)
+        y = np.asarray(self.thumbnails[second]).reshape(-1, THUMBNAIL**2)
         x, y = (v - v.mean(axis=1, keepdims=True) for v in (x.astype(np.float64), y.astype(np.float64)))
         norm = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
         return np.asarray((x * y).sum(axis=1) / norm)

@@ -67,7 +67,10 @@ def _rows(name: str, own: Items, *, sizes: Mapping[str, int], classes: Sequence[
         Counter(item["split"] for item in own),
         Counter(item["split"] for item in own if sizes[item["group"]] > 1),
     ]
-    of_class = {label: Counter(item["split"] for item in own if item.get("class") == label) for label in classes}
+    of_class: dict[str, Counter[str]] = {label: Counter() for label in classes}
+    for item in own:
+        if item.get("class") in of_class:
+            of_class[item["class"]][item["split"]] += 1
     return [
         [
             name if split == SPLITS[0] else "",
