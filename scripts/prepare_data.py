@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bundle.data.assemble import Assembly, assemble, summary_table, write_datalist
 from bundle.data.manifest import is_manifest
 from bundle.data.public_sets import KNOWN, PublicSet, SetOptions, read_busi, read_folders, read_hc18
+from bundle.data.split_table import split_table
 from bundle.data.splits import SPLITS
 from bundle.files import OutputFolder
 
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
         leaks_accepted=options.accept_leaks,
         workers=options.workers,
     )
-    print(summary_table(assembly))
+    print(summary_table(assembly), split_table(assembly.manifest["items"]), sep="\n\n", end="\n\n")
     for notice in assembly.notices:
         print(f"note: {notice}")
     for entry in assembly.left_out:
