@@ -10,7 +10,7 @@ import torch
 from monai.data import Dataset, MetaTensor
 
 from bundle.data.requests import add_prompts, name_items
-from bundle.vocabulary import UNKNOWN
+from bundle.vocabulary import UNKNOWN, check_prompted
 
 
 def reason(error: BaseException) -> str:
@@ -33,6 +33,8 @@ class TolerantDataset(Dataset):
         dataset_dir: folder that names of results are relative to.
         output_dir: folder of the results; images in it are left out.
         positions: the position table.
+        structures: names of the segmentation channels, background first.
+        organ_structures: position -> names of its structures, which a prompted position needs.
         image_size: side of the black image, in pixels.
         prompts: CSV file with prompts per file, see :func:`bundle.data.requests.add_prompts`.
         position: position prompt of files without their own.
@@ -40,7 +42,7 @@ class TolerantDataset(Dataset):
         task: task prompt of files without their own.
 
     Raises:
-        ValueError: see :func:`bundle.data.requests.add_prompts`.
+        ValueError: see :func:`bundle.data.requests.add_prompts` and :func:`bundle.vocabulary.check_prompted`.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class TolerantDataset(Dataset):
         output_dir: str,
         positions: Sequence[str],
         image_size: int,
+        structures: Sequence[str] = (),
+        organ_structures: Mapping[str, Sequence[str]] | None = None,
         prompts: str | None = None,
         position: str = UNKNOWN,
         nature: str = UNKNOWN,
@@ -59,7 +63,11 @@ class TolerantDataset(Dataset):
     ) -> None:
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
-        super().__init__(add_prompts(named, positions=positions, defaults=defaults, prompts=prompts), transform)
+        items = add_prompts(named, positions=positions, defaults=defaults, prompts=prompts)
+        if organ_structures is not None:
+            prompted = {item["position"] for item in items}
+            check_prompted(prompted, organ_structures, positions=positions, structures=structures)
+        super().__init__(items, transform)
         self.image_size = image_size
 
     def _transform(self, index: int) -> dict[str, Any]:

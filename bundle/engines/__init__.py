@@ -19,8 +19,10 @@ from bundle.engines.handlers import (
     UpdateAverage,
     ema_model,
 )
+from bundle.engines.identity import run_identity
 from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
+from bundle.engines.run_folder import run_folder
 from bundle.engines.schedule import warmup_polynomial
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "prepare_batch",
     "prepare_evaluation",
     "prepare_items",
+    "run_folder",
+    "run_identity",
     "warmup_polynomial",
     "writable_folder",
 ]

@@ -75,7 +75,7 @@ def load_source(
 
 def _check_organs(config: ConfigParser, files: Sequence[str | Path]) -> None:
     structures, positions = config["structures"], config["positions"]
-    for organ, names in config["organ_structures"].items():
+    for organ, names in (config["organ_structures"] or {}).items():
         if organ not in positions or not set(names) <= set(structures):
             raise ValueError(
                 f"organ_structures of {', '.join(map(str, files))} must map the checkpoint's positions {positions} to "
