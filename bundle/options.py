@@ -26,7 +26,7 @@ TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"
 
 
 def check_options() -> None:
-    """Refuses what MONAI passes over in silence: an id that no config has, and a number where text is wanted.
+    """Refuses what MONAI passes over in silence: an id that no config has, None, and a number where text is wanted.
 
     To be called by a config's ``run``, before all else. MONAI tells a config neither the files that it was read from
     nor what the command line, ``args_file`` or the caller set; both stand in the frames of its own functions. A
@@ -41,10 +41,10 @@ def check_options() -> None:
             for name, value in values["self"].parser.config.items():
                 _check_text(name, name, value)
         elif frame.f_code is run.__code__:
-            named = {key: values[key] for key in ("config_file", "tracking")}
-            _check_ids(update_kwargs(values["args_file"], **{**named, **values["override"]}))
+            given = {"config_file": values["config_file"], **values["override"]}
+            _check_ids(_merged(values["args_file"], given))
         elif frame.f_code is run_workflow.__code__:
-            _check_ids(update_kwargs(values["args_file"], **values["kwargs"]))
+            _check_ids(_merged(values["args_file"], values["kwargs"]))
 
 
 def _callers() -> Iterator[FrameType]:
@@ -52,6 +52,12 @@ def _callers() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def _merged(args_file: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What MONAI makes of ``args_file`` and the options, and the options that it leaves out: those that are None."""
+    merged: dict[str, Any] = update_kwargs(args_file, **given)
+    return {**{option: value for option, value in given.items() if value is None}, **merged}
 
 
 def _check_ids(given: Mapping[str, Any]) -> None:
@@ -70,6 +76,11 @@ def _check_ids(given: Mapping[str, Any]) -> None:
                 raise ValueError(_unknown(option, key, allowed | (known if node is parser.config else set())))
             node = _child(node, key)
         _check_text(option, ids[-1], value)
+        if value is None and node is not None:
+            raise ValueError(
+                f"--{option} must have a value, got None, which MONAI leaves out, so that {node!r} would hold; write "
+                f"--{option} '$None' for none."
+            )
         parser[option.lstrip("+")] = value
 
 

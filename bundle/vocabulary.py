@@ -96,7 +96,7 @@ def organ_table(
     if not isinstance(given, Mapping):  # the command line gives "null" as text
         raise ValueError(
             f"organ_structures must map positions to lists of structures, got {given!r}; write --organ_structures"
-            " \"{'breast': ['lesion']}\", or --organ_structures None for no limits."
+            " \"{'breast': ['lesion']}\", or --organ_structures {{}} for no limits."
         )
     for organ, names in given.items():
         if organ not in positions or not isinstance(names, (list, tuple)) or not set(names) <= set(structures[1:]):

@@ -63,7 +63,7 @@ class BalancedSampler(DistributedSampler[Draw]):
         for name, given in (("task_weights", task_weights), ("dataset_weights", dataset_weights)):
             if given is not None and not isinstance(given, Mapping):  # the command line gives "null" as text
                 raise ValueError(
-                    f"{name} must map names to weights, or be None, got {given!r}; write --{name} None, or "
+                    f"{name} must map names to weights, or be None, got {given!r}; write --{name} '$None', or "
                     f"--{name} \"{{'name': 1.0}}\"."
                 )
         replicas = num_replicas or idist.get_world_size()

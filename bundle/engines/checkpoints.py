@@ -93,7 +93,7 @@ class Checkpoints:
         if not last.is_file():
             raise FileNotFoundError(
                 f"{last} expected to resume from, found none; start without --resume, or name the run's folder with "
-                "--output_dir."
+                "--output_dir, which may be one in previous/ there."
             )
         state = read_state(last)
         self._check_identity(state, last)
