@@ -19,6 +19,7 @@ from typing import Any
 
 from bundle.data.joining import join_position, join_tables
 from bundle.data.manifest import read_datalist
+from bundle.data.organs import check_organs
 from bundle.data.packed import PackedItems
 from bundle.data.splits import SPLITS
 from bundle.vocabulary import switch
@@ -39,6 +40,7 @@ def load_split(
     heads: Mapping[str, str | None] | None = None,
     merge_structures: bool | str = False,
     neutral_positions: Sequence[str] = (),
+    organ_structures: Mapping[str, Sequence[str]] | None = None,
     fold: int | None = None,
     allow_leaks: bool | str | None = False,
 ) -> PackedItems:
@@ -54,6 +56,7 @@ def load_split(
             manifest's label set out. Classes join by name; by index where a label set stands here and no name tells.
         merge_structures: every structure of the manifest counts as the network's structure 1.
         neutral_positions: positions of the manifest that the network does not know and shall take for unknown.
+        organ_structures: position -> names of its structures; every structure with masks must have its organ.
         fold: with a number, ``val`` is that fold and ``train`` all other folds.
         allow_leaks: the exact text of ``ALLOW_LEAKS`` lets splits pass that share patients or near-duplicates.
 
@@ -78,19 +81,22 @@ def load_split(
         merge_structures=switch(merge_structures, "merge_structures"),
     )
     root = os.path.normpath(os.path.join(os.path.realpath(Path(name).parent), manifest["root"]))
-    chosen = PackedItems()
+    chosen, used = PackedItems(), set()
     for index, (raw, part) in enumerate(zip(manifest["items"], parts, strict=True)):
         if part != split:
             continue
         where, table = f"{name} item {index}", tables[raw["dataset"]]
         position = join_position(raw, entry=table["entry"], positions=positions, neutral=neutral_positions, where=where)
         chosen.append(_item(raw, table=table, root=root, position=position, where=where))
+        used.add((str(raw["dataset"]), position, bool(raw.get("label"))))
     if not chosen:
         counts = Counter(p for p in parts if p)
         raise ValueError(
             f"{name}: expected items in split {split!r}, got none; the manifest has {dict(sorted(counts.items()))}. "
             "Make it again with other --fractions, or ask for a split that it has."
         )
+    if organ_structures is not None:
+        check_organs(used, organ_structures, tables=tables, positions=positions, structures=structures, name=name)
     return chosen
 
 
