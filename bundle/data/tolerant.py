@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from monai.data import Dataset, MetaTensor
 
 from bundle.data.requests import add_prompts, name_items
 from bundle.failures import reason
-from bundle.vocabulary import UNKNOWN, check_prompted
+from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, check_prompted
+
+logger = logging.getLogger(__name__)
 
 
 class TolerantDataset(Dataset):
@@ -94,4 +97,9 @@ class FolderDataset(TolerantDataset):
         if organ_structures is not None:
             prompted = {item["position"] for item in items}
             check_prompted(prompted, organ_structures, positions=positions, structures=structures)
+            if organ_structures and (unlisted := prompted & set(positions) - {NEUTRAL_POSITION, *organ_structures}):
+                logger.warning(
+                    f"{sorted(unlisted)} have no entry in organ_structures: no structure is shown for them. If that is "
+                    "meant, write an empty list: 'lung: []'."
+                )
         super().__init__(items, transform, image_size=image_size)

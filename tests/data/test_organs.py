@@ -149,3 +149,17 @@ def test_organs_that_may_be_asked_for(tmp_path: Path, weights: Path, position: s
     shown = {name for name, area in found["areas"].items() if area["pixels"]}
     assert not found["error"]
     assert not shown or position != "lung"
+
+
+def test_an_organ_of_which_nothing_is_shown_is_named(
+    tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(tmp_path, weights, position="thyroid")
+    assert "['thyroid'] have no entry in organ_structures: no structure is shown for them." in caplog.text
+
+
+def test_an_organ_with_classes_alone_needs_no_word(
+    tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(tmp_path, weights, position="lung")
+    assert "organ_structures" not in caplog.text
