@@ -25,6 +25,10 @@ _NOT_COMPUTING = re.compile(r"def __\w+|\btorch\.(?:save|load|from_file)\b|\bops
 Check = Callable[[Any], bool]
 
 
+class NotPlain(ValueError):
+    """A file says of itself what is no plain value; nothing of it was executed."""
+
+
 def _text(value: Any) -> bool:
     plain = isinstance(value, str) and 0 < len(value) <= _LONGEST
     return plain and value.isprintable() and not value.lstrip().startswith(_SPECIAL)
@@ -114,23 +118,48 @@ def described(content: Any, *, path: str | Path, name: str, table: Mapping[str, 
         table: ``NETWORK`` or ``EXPORTED``.
 
     Raises:
-        ValueError: when it is no table, has an unknown key, or a value of another kind, such as a text that begins with
+        NotPlain: when it is no table, has an unknown key, or a value of another kind, such as a text that begins with
             ``$``. The message names the key and does not repeat the value.
     """
     safe = "Nothing of it was executed; use a file that you made or whose maker you trust."
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: {name} must be a table of plain values, got {type(content).__name__}. {safe}")
+        raise NotPlain(f"{path}: {name} must be a table of plain values, got {type(content).__name__}. {safe}")
     for key, value in content.items():
         shown = repr(key) if isinstance(key, str) and key.isidentifier() else "a key that is no name"
         if key not in table:
-            raise ValueError(f"{path}: {name} must hold some of {', '.join(table)}, got {shown}. {safe}")
+            raise NotPlain(f"{path}: {name} must hold some of {', '.join(table)}, got {shown}. {safe}")
         check, expected = table[key]
         if not check(value):
-            raise ValueError(
+            raise NotPlain(
                 f"{path}: {name} must hold plain values, {expected} as {shown}; got something else, such as another "
                 f"type or a text that begins with {', '.join(_SPECIAL)}. {safe}"
             )
     return dict(content)
+
+
+def plain_values(content: Any, *, path: str | Path, name: str) -> Any:
+    """What a file notes in tables and lists of any depth, once all of it is plain values.
+
+    Args:
+        content: what stands in the file.
+        path: the file, for messages.
+        name: of ``content`` in the file, for messages.
+
+    Raises:
+        NotPlain: when a part is of another kind, or a text or a key begins with ``$``, ``@`` or ``%``.
+    """
+    if isinstance(content, dict):
+        keys = [plain_values(key, path=path, name=name) for key in content]
+        return dict(zip(keys, [plain_values(v, path=path, name=name) for v in content.values()], strict=True))
+    if isinstance(content, (list, tuple)):
+        return [plain_values(value, path=path, name=name) for value in content]
+    special = isinstance(content, str) and content.lstrip().startswith(_SPECIAL)
+    if special or not (content is None or isinstance(content, (bool, int, float, str))):
+        raise NotPlain(
+            f"{path}: {name} must hold plain values, got another type or a text that begins with"
+            f" {', '.join(_SPECIAL)}. Nothing of it was executed; use a file that you made or whose maker you trust."
+        )
+    return content
 
 
 def described_network(content: Any, *, path: str | Path) -> dict[str, Any]:

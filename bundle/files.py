@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a run writes: hashes, the one atomic write, and the one check that nothing of others is replaced."""
+"""Files: suffixes of images, hashes, the one atomic write, and the one check that nothing of others is replaced."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+METAIMAGE_SUFFIXES = (".mha", ".mhd")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2")
+IMAGE_SUFFIXES = PICTURE_SUFFIXES + NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_SUFFIXES + DICOM_SUFFIXES
+"""What the readers take, in lower case; DICOM also without a suffix."""
 
 LEDGER = ".ultrasound_uperconvnext_outputs"
 """File beside the outputs that lists them, a line of JSON each: path below its folder, and SHA-256.

@@ -7,7 +7,7 @@ may grow at its end (``positions`` in the configs); the other three are fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 PAPER_POSITIONS: tuple[str, ...] = ("breast", "cardiac", "thyroid", "head", "kidney", "appendix", "liver", "indis")
 TASKS: tuple[str, ...] = ("segmentation", "classification")
@@ -77,6 +77,77 @@ def encode_prompt(prompt: Mapping[str, str], positions: Sequence[str]) -> list[f
             )
         code += [float(value == v) for v in values]
     return code
+
+
+def organ_table(
+    organ_structures: Mapping[str, Sequence[str]] | None, *, positions: Sequence[str], structures: Sequence[str]
+) -> dict[str, list[int]]:
+    """Position -> indices of the structures that it can show, ascending.
+
+    A position without an entry shows none; the neutral one shows all. Without any entry every position shows all.
+
+    Args:
+        organ_structures: position -> names of its structures; an empty list for a position that shows none.
+        positions: the position table.
+        structures: names of the segmentation channels, background first.
+
+    Raises:
+        ValueError: when an entry names a position or a structure that is in no table, or the background.
+    """
+    everything = list(range(1, len(structures)))
+    given = {} if organ_structures is None else organ_structures
+    if not isinstance(given, Mapping):  # the command line gives "null" as text
+        raise ValueError(
+            f"organ_structures must map positions to lists of structures, got {given!r}; write --organ_structures"
+            " \"{'breast': ['lesion']}\", or --organ_structures {{}} for no limits."
+        )
+    for organ, names in given.items():
+        if organ not in positions or not isinstance(names, (list, tuple)) or not set(names) <= set(structures[1:]):
+            raise ValueError(
+                f"organ_structures must map positions {list(positions)} to lists of structures {list(structures[1:])}, "
+                f"got {organ!r}: {names!r}; correct the config."
+            )
+    shown = {organ: sorted(list(structures).index(name) for name in names) for organ, names in given.items()}
+    rest = [] if shown else everything
+    return {organ: shown.get(organ, everything if organ == NEUTRAL_POSITION else rest) for organ in positions}
+
+
+def unclaimed_structures(
+    organ_structures: Mapping[str, Sequence[str]] | None, *, structures: Sequence[str]
+) -> list[str]:
+    """The structures that no organ shows; none where ``organ_structures`` has no entry, and so no limits."""
+    claimed = {name for names in (organ_structures or {}).values() for name in names}
+    return [name for name in structures[1:] if organ_structures and name not in claimed]
+
+
+def check_prompted(
+    prompted: Iterable[str],
+    organ_structures: Mapping[str, Sequence[str]] | None,
+    *,
+    positions: Sequence[str],
+    structures: Sequence[str],
+) -> None:
+    """Refuses a prompted position without an entry while structures belong to no organ: it might be theirs.
+
+    A position without an entry is fine where every structure has its organ: it shows none.
+
+    Args:
+        prompted: positions as prompts say them; unknown and the neutral position show all structures.
+        organ_structures: position -> names of its structures.
+        positions: the position table.
+        structures: names of the segmentation channels, background first.
+
+    Raises:
+        ValueError: with the lines that may be added; and as ``organ_table``.
+    """
+    organ_table(organ_structures, positions=positions, structures=structures)
+    free = unclaimed_structures(organ_structures, structures=structures)
+    for position in sorted(set(prompted) - {"", UNKNOWN, NEUTRAL_POSITION, *(organ_structures or {})} if free else ()):
+        raise ValueError(
+            f"position {position!r} must have an entry in organ_structures, got none, while no organ shows {free}; add "
+            f"'{position}: [{', '.join(free)}]' to organ_structures in the config, or '{position}: []' if it shows no "
+            "structure."
+        )
 
 
 def switch(value: bool | str, name: str) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bundle.data.assemble import Assembly, assemble, summary_table, write_datalist
 from bundle.data.manifest import is_manifest
 from bundle.data.public_sets import KNOWN, PublicSet, SetOptions, read_busi, read_folders, read_hc18
+from bundle.data.split_table import split_table
 from bundle.data.splits import SPLITS
 from bundle.files import OutputFolder
 
@@ -24,13 +28,15 @@ examples:
   python scripts/prepare_data.py --folders ROOT/segmentation/MYSET --position MYSET=thyroid --nature MYSET=tumor \\
       --structure MYSET=255:nodule --patient-regex 'MYSET=(\\d+)_' --output data/myset/datalist.json
 
---folders reads ROOT/segmentation/SET/{{imgs,masks}} and ROOT/classification/SET/LABEL/*, or one such SET.
+--folders reads ROOT/segmentation/SET/{{imgs,masks}} and ROOT/classification/SET/LABEL/*, or one such SET; images/,
+gt/ and labels/ too, and masks beside their images (x_mask.png, x_lesion.png, x_gt.png).
 Known by name: {", ".join(sorted(KNOWN))}.
 Of others, say --position, --nature and, where config.yaml does not, --structure or --classes.
 
 exit status:
   0  the manifest is written
-  1  it is written without the files that cannot be read (0 with --skip-unreadable), or
+  1  it is written without files that were left out, each named or counted with the reason (0 with
+     --skip-unreadable), or
      it is not written because the given splits leak (0 and written with --accept-leaks)
   2  an error
 """
@@ -59,11 +65,13 @@ def _run(options: argparse.Namespace) -> int:
         leaks_accepted=options.accept_leaks,
         workers=options.workers,
     )
-    print(summary_table(assembly))
+    print(summary_table(assembly), split_table(assembly.manifest["items"]), sep="\n\n", end="\n\n")
     for notice in assembly.notices:
         print(f"note: {notice}")
-    for problem in assembly.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+    for entry in assembly.left_out:
+        print(f"left out: {entry.reason}", file=sys.stderr)
+    if not assembly.manifest["items"]:
+        raise ValueError("expected images, got none that can be used; correct the paths, or what is said above.")
     leaks = assembly.manifest["split"]["leaks"]
     if leaks:
         _print_leaks(assembly, accepted=options.accept_leaks)
@@ -73,10 +81,11 @@ def _run(options: argparse.Namespace) -> int:
         OutputFolder(output.parent).adopt(output.name)
     write_datalist(assembly.manifest, output)
     print(f"{output}: {len(assembly.manifest['items'])} items")
-    if assembly.problems and not options.skip_unreadable:
+    count = sum(entry.count for entry in assembly.left_out)
+    if count and not options.skip_unreadable:
         print(
-            f"error: {len(assembly.problems)} files were left out of the manifest (listed above); repair them, or "
-            "accept that with --skip-unreadable.",
+            f"error: {count} files were left out of the manifest (listed above); repair them, or accept that with "
+            "--skip-unreadable.",
             file=sys.stderr,
         )
         return 1
@@ -88,6 +97,7 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
         position=_pairs(options.position, flag="--position"),
         nature=_pairs(options.nature, flag="--nature"),
         structures=_structures(options.structure),
+        threshold=_thresholds(options.mask_threshold),
         label_set=_pairs(options.label_set, flag="--label-set"),
         classes={
             name: tuple(c.strip() for c in v.split(","))
@@ -95,12 +105,22 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
         },
         patient=_pairs(options.patient_regex, flag="--patient-regex"),
     )
-    sets = [read_busi(folder, options=told) for folder in options.busi]
-    sets += [read_folders(folder, options=told, given_splits=options.given_splits) for folder in options.folders]
-    sets += [read_hc18(folder, options=told) for folder in options.hc18]
-    if not sets:
+    reads: list[Callable[[], PublicSet]] = [
+        *(partial(read_busi, folder, options=told) for folder in options.busi),
+        *(partial(read_folders, folder, options=told, given_splits=options.given_splits) for folder in options.folders),
+        *(partial(read_hc18, folder, options=told) for folder in options.hc18),
+    ]
+    if not reads:
         raise ValueError("expected data, got none; add --busi, --folders or --hc18 with a folder.")
-    names = {name for found in sets for name in found.datasets}
+    sets, faults = [], []
+    for read in reads:
+        try:
+            sets.append(read())
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
+    names = {name for found in sets for name in (*found.datasets, *(entry.dataset for entry in found.left_out))}
     if strangers := told.mentioned() - names:
         raise ValueError(
             f"expected options about the data sets {sorted(names)}, got {sorted(strangers)}; correct the names."
@@ -111,7 +131,7 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
 def _pairs(entries: Sequence[str], *, flag: str) -> dict[str, str]:
     pairs = {}
     for entry in entries:
-        name, equals, value = entry.partition("=")
+        name, equals, value = unicodedata.normalize("NFC", entry).partition("=")
         if not (name and equals and value):
             raise ValueError(f"{flag}: expected SET=VALUE, got {entry!r}; correct it.")
         pairs[name] = value
@@ -121,14 +141,24 @@ def _pairs(entries: Sequence[str], *, flag: str) -> dict[str, str]:
 def _structures(entries: Sequence[str]) -> dict[str, dict[int, str]]:
     tables: dict[str, dict[int, str]] = {}
     for entry in entries:
-        name, _, rest = entry.partition("=")
-        value, _, structure = rest.partition(":")
-        if not (name and value.isdecimal() and structure):
+        name, _, rest = unicodedata.normalize("NFC", entry).partition("=")
+        value, _, structure = (part.strip() for part in rest.partition(":"))
+        if not (name and re.fullmatch("[0-9]{1,5}", value) and structure):
             raise ValueError(
                 f"--structure: expected SET=VALUE:NAME, such as MYSET=255:lesion, got {entry!r}; correct it."
             )
         tables.setdefault(name, {})[int(value)] = structure
     return tables
+
+
+def _thresholds(entries: Sequence[str]) -> dict[str, int]:
+    thresholds = _pairs(entries, flag="--mask-threshold")
+    for name, value in thresholds.items():
+        if not re.fullmatch("[0-9]{1,5}", value) or int(value) < 1:
+            raise ValueError(
+                f"--mask-threshold: expected SET=VALUE with a whole number from 1, got {name}={value}; correct it."
+            )
+    return {name: int(value) for name, value in thresholds.items()}
 
 
 def _fractions(values: Sequence[float]) -> dict[str, float]:
@@ -181,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     data = parser.add_argument_group("data (each may be repeated; all go into one manifest)")
     data.add_argument("--busi", action="append", default=[], metavar="DIR", help="the public release of BUSI")
-    data.add_argument("--folders", action="append", default=[], metavar="DIR", help="layout of UniUSNet/UltraUPConvNet")
+    data.add_argument("--folders", action="append", default=[], metavar="DIR", help="sets in folders")
     data.add_argument("--hc18", action="append", default=[], metavar="DIR", help="the public release of HC18")
     out = parser.add_argument_group("output")
     out.add_argument("--output", required=True, metavar="FILE", help="the manifest, such as data/real/datalist.json")
@@ -210,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--position", "SET=NAME", "organ or body part, such as MYSET=thyroid"),
         ("--nature", "SET=NAME", "tumor, organ or unknown"),
         ("--structure", "SET=VALUE:NAME", "structure of a value in the masks, such as MYSET=255:nodule"),
+        ("--mask-threshold", "SET=VALUE", "where masks are blurred (JPEG): this value and all above are the structure"),
         ("--label-set", "SET=NAME", "label set of the classes (default: the position)"),
         ("--classes", "SET=A,B,...", "names of the classes in the order of the numbered folders"),
         ("--patient-regex", "SET=REGEX", "start of an image's name; its first group is the patient or video"),

@@ -13,10 +13,12 @@ LAYERS = {
     "files": 0,
     "described": 0,
     "failures": 0,
+    "dicom": 0,
     "guidance": 0,
-    "report": 2,
-    "export": 2,
-    "live": 2,
+    "data": 2,
+    "report": 3,
+    "export": 3,
+    "live": 3,
 }
 FILES = sorted(Path(ROOT / "bundle").rglob("*.py"))
 

@@ -27,7 +27,7 @@ NaN loss                       engines/test_handlers.py::test_a_loss_that_is_not
 8000x6000 image, transformed   test_bad_input.py::test_a_large_image_passes_through
 manifest item without a key    data/test_datalist.py::test_a_bad_manifest_is_refused_by_file_item_and_key
 checkpoint of another network  networks/test_weights.py::test_checkpoints_of_other_networks_are_refused
-resuming another network       engines/test_checkpoints.py::test_resuming_another_network_is_refused
+resuming another network       engines/test_checkpoints.py::test_another_run_is_not_resumed
 pickled payload                networks/test_weights.py::test_pickled_payload_is_refused_and_not_executed
 resuming a pickled payload     test_bad_input.py::test_resuming_a_payload_is_refused_and_not_executed
 truncated checkpoint           networks/test_weights.py::test_truncated_checkpoint_is_refused
@@ -36,7 +36,7 @@ unwritable folder, evaluation  report/test_report.py::test_an_output_folder_that
 unwritable folder, inference   test_writers.py::test_output_folder_that_cannot_be_written_stops_before_any_work
 no disk left                   engines/test_checkpoints.py::test_a_disk_without_room_keeps_the_old_checkpoint
 no disk left, conversion       networks/test_weights.py::test_failed_save_keeps_the_former_file
-no disk left, predictions      test_writers.py::test_atomic_writing_keeps_the_old_file_when_it_fails
+no disk left, predictions      test_writers.py::test_a_full_disk_stops_the_run_and_is_named_with_the_picture
 ============================== =========================================================================================
 """
 
@@ -112,7 +112,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, Any], str]] 
     "weights": (
         lambda manifest: None,
         {"task_weights": "null"},
-        "task_weights must map names to weights, or be None, got 'null'; write --task_weights None",
+        "task_weights must map names to weights, or be None, got 'null'; write --task_weights '\\$None'",
     ),
     "fold": (lambda manifest: None, {"fold": 3}, r"expected fold to be one of the manifest's folds \[\], got 3"),
 }

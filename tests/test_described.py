@@ -148,12 +148,22 @@ def test_the_live_view_executes_nothing(here: Path) -> None:
     assert [file.name for file in here.iterdir()] == ["model.pt"]
 
 
-def test_a_run_of_strangers_executes_nothing_when_it_is_resumed(here: Path) -> None:
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ({"network_config": {**PLAIN, "norm": PAYLOAD}}, r"network_config .*'norm'"),
+        ({"identity": {"versions": {}, "options": {"batch_size": PAYLOAD}}}, "identity must hold plain values"),
+        ({"identity": {"versions": {}, "options": {PAYLOAD: 1}}}, "identity must hold plain values"),
+        ({"identity": {"versions": {}, "options": [{"lr": ["@loss"]}]}}, "identity must hold plain values"),
+    ],
+    ids=["network", "option", "key", "nested"],
+)
+def test_a_run_of_strangers_executes_nothing_when_it_is_resumed(here: Path, says: dict[str, Any], message: str) -> None:
     parts: dict[str, Any] = {name: {} for name in ("network", "average", "optimizer", "lr_scheduler")}
-    config = {**PLAIN, "norm": PAYLOAD}
-    torch.save({**parts, "epoch": 1, "best": (0.5, 1), "network_config": config}, here / "last.pt")
-    with pytest.raises(ValueError, match=r"last\.pt: network_config .*'norm'"):
-        checkpoints._read(here / "last.pt")
+    torch.save({**parts, "epoch": 1, "best": (0.5, 1), **says}, here / "last.pt")
+    with pytest.raises(ValueError, match=rf"last\.pt: {message}") as error:
+        checkpoints.read_state(here / "last.pt")
+    assert "EXECUTED" not in str(error.value)
     assert [file.name for file in here.iterdir()] == ["last.pt"]
 
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -9,14 +11,18 @@ import pytest
 from PIL import ExifTags, Image
 
 from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
+from bundle.transforms import LoadMaskd
+from scripts.prepare_data import main
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prepare_data.py"
 
 
 def prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    """The command in this process, which has loaded its libraries."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def picture(path: Path, seed: int) -> None:
@@ -75,7 +81,7 @@ def test_a_mixture_becomes_one_manifest(folders: Path, tmp_path: Path) -> None:
     done = prepare("--folders", folders, "--busi", tmp_path / "busi", "--output", output, "--folds", 2)
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
     total = next(line for line in done.stdout.splitlines() if line.startswith("total"))
-    assert total.split()[1:8] == ["14", "14", "4", "14", "13", "2", "1"]
+    assert total.split()[1:9] == ["14", "0", "14", "4", "14", "13", "2", "1"]
     manifest = read_datalist(output)
     assert manifest["root"] == ".."
     groups = {Path(item["image"]).stem: (item["group"], item["split"]) for item in manifest["items"]}
@@ -120,8 +126,8 @@ def test_masks_of_another_scale_are_noted_and_of_other_proportions_left_out(fold
     done = prepare("--folders", folders, "--output", tmp_path / "datalist.json", "--skip-unreadable")
     assert done.returncode == 0
     assert "USGRA: 1 masks have another size than their image" in done.stdout
-    assert "u2.png: expected a mask of the proportions of its image" in done.stderr
-    assert "80x60 (columns x rows), got 60x80" in done.stderr
+    assert "u2.png: mask must have the size of its image" in done.stderr
+    assert "60x80 (rows x columns), got 80x60" in done.stderr
     manifest = read_datalist(tmp_path / "datalist.json")
     assert manifest["datasets"]["USGRA"]["mask_scaled"] is True
     assert len(manifest["items"]) == 9
@@ -137,8 +143,8 @@ def test_masks_fit_the_image_as_it_is_turned_upright(folders: Path, tmp_path: Pa
     Image.new("L", (60, 80)).save(masks / "u1.png")
     done = prepare("--folders", folders, "--output", tmp_path / "datalist.json", "--skip-unreadable")
     assert done.returncode == 0
-    assert "u2.png: expected a mask of the proportions of its image" in done.stderr
-    assert "60x80 (columns x rows), got 80x60" in done.stderr
+    assert "u2.png: mask must have the size of its image" in done.stderr
+    assert "80x60 (rows x columns), got 60x80" in done.stderr
     assert "u1.png" not in done.stderr
 
 
@@ -153,15 +159,73 @@ def test_files_that_cannot_be_read_are_named_and_left_out(folders: Path, tmp_pat
     done = prepare("--folders", folders, "--output", output)
     assert done.returncode == 1
     for name, reason in {
-        "imgs/u1": "empty",
+        "imgs/u1": "0 bytes",
         "imgs/u2": "truncated",
         "imgs/u4": "folder",
-        "masks/u5": "identify",
+        "masks/u5": "damaged format",
     }.items():
-        assert any(f"{name}.png: expected an image" in line and reason in line for line in done.stderr.splitlines())
+        assert any(f"{name}.png: " in line and reason in line for line in done.stderr.splitlines())
     assert "--skip-unreadable" in done.stderr
     assert len(read_datalist(output)["items"]) == 6
     assert prepare("--folders", folders, "--output", output, "--overwrite", "--skip-unreadable").returncode == 0
+
+
+TOLD = ("--position", "S=breast", "--nature", "S=tumor", "--structure", "S=255:lesion")
+
+
+@pytest.fixture
+def jpeg(tmp_path: Path) -> Path:
+    """A set S of four images, with masks saved as JPEG."""
+    folder = tmp_path / "root/segmentation/S"
+    (folder / "masks").mkdir(parents=True)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:41, 30:61] = 255
+    for i in range(4):
+        picture(folder / f"images/a{i}.png", seed=i)
+        Image.fromarray(mask).save(folder / f"masks/a{i}.jpg", quality=70)
+    return tmp_path / "root"
+
+
+def test_jpeg_masks_are_named_and_a_threshold_makes_them_readable_in_training(jpeg: Path, tmp_path: Path) -> None:
+    output = tmp_path / "datalist.json"
+    refused = prepare("--folders", jpeg, "--output", output, *TOLD)
+    assert refused.returncode == 2
+    assert refused.stdout.splitlines()[1].split()[:3] == ["S", "0", "4"]
+    assert refused.stderr.count("add --mask-threshold S=128") == 4
+    assert not output.exists()
+    done = prepare("--folders", jpeg, "--output", output, *TOLD, "--mask-threshold", "S=128")
+    assert done.returncode == 0, done.stderr
+    assert read_datalist(output)["datasets"]["S"]["mask_threshold"] == 128
+    network = {"structures": ["background", "lesion"], "label_sets": {}, "positions": ["breast"]}
+    item = LoadMaskd(num_structures=2)(load_split(output, split="train", **network)[0])
+    assert abs(int(item["label"].sum()) - 21 * 31) < 20
+
+
+def test_what_training_cannot_read_is_left_out_and_counted(jpeg: Path, tmp_path: Path) -> None:
+    folder = jpeg / "segmentation/S"
+    mask = np.zeros((60, 80), np.uint8)
+    for i in range(4):
+        (folder / f"masks/a{i}.jpg").unlink()
+        Image.fromarray(mask + 7 * (i == 0)).save(folder / f"masks/a{i}.bmp")
+    pages = [Image.open(folder / f"images/a{i}.png") for i in (1, 2)]
+    pages[0].save(folder / "images/a1.tif", save_all=True, append_images=pages[1:])
+    (folder / "images/a1.png").unlink()
+    whole = (folder / "masks/a2.bmp").read_bytes()
+    (folder / "masks/a2.bmp").write_bytes(whole[:3000])
+    output = tmp_path / "datalist.json"
+    done = prepare("--folders", jpeg, "--output", output, *TOLD)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1].split()[:3] == ["S", "1", "3"]
+    for name, reason in {"a0.bmp": "got [7]", "a1.tif": "got 2 frames", "a2.bmp": "truncated"}.items():
+        assert any(name in line and reason in line for line in done.stderr.splitlines())
+    assert prepare("--folders", jpeg, "--output", output, "--overwrite", "--skip-unreadable", *TOLD).returncode == 0
+
+
+def test_a_set_given_twice_is_refused(folders: Path, tmp_path: Path) -> None:
+    inner = folders / "segmentation/USGRA"
+    done = prepare("--folders", folders, "--folders", inner, "--output", tmp_path / "datalist.json")
+    assert done.returncode == 2
+    assert "imgs/u0.png: expected each image once, got it in the data set 'USGRA'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -172,6 +236,8 @@ def test_files_that_cannot_be_read_are_named_and_left_out(folders: Path, tmp_pat
         (["--folders", "ROOT", "--position", "MYSET=liver"], "about the data sets ['USGRA'], got ['MYSET']"),
         (["--folders", "ROOT", "--position", "liver"], "--position: expected SET=VALUE, got 'liver'"),
         (["--folders", "ROOT", "--structure", "USGRA=nerve"], "--structure: expected SET=VALUE:NAME"),
+        (["--folders", "ROOT", "--mask-threshold", "USGRA=x"], "--mask-threshold: expected SET=VALUE with a whole"),
+        (["--folders", "ROOT", "--mask-threshold", "USGRA=9"], "--mask-threshold USGRA=9: expected one structure"),
         (["--folders", "ROOT", "--fractions", "0.5", "0.5", "0.5"], "--fractions: expected three shares"),
         (["--folders", "ROOT", "--folds", "40"], "expected at least 40 groups of patients"),
     ],
@@ -182,6 +248,13 @@ def test_errors_are_text(folders: Path, tmp_path: Path, arguments: list[str], me
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_runs_by_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--output", str(tmp_path / "datalist.json")], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1][:26]) == (2, "error: expected data, got ")
 
 
 def test_an_existing_manifest_is_not_replaced_by_accident(folders: Path, tmp_path: Path) -> None:

@@ -247,6 +247,12 @@ def test_probabilities_are_rounded_so_that_the_mask_stays_the_most_probable() ->
     assert np.count_nonzero(rounded != plain) == 2
 
 
+def test_probabilities_that_differ_in_the_fifth_digit_agree_with_the_mask() -> None:
+    """The mask's way back and the maps' compute places apart."""
+    exact = maps((0.50001, 0.49999, 0.0), (0.50003, 0.49997, 0.0))
+    assert round_maps(exact, np.array([[1, 1]], np.uint8)).argmax(0).tolist() == [[1, 1]]
+
+
 def test_a_mask_that_says_otherwise_does_not_change_the_probabilities() -> None:
     exact = maps((0.1, 0.2, 0.7), (0.3, 0.3, 0.4))
     assert np.array_equal(round_maps(exact, np.zeros((1, 2), np.uint8)), exact.astype(np.float16))

@@ -13,12 +13,14 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from bundle.data.duplicates import Fingerprint, Fingerprints, fingerprint, near_duplicates
-from bundle.data.known_sets import PublicSet
+from bundle.data.duplicates import Fingerprints, near_duplicates
+from bundle.data.examine import examine, labels_of
+from bundle.data.known_sets import LeftOut, PublicSet
 from bundle.data.manifest import check_datalist
+from bundle.data.neighbors import EXACT
+from bundle.data.split_table import absent_classes
 from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
 from bundle.files import OutputFolder
 
@@ -27,13 +29,13 @@ from bundle.files import OutputFolder
 class Assembly:
     """A manifest and what there is to say about it.
 
-    ``pairs`` are the near-duplicates of different patients, as indices of the manifest's items; ``problems`` the files
-    that were left out.
+    Where no item is left, the manifest has no data set and is not to be written. ``pairs`` are the near-duplicates of
+    different patients, as indices of the manifest's items; ``left_out`` the files that are not in it.
     """
 
     manifest: dict[str, Any]
     pairs: list[tuple[int, int]]
-    problems: list[str]
+    left_out: list[LeftOut]
     notices: list[str]
 
 
@@ -61,18 +63,17 @@ def assemble(
         workers: processes that read images.
 
     Raises:
-        ValueError: when two sets have one name but differ, no readable image is left, or there are fewer groups than
+        ValueError: when two sets have one name but differ, a file is in two sets, or there are fewer groups than
             folds.
     """
     datasets = _join_datasets(sets)
-    problems = [problem for found in sets for problem in found.problems]
+    left_out = [entry for found in sets for entry in found.left_out]
     items = sorted((dict(item) for found in sets for item in found.items), key=lambda i: (i["dataset"], i["image"]))
-    items, prints, scaled = _readable(items, problems=problems, workers=workers)
+    _check_once(items)
+    items, prints, scaled = _readable(items, datasets=datasets, left_out=left_out, workers=workers)
+    notices = [notice for found in sets for notice in found.notices] + _lost_classes(items, sets)
     if not items:
-        raise ValueError(
-            f"expected images, got none that can be read ({len(problems)} left out{_first(problems)}); "
-            "correct the paths."
-        )
+        return Assembly({"datasets": {}, "split": {"leaks": []}, "items": []}, [], left_out, notices)
     pairs = near_duplicates(prints, owners=[item["patient"] for item in items])
     for item, group in zip(items, join_groups([i["patient"] for i in items], pairs), strict=True):
         item["group"] = group
@@ -100,13 +101,13 @@ def assemble(
         "items": items,
     }
     check_datalist(manifest, name="the new manifest")
-    notices = [notice for found in sets for notice in found.notices] + _notices(items, pairs)
+    notices += _notices(items, pairs)
     notices += [
         f"{name}: {count} masks have another size than their image, of the same proportions; they are scaled when read"
         for name, count in scaled.items()
         if count
     ]
-    return Assembly(manifest, pairs, problems, notices)
+    return Assembly(manifest, pairs, left_out, notices)
 
 
 def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
@@ -131,33 +132,50 @@ def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
 def summary_table(assembly: Assembly) -> str:
     """The manifest in figures, one line per data set and one in total, as text."""
     items = assembly.manifest["items"]
-    names = list(assembly.manifest["datasets"])
-    header = ["dataset", "images", "masks", "classes", "patients", "groups", "largest group", "near-duplicate pairs"]
+    left_out: Counter[str] = Counter()
+    for entry in assembly.left_out:
+        left_out[entry.dataset] += entry.count
+    names = sorted({*assembly.manifest["datasets"], *left_out})
+    header = [
+        "dataset",
+        "images",
+        "left out",
+        "masks",
+        "classes",
+        "patients",
+        "groups",
+        "largest group",
+        "near-duplicate pairs",
+    ]
     rows = [[*header, "train/val/test"]]
     of_set: dict[str, list[int]] = {name: [] for name in names}
     for index, item in enumerate(items):
         of_set[item["dataset"]].append(index)
     pairs = Counter(name for i, j in assembly.pairs for name in {items[i]["dataset"], items[j]["dataset"]})
-    rows += [_summary_row(name, own=[items[i] for i in of_set[name]], pairs=pairs[name]) for name in names]
+    rows += [
+        _summary_row(name, own=[items[i] for i in of_set[name]], left_out=left_out[name], pairs=pairs[name])
+        for name in names
+    ]
     if len(names) > 1:
-        rows.append(_summary_row("total", own=items, pairs=len(assembly.pairs)))
+        rows.append(_summary_row("total", own=items, left_out=left_out.total(), pairs=len(assembly.pairs)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _summary_row(name: str, *, own: Sequence[Mapping[str, Any]], pairs: int) -> list[str]:
+def _summary_row(name: str, *, own: Sequence[Mapping[str, Any]], left_out: int, pairs: int) -> list[str]:
     splits = Counter(item["split"] for item in own)
     groups = Counter(item["group"] for item in own)
     classes = Counter(item["class"] for item in own if "class" in item)
     counts = [
         len(own),
+        left_out,
         sum("label" in item for item in own),
         " ".join(f"{label}:{n}" for label, n in sorted(classes.items())) if name != "total" else sum(classes.values()),
         len({item["patient"] for item in own}),
         len(groups),
-        max(groups.values()),
+        max(groups.values(), default=0),
         pairs,
-        "/".join(str(splits[split]) for split in SPLITS),
+        "/".join(str(splits[split]) for split in SPLITS) if own else "",
     ]
     return [name, *(str(count) or "-" for count in counts)]
 
@@ -166,88 +184,54 @@ def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
     for found in sets:
         for name, entry in found.datasets.items():
-            if datasets.setdefault(name, entry) != entry:
+            first = datasets.setdefault(name, entry)
+            differ = sorted(key for key in first.keys() | entry.keys() if first.get(key) != entry.get(key))
+            if differ:
                 raise ValueError(
-                    f"data set {name!r}: expected one description, got two that differ ({datasets[name]} and {entry}); "
-                    "rename one of the folders."
+                    f"data set {name!r}: expected one description, got two that differ in {differ}; leave out one of "
+                    "the folders that hold it (--busi and --folders may both do), or rename one."
                 )
     return datasets
 
 
 def _readable(
-    items: Sequence[dict[str, Any]], *, problems: list[str], workers: int
+    items: Sequence[dict[str, Any]], *, datasets: Mapping[str, Any], left_out: list[LeftOut], workers: int
 ) -> tuple[list[dict[str, Any]], Fingerprints, Counter[str]]:
-    """The items whose files can be read, their fingerprints, and per data set the masks of another scale.
+    """The items whose files can be read, their fingerprints, and per data set the images with masks of another scale.
 
-    The other items are named in ``problems``.
+    The other items are added to ``left_out``.
     """
     kept: list[dict[str, Any]] = []
     prints = Fingerprints()
     scaled: Counter[str] = Counter()
-    files = ([item["image"], *_labels(item)] for item in items)
+    tasks = ((item, datasets[item["dataset"]]) for item in items)
     with Pool(workers) if workers > 1 else nullcontext() as pool:
-        results = pool.imap(_examine, files, chunksize=16) if pool else map(_examine, files)
+        results = pool.imap(examine, tasks, chunksize=16) if pool else map(examine, tasks)
         bar = tqdm(results, desc="reading images", unit="image", total=len(items), leave=False)
-        for item, (problem, mark, rescaled) in zip(items, bar, strict=True):
-            if mark is None:
-                problems.append(problem)
+        for item, seen in zip(items, bar, strict=True):
+            if seen.mark is None:
+                left_out.append(LeftOut(item["dataset"], seen.fault))
                 continue
-            scaled[item["dataset"]] += rescaled
+            scaled[item["dataset"]] += seen.scaled
             kept.append(item)
-            prints.append(mark)
+            prints.append(seen.mark)
     return kept, prints, scaled
 
 
-def _examine(paths: Sequence[str]) -> tuple[str, Fingerprint | None, bool]:
-    """Of an image and its masks: what is wrong with them, or the fingerprint and whether masks have another scale."""
-    image = path = paths[0]
-    try:
-        mark = fingerprint(image)
-        sizes = {}
-        for path in paths:
-            sizes[path] = _size(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"{path}: expected an image, got a file that cannot be read ({_reason(path, error)})", None, False
-    size = sizes[image]
-    for mask, other in sizes.items():
-        if not _same_proportions(size, other):
-            return (
-                f"{mask}: expected a mask of the proportions of its image {image}, {size[0]}x{size[1]} "
-                f"(columns x rows), got {other[0]}x{other[1]}",
-                None,
-                False,
+def _check_once(items: Sequence[Mapping[str, Any]]) -> None:
+    """Raises a ValueError when a file is given twice, such as by --busi and --folders, or by a link."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for item in items:
+        other = first.setdefault(os.path.realpath(item["image"]), item)
+        if other is not item:
+            raise ValueError(
+                f"{item['image']}: expected each image once, got it in the data set {item['dataset']!r} and, as "
+                f"{other['image']}, in {other['dataset']!r}; leave out one of the folders that hold it, or the link."
             )
-    return "", mark, any(other != size for other in sizes.values())
-
-
-def _size(path: str) -> tuple[int, int]:
-    """Columns and rows of an image as it is loaded: upright, by its EXIF orientation."""
-    with Image.open(path) as image:
-        lying = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9) and image.format != "TIFF"
-        return (image.height, image.width) if lying else (image.width, image.height)  # Pillow turns TIFF by itself
-
-
-def _same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether one size is the other's at another scale, within a pixel of rounding."""
-    scale = max(size) / max(other)
-    return all(abs(a - b * scale) <= max(1.0, scale) for a, b in zip(size, other, strict=True))
-
-
-def _reason(path: str, error: Exception) -> str:
-    if os.path.isdir(path):
-        return "it is a folder"
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return "it is empty"
-    return str(error).replace(f" {path!r}", "")
-
-
-def _labels(item: Mapping[str, Any]) -> list[str]:
-    label = item.get("label", [])
-    return [label] if isinstance(label, str) else list(label)
 
 
 def _common_root(items: Sequence[Mapping[str, Any]]) -> str:
-    folders = {os.path.dirname(path) for item in items for path in (item["image"], *_labels(item))}
+    folders = {os.path.dirname(path) for item in items for path in (item["image"], *labels_of(item))}
     return str(os.path.commonpath(sorted(folders)))
 
 
@@ -269,6 +253,13 @@ def _check_folds(items: Sequence[Mapping[str, Any]], *, folds: int | None) -> No
         )
 
 
+def _lost_classes(items: Sequence[Mapping[str, Any]], sets: Sequence[PublicSet]) -> list[str]:
+    """Classes that had images, none of which could be used."""
+    before = {(item["dataset"], item["class"]) for found in sets for item in found.items if "class" in item}
+    after = {(item["dataset"], item["class"]) for item in items if "class" in item}
+    return [f"{name}: no image of the class {label!r} is left" for name, label in sorted(before - after)]
+
+
 def _notices(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]]) -> list[str]:
     notices = []
     differ = [(i, j) for i, j in pairs if items[i].get("class") != items[j].get("class")]
@@ -281,8 +272,9 @@ def _notices(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]
     for split in SPLITS:
         if not any(item["split"] == split for item in items):
             notices.append(f"the {split} split is empty")
-    return notices
-
-
-def _first(problems: Sequence[str]) -> str:
-    return f", the first: {problems[0]}" if problems else ""
+    if len(items) > EXACT:
+        notices.append(
+            f"the search for near-duplicates is approximate for {len(items)} images and may miss some pairs: up to "
+            f"{EXACT} images all pairs are compared, of more only those that share part of the hash"
+        )
+    return notices + absent_classes(items)

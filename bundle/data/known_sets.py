@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bundle.data.set_files import SPLIT_FOLDERS, place_of, stem_of
 from bundle.vocabulary import UNKNOWN
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Known:
     """What one data set's files do not say. Empty means not known.
 
-    ``patient`` is a regular expression whose first group, in the image's name without suffix, is the patient.
+    ``patient`` is a regular expression whose first group, in the image's name without suffix, is the patient; with a
+    ``/`` in it, in the path within the set's folder of images or of the class.
     """
 
     position: str = ""
@@ -88,23 +89,20 @@ KNOWN: dict[str, Known] = {
 
 @dataclass(frozen=True)
 class SetOptions:
-    """What the user says of data sets, each by the set's name; it wins over what is known and over ``config.yaml``."""
+    """What the user says of data sets, each by the set's name; it wins over ``config.yaml`` and over what is known."""
 
     position: Mapping[str, str] = field(default_factory=dict)
     nature: Mapping[str, str] = field(default_factory=dict)
     structures: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    threshold: Mapping[str, int] = field(default_factory=dict)
     label_set: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     patient: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self, name: str) -> Known:
-        """What is known of the set ``name``, with the user's word first.
-
-        Raises:
-            ValueError: when position or nature is not known; the message names the option to give.
-        """
+        """What is known of the set ``name``, with the user's word first."""
         known = KNOWN.get(name, Known())
-        described = Known(
+        return Known(
             position=self.position.get(name, known.position),
             nature=self.nature.get(name, known.nature),
             structures={**known.structures, **self.structures.get(name, {})},
@@ -114,19 +112,40 @@ class SetOptions:
             license=known.license,
             source=known.source,
         )
-        for key, example in (("position", "breast"), ("nature", "tumor")):
-            if not getattr(described, key):
-                raise ValueError(
-                    f"data set {name!r}: expected its {key}, got none, and it is not a known set {sorted(KNOWN)}; "
-                    f"add --{key} {name}={example} (or {name}={UNKNOWN})."
-                )
-        return described
 
     def mentioned(self) -> set[str]:
         """The names of all sets that the options speak of."""
         return set().union(
-            self.position, self.nature, self.structures, self.label_set, self.classes, self.patient
-        )  # fmt: skip
+            *(self.position, self.nature, self.structures, self.threshold, self.label_set, self.classes, self.patient)
+        )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files of a data set that are not in the manifest: how many, and which with the reason."""
+
+    dataset: str
+    reason: str
+    count: int = 1
+
+
+def left_out(dataset: str, files: Sequence[Path], reason: str) -> list[LeftOut]:
+    """One entry for files of one reason, with the first of them; none for no file."""
+    if not files:
+        return []
+    return [LeftOut(dataset, f"{files[0]}{f' and {len(files) - 1} more' * (len(files) > 1)}: {reason}", len(files))]
+
+
+def no_images(dataset: str, files: Sequence[Path]) -> list[LeftOut]:
+    """Entries for files that are no images, one a suffix."""
+    of_suffix: dict[str, list[Path]] = {}
+    for file in files:
+        of_suffix.setdefault(file.suffix.lower(), []).append(file)
+    return [
+        entry
+        for suffix, some in of_suffix.items()
+        for entry in left_out(dataset, some, f"expected an image, got {suffix or 'no suffix'}; convert it or move it")
+    ]
 
 
 @dataclass
@@ -134,13 +153,31 @@ class PublicSet:
     """What a reader found.
 
     Items are those of the manifest with absolute paths, without ``group``, and without ``split`` unless it is given.
-    ``problems`` are files that had to be left out, ``notices`` what the user should know.
+    ``left_out`` are files that had to be left out, ``notices`` what the user should know.
     """
 
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+
+
+def missing_words(name: str, *, known: Known, count: int) -> list[str]:
+    """What has to be said of the set ``name`` with ``count`` images, of position and nature; [] for nothing."""
+    asked = {"position": "breast", "nature": "tumor"}
+    keys = [key for key in asked if not getattr(known, key)]
+    if not keys:
+        return []
+    told = " ".join(option(key, name, asked[key]) for key in keys)
+    return [
+        f"data set {name!r}: expected its {' and its '.join(keys)}, got none, and it is not a known set; add {told} "
+        f"(or {UNKNOWN}); {count} images wait for it."
+    ]
+
+
+def option(key: str, name: str, value: str) -> str:
+    """An option as it is typed in a shell, such as ``--position MYSET=breast``."""
+    return f"--{key} {shlex.quote(f'{name}={value}')}"
 
 
 def dataset_entry(known: Known) -> dict[str, Any]:
@@ -150,32 +187,40 @@ def dataset_entry(known: Known) -> dict[str, Any]:
     return entry
 
 
-def patient_of(dataset: str, *, stem: str, known: Known, default: str | None = None) -> str:
-    """The patient or video of an image, such as ``Fetal_HC/010``; an image that tells nothing is its own patient.
+def patient_of(dataset: str, *, image: Path, root: Path, known: Known, label: str = "") -> str:
+    """The patient or video of an image, such as ``Fetal_HC/010``.
+
+    Without a regular expression an image is its own patient, and images of a folder within ``root`` are of one patient
+    or video: a site's images then stay together, where a patient's would leak.
 
     Args:
         dataset: the set's name.
-        stem: the image's name without suffix.
+        image: the image file.
+        root: the folder of the set, or of one class.
         known: holds the regular expression, if there is one.
-        default: the patient when there is no regular expression; by default the stem.
+        label: the class's folder; images of one name in two of them are two patients.
 
     Raises:
         ValueError: when the name does not fit the regular expression, or that has no group.
     """
+    place = stem_of(place_of(image, root))
     if not known.patient:
-        return f"{dataset}/{stem if default is None else default}"
-    match = re.match(known.patient, stem)
+        own = f"{label}/{place}" if label else place
+        return f"{dataset}/{nested_folder(image, root) or own}"
+    text = place if "/" in known.patient else stem_of(image.name)
+    match = re.match(known.patient, text)
     if not match or not match.groups() or not match.group(1):
         raise ValueError(
             f"data set {dataset!r}: expected image names whose start fits the patient pattern {known.patient!r} with "
-            f"one group, got {stem!r}; give another pattern with --patient-regex '{dataset}=REGEX'."
+            f"one group, got {text!r}; give another pattern with --patient-regex '{dataset}=REGEX'."
         )
     return f"{dataset}/{match.group(1)}"
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder, hidden ones left out, in sorted order."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+def nested_folder(image: Path, root: Path) -> str:
+    """The folder within ``root`` that an image lies in, without parts that only say what they hold; "" for none."""
+    parts = place_of(image, root).split("/")[:-1]
+    return "/".join(part for part in parts if part.lower() not in (*SPLIT_FOLDERS, "data", "png", "jpg", "dicom"))
 
 
 def read_pixel_sizes(path: Path) -> dict[str, float]:

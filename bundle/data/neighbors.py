@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search for near-duplicates among fingerprints, without comparing every pair.
+"""Search for near-duplicates among fingerprints: all pairs of up to ``EXACT`` images, of more those that share a key.
 
-Two images are near-duplicates when they share a key, at most ``MAX_DISTANCE`` of the 256 bits differ, and the
-thumbnails correlate by ``MIN_CORRELATION`` or more. Keys are taken from the 54 low-frequency bits. Up to 50,000 images
-have 64 keys of 14 bits drawn at random (locality-sensitive hashing; Indyk & Motwani 1998): a pair that differs in six
-of the 54 is missed once in 30,000 times. More images have nine blocks of bits, of which any three are a key, so that
-such a pair always shares one, however many images there are (Manku, Jain & Das Sarma 2007). Pairs that differ more may
-be missed: of all pairs of 2,514 real images within ``MAX_DISTANCE``, short keys find 309 of 324, blocks 302; of those
-of different patients 155 and 156 of 158. From 100,000 to a million random hashes the work grew some 20 times.
+Two images are near-duplicates when at most ``MAX_DISTANCE`` of the 256 bits differ, in any orientation of one of them,
+and the thumbnails correlate by ``MIN_CORRELATION`` or more. Up to ``EXACT`` images every pair is compared; the time
+grows with the square of the images. Of more images, only those are compared that share a key. Keys are taken from the
+54 low-frequency bits in nine blocks, of which any three are a key, so that a pair that differs in at most six of the 54
+always shares one (Manku, Jain & Das Sarma 2007). Pairs that differ more may be missed: of the 324 pairs of 2,514 real
+images the keys find 302, of the 158 of different patients 156. From 100,000 to a million random hashes the work grew
+some 20 times.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ THUMBNAIL = 32
 LISTED = 50
 """Pairs of one image that are listed for certain; of larger clusters there are enough pairs to join them."""
 
+EXACT = 50_000
+"""Images of which all pairs are compared: 20 billion distances, which take about a minute."""
+
 _LOW_FREQUENCY = 10  # sum of the two indices; the mean is always set, higher frequencies are noise
 _BLOCKS, _BLOCKS_PER_KEY, _BLOCK_BITS = 9, 3, 6
-_FEW, _FEW_TABLES, _FEW_BITS = 50_000, 64, 14  # few images can afford short keys, of bits drawn at random
+_ROWS, _COLUMNS = 32, 4096  # images of which all pairs are compared at once; narrower arrays take longer
+_LOOKS = 256  # thumbnails that are correlated at once
 _CHUNK = 1 << 18  # candidates that are compared at once
 _LARGE = 2048  # images of one key from which on they are compared one after the other
 
@@ -47,8 +51,11 @@ Integers = NDArray[np.int64]
 
 def orientations(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """The four quarter turns of images (..., H, W) and of their mirror images; the first is the image itself."""
-    axes = (-2, -1)
-    return [np.ascontiguousarray(np.rot90(o, turns, axes)) for o in (images, images[..., ::-1]) for turns in range(4)]
+    return [_oriented(images, turn) for turn in range(8)]
+
+
+def _oriented(images: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.rot90(images if turn < 4 else images[..., ::-1], turn % 4, (-2, -1)))
 
 
 def _low_bits() -> NDArray[np.int64]:
@@ -67,16 +74,10 @@ def _low_words(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     return low
 
 
-def _tables(count: int) -> Iterator[list[tuple[int, int]]]:
-    """The keys for so many images: of each, the (place, number) of the low-frequency bits that it is made of."""
-    if count > _FEW:
-        places = range(0, _BLOCKS * _BLOCK_BITS, _BLOCK_BITS)
-        yield from ([(p, _BLOCK_BITS) for p in chosen] for chosen in combinations(places, _BLOCKS_PER_KEY))
-        return
-    places_of = {int(bit): place for place, bit in enumerate(_low_bits())}
-    rng = np.random.default_rng(0)
-    for _ in range(_FEW_TABLES):
-        yield [(places_of[int(b)], 1) for b in rng.choice(np.sort(_low_bits()), _FEW_BITS, replace=False)]
+def _tables() -> Iterator[list[tuple[int, int]]]:
+    """The keys: of each, the (place, number) of the low-frequency bits that it is made of."""
+    places = range(0, _BLOCKS * _BLOCK_BITS, _BLOCK_BITS)
+    yield from ([(p, _BLOCK_BITS) for p in chosen] for chosen in combinations(places, _BLOCKS_PER_KEY))
 
 
 def _keys(low: Integers, bits: Sequence[tuple[int, int]]) -> Integers:
@@ -121,10 +122,40 @@ class Search:
 
     def pairs_among(self, images: Integers) -> set[tuple[int, int]]:
         """Pairs ``(i, j)``, i < j, of near-duplicates out of these images."""
+        if len(self.hashes) <= EXACT:
+            self._compare_all(images)
+            return self.pairs
         low = _low_words(self.hashes)[images]
-        for bits in tqdm(list(_tables(len(images))), desc="near-duplicates", unit="table", leave=False):
+        for bits in tqdm(list(_tables()), desc="near-duplicates", unit="table", leave=False):
             self._look_up(images, [_keys(own, bits) for own in low.T], size=1 << sum(width for _, width in bits))
         return self.pairs
+
+    def _compare_all(self, images: Integers) -> None:
+        """Compare every orientation of each image with every image."""
+        targets = np.ascontiguousarray(self.hashes[images, 0].T)  # (4, N)
+        with tqdm(total=len(images), desc="near-duplicates", unit="image", leave=False) as bar:
+            for begin in range(0, len(images), _ROWS):
+                rows = images[begin : begin + _ROWS]
+                for start in range(0, len(images), _COLUMNS):
+                    columns = images[start : start + _COLUMNS]
+                    if not self._settled(rows, columns):
+                        self._compare(rows, columns, targets[:, start : start + _COLUMNS])
+                bar.update(len(rows))
+
+    def _settled(self, rows: Integers, columns: Integers) -> bool:
+        """Whether all are in one cluster and enough pairs of the rows are listed."""
+        clusters = self.cluster[self.owners[columns]]
+        same = (clusters == clusters[0]).all() and (self.cluster[self.owners[rows]] == clusters[0]).all()
+        return bool(same and (self.listed[rows] >= LISTED).all())
+
+    def _compare(self, rows: Integers, columns: Integers, targets: NDArray[np.uint64]) -> None:
+        """List the near-duplicates of ``rows`` among ``columns``, whose hashes are ``targets`` (4, columns)."""
+        for turn in range(8):
+            distance = np.zeros((len(rows), len(columns)), dtype=np.int16)
+            for mine, theirs in zip(self.hashes[rows, turn].T, targets, strict=True):
+                distance += _ones(mine[:, None] ^ theirs)
+            row, column = np.nonzero(distance <= MAX_DISTANCE)
+            self._list(rows[row], columns[column], turn=turn)
 
     def _look_up(self, images: Integers, keys: Sequence[Integers], *, size: int) -> None:
         """Compare images of equal keys below ``size``: ``keys[o]`` of the first with ``keys[0]`` of the second."""
@@ -197,26 +228,31 @@ class Search:
         return np.flatnonzero((a != b) & ~((self.cluster[a] == self.cluster[b]) & full))
 
     def _accept(self, found: Sequence[tuple[Integers, Integers]], *, turn: int) -> None:
-        """List the candidates whose thumbnails correlate, and join their clusters."""
+        """List the near-duplicates among candidates that were not looked at before."""
         if not found:
             return
         first, second = (np.concatenate(part) for part in zip(*found, strict=True))
         codes = (first * len(self.hashes) + second) * 8 + turn
         places = np.searchsorted(self.checked, codes).clip(max=max(len(self.checked) - 1, 0))
         new = np.flatnonzero(self.checked[places] != codes) if len(self.checked) else np.arange(len(codes))
-        if not len(new):
-            return
-        self.checked = np.sort(np.concatenate([self.checked, codes[new]]))
-        for begin in range(0, len(new), 4096):
-            part = new[begin : begin + 4096]
-            alike = self._correlations(first[part], second[part], turn) >= MIN_CORRELATION
-            for i, j in zip(first[part[alike]].tolist(), second[part[alike]].tolist(), strict=True):
+        if len(new):
+            self.checked = np.sort(np.concatenate([self.checked, codes[new]]))
+            self._list(first[new], second[new], turn=turn)
+
+    def _list(self, first: Integers, second: Integers, *, turn: int) -> None:
+        """List the candidates whose thumbnails correlate, and join their clusters."""
+        for begin in range(0, len(first), _LOOKS):
+            one, other = first[begin : begin + _LOOKS], second[begin : begin + _LOOKS]
+            worth = self._worth(one, other)
+            one, other = one[worth], other[worth]
+            alike = self._correlations(one, other, turn) >= MIN_CORRELATION
+            for i, j in zip(one[alike].tolist(), other[alike].tolist(), strict=True):
                 self._join(min(i, j), max(i, j))
 
     def _correlations(self, first: Integers, second: Integers, turn: int) -> NDArray[np.float64]:
         """Pearson correlation of the thumbnails of ``first`` in the given orientation with those of ``second``."""
-        x = orientations(np.asarray(self.thumbnails[first]))[turn].reshape(len(first), -1)
-        y = np.asarray(self.thumbnails[second]).reshape(len(first), -1)
+        x = _oriented(np.asarray(self.thumbnails[first]), turn).reshape(-1, THUMBNAIL**2)
+        y = np.asarray(self.thumbnails[second]).reshape(-1, THUMBNAIL**2)
         x, y = (v - v.mean(axis=1, keepdims=True) for v in (x.astype(np.float64), y.astype(np.float64)))
         norm = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
         return np.asarray((x * y).sum(axis=1) / norm)

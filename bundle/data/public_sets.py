@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from bundle.data.folders import read_folders
 from bundle.data.known_sets import (
     KNOWN,
+    Known,
+    LeftOut,
     PublicSet,
     SetOptions,
     dataset_entry,
-    image_files,
+    no_images,
     patient_of,
     read_pixel_sizes,
 )
-from bundle.vocabulary import BACKGROUND
+from bundle.data.pairing import pair_files
+from bundle.data.set_files import sort_files
+from bundle.data.set_tables import mask_entry
 
 __all__ = ["KNOWN", "PublicSet", "SetOptions", "read_busi", "read_folders", "read_hc18"]
 
@@ -34,30 +37,19 @@ def read_busi(root: str | Path, *, options: SetOptions | None = None) -> PublicS
     Raises:
         ValueError: when the folder is not BUSI.
     """
-    known = (options or SetOptions()).describe("BUSI")
+    options = options or SetOptions()
+    known = options.describe("BUSI")
     folder = _inside(Path(root), "Dataset_BUSI_with_GT", contents=known.classes, release="BUSI")
-    values = {"0": BACKGROUND} | {str(value): name for value, name in known.structures.items()}
-    entry = dataset_entry(known) | {"mask_values": values, "label_set": known.label_set, "classes": list(known.classes)}
+    entry = _entry("BUSI", known=known, options=options) | {
+        "label_set": known.label_set,
+        "classes": list(known.classes),
+    }
     found = PublicSet(datasets={"BUSI": entry})
     for name in known.classes:
         if not (folder / name).is_dir():
             found.notices.append(f"BUSI: no folder {folder / name}, so the class {name!r} has no image")
             continue
-        files = image_files(folder / name)
-        masks: dict[str, list[str]] = {}
-        for file in files:
-            if match := re.fullmatch(r"(.+)_mask(_\d+)?", file.stem):
-                masks.setdefault(match.group(1), []).append(str(file))
-        for file in files:
-            if re.fullmatch(r".+_mask(_\d+)?", file.stem):
-                continue
-            if file.stem not in masks:
-                found.problems.append(f"{file}: expected a mask {file.stem}_mask.png beside it, got none")
-                continue
-            labels = masks[file.stem]
-            item: dict[str, Any] = {"image": str(file), "dataset": "BUSI", "class": name}
-            item["patient"] = patient_of("BUSI", stem=file.stem, known=known)
-            found.items.append(item | {"label": labels[0] if len(labels) == 1 else labels})
+        _add_pairs(found, folder / name, name="BUSI", known=known, label=name)
     return found
 
 
@@ -73,32 +65,41 @@ def read_hc18(root: str | Path, *, options: SetOptions | None = None) -> PublicS
     Raises:
         ValueError: when the folder is not HC18, or its table is not valid.
     """
-    known = (options or SetOptions()).describe("HC18")
+    options = options or SetOptions()
+    known = options.describe("HC18")
     folder = Path(root)
     if folder.name == "training_set":
         folder = folder.parent
     folder = _inside(folder, "HC18", contents=("training_set",), release="HC18")
-    values = {"0": BACKGROUND} | {str(value): name for value, name in known.structures.items()}
-    found = PublicSet(datasets={"HC18": dataset_entry(known) | {"mask_values": values, "mask_kind": "outline"}})
+    found = PublicSet(datasets={"HC18": _entry("HC18", known=known, options=options) | {"mask_kind": "outline"}})
     table = folder / "training_set_pixel_size_and_HC.csv"
     sizes = read_pixel_sizes(table) if table.is_file() else {}
     if not sizes:
         found.notices.append(f"HC18: no table {table}, so areas and distances will be in pixels")
     if (folder / "test_set").is_dir():
         found.notices.append(f"HC18: {folder / 'test_set'} has no annotations and is left out")
-    for file in image_files(folder / "training_set"):
-        if file.stem.endswith("_Annotation"):
-            continue
-        outline = file.with_name(f"{file.stem}_Annotation.png")
-        if not outline.is_file():
-            found.problems.append(f"{file}: expected the outline {outline.name} beside it, got none")
-            continue
-        item: dict[str, Any] = {"image": str(file), "dataset": "HC18", "label": str(outline)}
-        item["patient"] = patient_of("HC18", stem=file.stem, known=known)
-        if file.name in sizes:
-            item["spacing"] = [sizes[file.name]] * 2
-        found.items.append(item)
+    _add_pairs(found, folder / "training_set", name="HC18", known=known)
+    for item in found.items:
+        if size := sizes.get(Path(item["image"]).name):
+            item["spacing"] = [size] * 2
     return found
+
+
+def _entry(name: str, *, known: Known, options: SetOptions) -> dict[str, Any]:
+    return dataset_entry(known) | mask_entry(name, values=known.structures, options=options)
+
+
+def _add_pairs(found: PublicSet, folder: Path, *, name: str, known: Known, label: str = "") -> None:
+    """Add the images of a folder with the masks beside them, and of one class where ``label`` names it."""
+    images, others = sort_files(folder)
+    pairing = pair_files(images, root=folder)
+    for file, labels in pairing.pairs:
+        item: dict[str, Any] = {"image": str(file), "dataset": name}
+        item |= {"class": label} if label else {}
+        item["patient"] = patient_of(name, image=file, root=folder, known=known)
+        item["label"] = str(labels[0]) if len(labels) == 1 else [str(mask) for mask in labels]
+        found.items.append(item)
+    found.left_out += [LeftOut(name, reason) for reason in pairing.left_out] + no_images(name, others)
 
 
 def _inside(root: Path, name: str, *, contents: tuple[str, ...], release: str) -> Path:

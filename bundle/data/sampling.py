@@ -11,6 +11,8 @@ import numpy as np
 from monai.data import Dataset
 from torch.utils.data import DistributedSampler
 
+from bundle.vocabulary import TASKS
+
 
 class Draw(NamedTuple):
     """One draw of the sampler: the item's place in the list and the seed of its random transforms."""
@@ -61,7 +63,7 @@ class BalancedSampler(DistributedSampler[Draw]):
         for name, given in (("task_weights", task_weights), ("dataset_weights", dataset_weights)):
             if given is not None and not isinstance(given, Mapping):  # the command line gives "null" as text
                 raise ValueError(
-                    f"{name} must map names to weights, or be None, got {given!r}; write --{name} None, or "
+                    f"{name} must map names to weights, or be None, got {given!r}; write --{name} '$None', or "
                     f"--{name} \"{{'name': 1.0}}\"."
                 )
         replicas = num_replicas or idist.get_world_size()
@@ -110,6 +112,8 @@ def item_weights(
     data: Sequence[Mapping[str, Any]], task_weights: Mapping[str, float], dataset_weights: Mapping[str, float]
 ) -> np.ndarray:
     """Sampling weight of each item, summing to one: float array (number of items,). See :class:`BalancedSampler`."""
+    if unknown_tasks := set(task_weights) - set(TASKS):
+        raise ValueError(f"task_weights must name tasks of {list(TASKS)}, got {sorted(unknown_tasks)}; correct them.")
     table: dict[str, int] = {}
     sets = np.zeros(len(data), dtype=np.int64)
     labeled = {task: np.zeros(len(data), dtype=bool) for task in task_weights}

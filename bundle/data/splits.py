@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splits by patient: whatever belongs to one patient, or is a near-duplicate of it, stays in one part.
 
-One split serves both tasks. It depends on the seed and on the items, not on their order.
+One split serves both tasks. It depends on the seed and on the items, not on their order or on other data sets.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
+
+from bundle.data.balance import assign_groups
 
 SPLITS = ("train", "val", "test")
 
@@ -36,51 +37,6 @@ def join_groups(patients: Sequence[str], pairs: Sequence[tuple[int, int]]) -> li
     return [find(patient) for patient in patients]
 
 
-def assign_groups(
-    groups: Sequence[str],
-    *,
-    strata: Sequence[Sequence[str]],
-    shares: Mapping[str, float],
-    seed: int,
-    fixed: Mapping[str, str] | None = None,
-) -> dict[str, str]:
-    """The part of every group, so that each part gets its share of every stratum as well as whole groups allow.
-
-    Greedy: large groups first, in seeded order; each goes to the part that lacks most of what the group holds.
-
-    Args:
-        groups: group per item.
-        strata: per item the names of the strata that it counts in, such as data set and class.
-        shares: part -> share of the items; the shares are taken relative to their sum, a part with 0 stays empty.
-        seed: another seed gives another split.
-        fixed: group -> part, for groups that are placed already.
-    """
-    holds: dict[str, Counter[str]] = {}
-    for group, names in zip(groups, strata, strict=True):
-        holds.setdefault(group, Counter()).update(names)
-    totals: Counter[str] = Counter()
-    for counts in holds.values():
-        totals.update(counts)
-    whole = sum(shares.values())
-    missing = {
-        part: {name: share / whole * total for name, total in totals.items()}
-        for part, share in sorted(shares.items(), key=lambda entry: -entry[1])
-        if share > 0
-    }
-    sizes = Counter(groups)
-    placed: dict[str, str] = {}
-    for group in sorted(holds, key=lambda g: (g not in (fixed or {}), -sizes[g], _digest(g, seed))):
-        if fixed and group in fixed:
-            part = fixed[group]
-        else:
-            part = max(missing, key=lambda p: sum(n / totals[s] * missing[p][s] for s, n in holds[group].items()))
-        placed[group] = part
-        for name, count in holds[group].items():
-            if part in missing:
-                missing[part][name] -= count
-    return placed
-
-
 def split_items(
     items: Sequence[dict[str, Any]],
     *,
@@ -93,7 +49,8 @@ def split_items(
     An item that has a ``split`` already keeps it, and the rest of its group follows.
 
     Args:
-        items: items with ``group``, ``dataset`` and perhaps ``class``; changed in place.
+        items: items with ``image``, ``group``, ``patient``, ``dataset`` and perhaps ``class``, ``label`` and ``split``;
+            changed in place.
         fractions: share of train, val and test.
         seed: another seed gives another split.
         folds: number of folds, 2 or more.
@@ -102,21 +59,37 @@ def split_items(
     for item in sorted(items, key=lambda i: str(i["image"])):
         if "split" in item:
             fixed.setdefault(item["group"], item["split"])
-    groups = [item["group"] for item in items]
-    strata = [_strata(item) for item in items]
-    parts = assign_groups(groups, strata=strata, shares=fractions, seed=seed, fixed=fixed)
+    parts = _assign(items, shares=fractions, seed=seed, fixed=fixed)
     for item in items:
         item.setdefault("split", parts[item["group"]])
     if folds:
         rest = [item for item in items if item["split"] != "test"]
-        parts = assign_groups(
-            [item["group"] for item in rest],
-            strata=[_strata(item) for item in rest],
-            shares={str(fold): 1.0 for fold in range(folds)},
-            seed=seed,
-        )
+        parts = _assign(rest, shares={str(fold): 1.0 for fold in range(folds)}, seed=seed, fixed={})
         for item in rest:
             item["fold"] = int(parts[item["group"]])
+
+
+def _assign(
+    items: Sequence[Mapping[str, Any]], *, shares: Mapping[str, float], seed: int, fixed: Mapping[str, str]
+) -> dict[str, str]:
+    """The part of every group: each data set by itself, so that its split is the same whatever sets are beside it.
+
+    Data sets that a group joins are split together, and so are all that have fewer groups than there are parts.
+    """
+    names = [item["dataset"] for item in items]
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(item["group"], index), index) for index, item in enumerate(items)]
+    joined = join_groups(names, [(i, j) for i, j in pairs if names[i] != names[j]])
+    groups = Counter(joined[index] for index in first.values())
+    parts = sum(share > 0 for share in shares.values())
+    apart: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for item, name in zip(items, joined, strict=True):
+        apart[name if groups[name] >= parts else ""].append(item)
+    return {
+        group: part
+        for members in apart.values()
+        for group, part in assign_groups(members, shares=shares, seed=seed, fixed=fixed).items()
+    }
 
 
 def find_leaks(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]]) -> list[list[str]]:
@@ -139,11 +112,3 @@ def find_leaks(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, in
         if a["split"] != b["split"] and a["patient"] != b["patient"]:
             leaks.append([a["image"], b["image"], f"near-duplicates in {a['split']} and {b['split']}"])
     return leaks
-
-
-def _digest(group: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{group}".encode()).hexdigest()
-
-
-def _strata(item: Mapping[str, Any]) -> list[str]:
-    return [item["dataset"], f"{item['dataset']}/{item.get('class', '')}"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from monai.data import Dataset, MetaTensor
 
 from bundle.data.requests import add_prompts, name_items
 from bundle.failures import reason
-from bundle.vocabulary import UNKNOWN
+from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, check_prompted
+
+logger = logging.getLogger(__name__)
 
 
 class TolerantDataset(Dataset):
@@ -60,6 +63,8 @@ class FolderDataset(TolerantDataset):
         dataset_dir: folder that names of results are relative to.
         output_dir: folder of the results; images in it are left out.
         positions: the position table.
+        structures: names of the segmentation channels, background first.
+        organ_structures: position -> names of its structures, which a prompted position needs.
         image_size: side of the black image, in pixels.
         prompts: CSV file with prompts per file, see :func:`bundle.data.requests.add_prompts`.
         position: position prompt of files without their own.
@@ -67,7 +72,7 @@ class FolderDataset(TolerantDataset):
         task: task prompt of files without their own.
 
     Raises:
-        ValueError: see :func:`bundle.data.requests.add_prompts`.
+        ValueError: see :func:`bundle.data.requests.add_prompts` and :func:`bundle.vocabulary.check_prompted`.
     """
 
     def __init__(
@@ -79,6 +84,8 @@ class FolderDataset(TolerantDataset):
         output_dir: str,
         positions: Sequence[str],
         image_size: int,
+        structures: Sequence[str] = (),
+        organ_structures: Mapping[str, Sequence[str]] | None = None,
         prompts: str | None = None,
         position: str = UNKNOWN,
         nature: str = UNKNOWN,
@@ -87,4 +94,12 @@ class FolderDataset(TolerantDataset):
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
         items = add_prompts(named, positions=positions, defaults=defaults, prompts=prompts)
+        if organ_structures is not None:
+            prompted = {item["position"] for item in items}
+            check_prompted(prompted, organ_structures, positions=positions, structures=structures)
+            if organ_structures and (unlisted := prompted & set(positions) - {NEUTRAL_POSITION, *organ_structures}):
+                logger.warning(
+                    f"{sorted(unlisted)} have no entry in organ_structures: no structure is shown for them. If that is "
+                    "meant, write an empty list: 'lung: []'."
+                )
         super().__init__(items, transform, image_size=image_size)

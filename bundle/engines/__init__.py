@@ -19,9 +19,11 @@ from bundle.engines.handlers import (
     UpdateAverage,
     ema_model,
 )
+from bundle.engines.identity import run_identity
 from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.processes import ShareEvaluator
+from bundle.engines.run_folder import run_folder
 from bundle.engines.schedule import warmup_polynomial
 from bundle.engines.served import SavedLabelTraining
 
@@ -44,5 +46,7 @@ __all__ = [
     "prepare_batch",
     "prepare_evaluation",
     "prepare_items",
+    "run_folder",
+    "run_identity",
     "warmup_polynomial",
 ]

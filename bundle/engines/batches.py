@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from bundle.engines.synchronized import SynchronizedBatchNorm2d, synchronize
-from bundle.vocabulary import NEUTRAL_POSITION, encode_prompt, switch
+from bundle.vocabulary import NEUTRAL_POSITION, encode_prompt, organ_table, switch, unclaimed_structures
+
+logger = logging.getLogger(__name__)
 
 _NO_STRUCTURE = -1e4
 """Logit of a structure that the prompted organ does not have: its softmax is exactly 0 in float32, and unlike -inf
@@ -140,7 +143,7 @@ class PromptedInferer(Inferer):
     Args:
         structures: names of the segmentation channels, background first.
         positions: the position table.
-        organ_structures: position -> names of its structures; a known position that is not listed has none.
+        organ_structures: position -> names of its structures, see :func:`bundle.vocabulary.organ_table`.
         image_channels: channels of the image proper; guidance follows them.
 
     Raises:
@@ -152,7 +155,7 @@ class PromptedInferer(Inferer):
         structures: Sequence[str],
         positions: Sequence[str],
         *,
-        organ_structures: Mapping[str, Sequence[str]],
+        organ_structures: Mapping[str, Sequence[str]] | None,
         image_channels: int = 3,
     ) -> None:
         self.neutral = torch.tensor([encode_prompt({}, positions)])
@@ -161,19 +164,16 @@ class PromptedInferer(Inferer):
         self.image_channels = image_channels
         self.allowed = torch.zeros(len(positions), len(structures), dtype=torch.bool)
         self.allowed[:, 0] = True
-        self.allowed[self.no_position] = True
+        table = organ_table(organ_structures, positions=positions, structures=structures)
+        for row, position in enumerate(positions):
+            self.allowed[row, table[position]] = True
         self.together = torch.eye(len(structures), dtype=torch.bool)  # structures of one organ
         self.together[:, 0] = True
-        for organ, names in organ_structures.items():
-            if organ not in positions or not set(names) <= set(structures):
-                raise ValueError(
-                    f"organ_structures must map positions {list(positions)} to structures {list(structures)}, "
-                    f"got {organ!r}: {list(names)}; correct the config."
-                )
-            indices = [list(structures).index(name) for name in names]
-            self.allowed[list(positions).index(organ), indices] = True
-            for index in indices:
-                self.together[index, indices] = True
+        for organ in organ_structures or positions:
+            for index in table[organ]:
+                self.together[index, table[organ]] = True
+        if free := unclaimed_structures(organ_structures, structures=structures):
+            logger.warning(f"no organ in organ_structures shows {free}: they are found only without a position.")
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args: Any, prompt: Tensor | None = None, **kwargs: Any

@@ -7,7 +7,7 @@ import logging
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -18,7 +18,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from bundle import __version__
-from bundle.described import described_network
+from bundle.described import NotPlain, described_network, plain_values
+from bundle.engines.identity import refusal
 from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.vocabulary import switch
 
@@ -39,13 +40,14 @@ class Guard(Protocol):
 
 
 class Checkpoints:
-    """Saves after every epoch what a resumed run needs, keeps the best weights, and serves them when training ends.
+    """Saves what a resumed run needs at the start and after every epoch, and the best weights, served when it ends.
 
     ``last.pt`` (all state) and ``best.pt`` (weights by the evaluator's key metric; the newest where nothing is
     validated) are written to ``output_dir``, each to a temporary file first and then renamed over the old one. When
     the training completes, ``best.pt`` becomes ``model_path``; the file that was there moves to ``previous/`` beside
-    it. Files that no earlier run wrote are not replaced; the files of a run that is resumed are its own. MONAI's
-    ``CheckpointSaver`` forgets the best score when a run is resumed and writes served weights at once.
+    it. ``last.pt`` says which run it is of, and no other run resumes from it. Files that no earlier run wrote are not
+    replaced; the files of a run that is resumed are its own. MONAI's ``CheckpointSaver`` forgets the best score when a
+    run is resumed and writes served weights at once.
 
     Args:
         network: the plain network that is trained; its ``network_config()`` is saved beside the weights.
@@ -58,6 +60,8 @@ class Checkpoints:
         resume: continue the run in ``output_dir`` from its last completed epoch.
         guard: decides at the end whether the best weights shall be served; None: always.
         others: names of files that other handlers write to ``output_dir``.
+        identity: what the run is, of :func:`bundle.engines.identity.run_identity`; None asks nothing but the network
+            and the number of processes.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Checkpoints:
         resume: bool = False,
         guard: Guard | None = None,
         others: Sequence[str] = (),
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.guard = guard
         parts = (network, average, optimizer, lr_scheduler)
@@ -80,6 +85,7 @@ class Checkpoints:
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
         self.folder, self.files = OutputFolder(output_dir), [BEST, LAST, *others]
+        self.identity = identity
         self.saved = 0  # epochs of this run in last.pt
 
     def attach(self, engine: Engine) -> None:
@@ -100,28 +106,23 @@ class Checkpoints:
         if self.resume:
             self._restore(engine, last)
             for name in self.files if idist.get_rank() == 0 else ():
-                self.folder.adopt(name)  # an earlier version, or the user, may have written them
+                self.folder.adopt(name)  # the user may have brought them back
             return
         self.folder.check(self.files)
-        if last.exists() and idist.get_rank() == 0:
-            logger.warning(
-                f"{last} of an earlier run will be overwritten: this run starts anew. To continue that run instead, "
-                "stop now and add --resume true."
-            )
+        self._save(self._state(epoch=0, best=(-1.0, -1)), LAST)
 
     def _restore(self, engine: Engine, last: Path) -> None:
         if not last.is_file():
             raise FileNotFoundError(
                 f"{last} expected to resume from, found none; start without --resume, or name the run's folder with "
-                "--output_dir."
+                "--output_dir, which may be one in previous/ there."
             )
-        state = _read(last)
-        own, saved = self.network_config(), state["network_config"]
-        if differing := [key for key, value in own.items() if saved.get(key) != value]:
-            expected, got = (", ".join(f"{key} {config.get(key)}" for key in differing) for config in (own, saved))
-            raise ValueError(
-                f"{last} must be of this network, with {expected}, got one with {got}; resume with the options that "
-                "the run was started with, or start anew in another --output_dir."
+        state = read_state(last)
+        self._check_identity(state, last)
+        if state["epoch"] and not (self.output_dir / BEST).is_file():
+            raise FileNotFoundError(
+                f"{self.output_dir / BEST} expected beside {LAST}, found none: the best weights so far are lost; put "
+                "it back, or start anew in another --output_dir."
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
@@ -130,6 +131,31 @@ class Checkpoints:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = state["best"]
         self.saved = state["epoch"]
         logger.info(f"resumed {last} after epoch {state['epoch']} of {engine.state.max_epochs}")
+
+    def _check_identity(self, state: Mapping[str, Any], last: Path) -> None:
+        saved, own = state["identity"], self._identity()
+        if "processes" not in saved["options"]:
+            raise ValueError(
+                f"{last} must say what the run was trained with, got a file of version 0.5.2 or older, which did not "
+                "note it; finish the run with that version, or start a new one in another --output_dir, from its "
+                f"weights with --start_weights '{self.output_dir / BEST}'."
+            )
+        if self.identity is None:
+            saved = {**own, "options": {name: saved["options"].get(name) for name in own["options"]}}
+        if reason := refusal(saved, own):
+            raise ValueError(
+                f"{last} must be of the run that is resumed, got another: {reason}, or start anew in another "
+                "--output_dir."
+            )
+        for name, version in own["versions"].items():
+            if (former := saved["versions"].get(name, version)) != version:
+                logger.warning(f"the run was started with {name} {former}; its other epochs follow {name} {version}.")
+
+    def _identity(self) -> dict[str, Any]:
+        """What the run is: the config's identity, the network and the processes."""
+        identity = {"versions": {}, "data": {}, "options": {}, "components": {}, **(self.identity or {})}
+        options = {**self.network_config(), "processes": idist.get_world_size()}
+        return {**identity, "options": {**identity["options"], **options}}
 
     def network_config(self) -> dict[str, Any]:
         """What the network was built with, as plain values."""
@@ -142,10 +168,12 @@ class Checkpoints:
             config = {**self.network_config(), "version": __version__}
             served = {"model": self.average.module.state_dict(), "network_config": config}
             self._save(served, BEST)
-        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"epoch": engine.state.epoch, "best": best, "network_config": self.network_config()}
-        self._save(state, LAST)
+        self._save(self._state(epoch=engine.state.epoch, best=best), LAST)
         self.saved = engine.state.epoch
+
+    def _state(self, *, epoch: int, best: tuple[float, int]) -> dict[str, Any]:
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
+        return {**state, "epoch": epoch, "best": best, "identity": self._identity()}
 
     def _save(self, state: dict[str, Any], name: str) -> None:
         def write(new: Path) -> None:
@@ -187,17 +215,28 @@ class Checkpoints:
         raise error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The state in ``last.pt``; only tensors and plain values are read, no pickled code runs."""
+def read_state(path: Path) -> dict[str, Any]:
+    """The state in ``last.pt``; only tensors and plain values are read, no pickled code runs.
+
+    Files of version 0.5.2 and older have an ``identity`` that holds the network alone.
+
+    Raises:
+        ValueError: when it is damaged, or no checkpoint of a training.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {key: state[key] for key in ("network_config", "epoch", "best", *_PARTS)}
+        if "network_config" in state:
+            config = described_network(state["network_config"], path=path)
+            state["identity"] = {"versions": {}, "options": config}
+        state["identity"] = plain_values(state["identity"], path=path, name="identity")
+        return {key: state[key] for key in ("identity", "epoch", "best", *_PARTS)}
+    except NotPlain:
+        raise
     except Exception as e:  # PyTorch raises nine kinds for damaged files
         raise ValueError(
             f"{path} must be the checkpoint of a training, got a damaged or different file ({type(e).__name__}), of "
             "which nothing was executed; start anew without --resume."
         ) from e
-    return {**state, "network_config": described_network(state["network_config"], path=path)}
 
 
 def write_epoch_file(folder: OutputFolder, name: str, content: bytes | Callable[[Path], Any]) -> None:

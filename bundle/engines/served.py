@@ -153,7 +153,7 @@ class SavedLabelTraining:
 
     def _compare(self, best: Path) -> tuple[bool, str]:
         files = " ".join(shlex.quote(str(path)) for path in (best, self.model_path))
-        new = f"the new ones are in {best}; to serve them: cp {files}"
+        new = f"the new ones are in {best}, until the next training; to serve them: cp {files}"
         count = len(self.labels.aside)
         if not self.model_path.is_file():
             return True, "no weights were served so far: the new weights are served"

@@ -70,8 +70,10 @@ def load_source(
 
 
 def _check_organs(config: ConfigParser, files: Sequence[str | Path]) -> None:
-    structures, positions = (config.get_parsed_content(name) for name in ("structures", "positions"))
-    for organ, names in config["organ_structures"].items():
+    structures, positions, organs = (
+        config.get_parsed_content(name) for name in ("structures", "positions", "organ_structures")
+    )
+    for organ, names in (organs or {}).items():
         if organ not in positions or not set(names) <= set(structures):
             raise ValueError(
                 f"organ_structures of {', '.join(map(str, files))} must map the checkpoint's positions {positions} to "

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pydicom
 from monai.utils import optional_import
+from pydicom.uid import ImplicitVRLittleEndian
 
+from bundle.files import DICOM_SUFFIXES
 from bundle.live.pictures import Picture
 from bundle.transforms.loading import to_unit
-from bundle.transforms.readers import DICOM_SUFFIXES, Raw, check_size, dicom_frame
+from bundle.transforms.readers import HEAD, Raw, complete_header, dicom_frame, is_ybr, quiet_reading, to_rgb
 
 iter_pixels, HAS_ITER_PIXELS = optional_import("pydicom.pixels", name="iter_pixels")
 
@@ -58,16 +60,23 @@ def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
         raise ValueError(
             f'{path}: DICOM cine needs pydicom 3, got {pydicom.__version__}; run pip install "pydicom>=3".'
         )
-    ds = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    check_size(int(ds.Columns), int(ds.Rows))
+    with quiet_reading(str(path)), path.open("rb") as file:
+        ds = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        complete_header(ds)
+        encapsulated = ds.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian).is_encapsulated
+        ybr = is_ybr(ds.PhotometricInterpretation, file.read(HEAD) if encapsulated else b"")
     number = 0
     while number < length:
         try:
-            for stored in iter_pixels(path, indices=range(number, length)):
-                picture = to_picture(dicom_frame(stored, ds))
+            frames = iter_pixels(path, indices=range(number, length), raw=True)
+            while number < length:
+                with quiet_reading(str(path)):
+                    stored = next(frames, None)
+                    if stored is None:
+                        return
+                    picture = to_picture(dicom_frame(to_rgb(stored, ybr), ds))
                 number += 1
                 yield picture
-            return
         except UNDECODABLE as error:
             number += 1
             yield error

@@ -15,6 +15,7 @@ from bundle.live.pictures import cv2
 from bundle.live.segmenter import FrameSegmenter, Letterbox
 from bundle.networks.weights import load_network
 from bundle.transforms import DescribePredictiond
+from bundle.vocabulary import check_prompted
 
 PROMPTS = ("position", "nature", "task")
 
@@ -47,12 +48,14 @@ def build_segmenter(
     get = parser.get_parsed_content
     network = _load(parser)
     structures, label_sets, positions = get("structures"), get("label_sets"), get("positions")
+    asked: dict[str, str] = {name: (prompts or {}).get(name) or get(name) for name in PROMPTS}
+    check_prompted([asked["position"]], get("organ_structures"), positions=positions, structures=structures)
     segmenter = FrameSegmenter(
         network,
         inferer=get("inferer"),
         letterbox=Letterbox(get("image_size"), mean=get("image_mean"), std=get("image_std")),
         describe=DescribePredictiond(structures, label_sets),
-        prompts={name: (prompts or {}).get(name) or get(name) for name in PROMPTS},
+        prompts=asked,
         positions=positions,
         window=window,
     )

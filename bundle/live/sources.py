@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from bundle.data.datalist import list_images
+from bundle.data.listing import list_images
 from bundle.live.cine import cine_pictures, cine_rate, is_dicom, to_picture
 from bundle.live.pictures import Frame, Picture, cv2
 from bundle.transforms.readers import read_file

@@ -190,7 +190,7 @@ def weighted_auroc(truth: Indices, probabilities: Floats, *, weights: Floats) ->
     """``auroc`` in each resample, shape (resamples,): NaN where a class does not occur.
 
     The share of (positive, negative) pairs in the right order, ties counting one half, each pair with the product of
-    its images' weights.
+    its images' weights; from ranks, so that the time grows as N log N.
 
     Args:
         truth: class indices, shape (N,).
@@ -201,12 +201,20 @@ def weighted_auroc(truth: Indices, probabilities: Floats, *, weights: Floats) ->
         Hanley & McNeil 1982, Radiology 143:29-36 (AUROC as the Mann-Whitney statistic).
     """
     num_classes = probabilities.shape[1]
-    areas = []
-    for positive in [1] if num_classes == 2 else range(num_classes):
-        scores, is_positive = probabilities[:, positive], truth == positive
-        difference = scores[is_positive][:, None] - scores[~is_positive][None, :]
-        order = (np.sign(difference) + 1) / 2  # (positives, negatives)
-        up, down = weights[:, is_positive], weights[:, ~is_positive]
-        with np.errstate(invalid="ignore"):
-            areas.append(((up @ order) * down).sum(axis=1) / (up.sum(axis=1) * down.sum(axis=1)))
+    areas = [
+        _rank_area(truth == positive, probabilities[:, positive], weights=weights)
+        for positive in ([1] if num_classes == 2 else range(num_classes))
+    ]
     return np.asarray(np.mean(areas, axis=0))
+
+
+def _rank_area(positive: NDArray[np.bool_], scores: Floats, *, weights: Floats) -> Floats:
+    ups, downs = np.flatnonzero(positive), np.flatnonzero(~positive)
+    downs = downs[np.argsort(scores[downs])]
+    lower, upper = (np.searchsorted(scores[downs], scores[ups], side=side) for side in ("left", "right"))
+    areas = np.full(len(weights), np.nan)
+    for index, row in enumerate(weights):
+        below = np.concatenate([[0.0], np.cumsum(row[downs])])  # weight of the negatives of the lowest scores
+        if pairs := row[ups].sum() * below[-1]:
+            areas[index] = (row[ups] * (below[lower] + below[upper]) / 2).sum() / pairs
+    return areas

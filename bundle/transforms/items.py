@@ -45,6 +45,7 @@ class ItemDefaultsd(Transform):
             "mask_values": {},
             "mask_kind": "filled",
             "mask_scaled": False,
+            "mask_threshold": 0,
             "labeled": [bool(label)] * self.num_structures,
             "cls": [-1] * self.num_sets,
             "dataset": UNKNOWN,

@@ -179,7 +179,9 @@ class LoadMaskd(MapTransform):
     Several files are merged, the greater index on top. No file ([] or "") gives background only.
     ``item["mask_values"]`` maps stored values to indices ({} = they are indices); ``item["mask_kind"]`` "outline" is
     filled. A tensor instead of paths is left as it is. With ``item["mask_scaled"]`` a mask of another size but the
-    image's proportions is scaled to it (nearest neighbor). 1-bit white is 255 when the table has 255 and not 1, else 1.
+    image's proportions is scaled to it (nearest neighbor). With ``item["mask_threshold"]`` above 0, that value and all
+    above are the one structure of the table, all below background. 1-bit white is 255 when the table has 255 and not 1,
+    else 1.
 
     Args:
         keys: keys of a path or of a list of paths.
@@ -214,6 +216,9 @@ class LoadMaskd(MapTransform):
         merged = np.zeros(shape, np.uint8)
         for path in paths:
             stored = _stored_mask(path, table)
+            if threshold := int(item.get("mask_threshold", 0)):
+                structure = max(value for value, index in table.items() if index)
+                stored = np.where(stored >= threshold, structure, 0)
             if item.get("mask_scaled") and _same_proportions(stored.shape, shape):
                 stored = _scale(stored, shape)
             if stored.shape != shape:

@@ -15,8 +15,9 @@ import torch
 from monai.transforms import Transform
 from PIL import Image
 
+from bundle.files import IMAGE_SUFFIXES
 from bundle.guidance import Box, Point
-from bundle.transforms.readers import IMAGE_SUFFIXES, check_size
+from bundle.transforms.readers import check_size
 from bundle.vocabulary import BACKGROUND, UNKNOWN
 
 REQUESTED_PROMPTS = ("position", "nature", "task")

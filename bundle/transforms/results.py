@@ -13,17 +13,17 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, Transform
 
+from bundle.files import METAIMAGE_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.transforms.guidance import hold_to_guidance
 from bundle.transforms.items import add_note
 from bundle.transforms.letterbox import Letterboxd, place_in_square, stretch_positive
-from bundle.transforms.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from bundle.transforms.requests import UNNAMED
 from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, switch
 
 PROMPTS_USED = ("position", "nature", "task")
 NO_POSITION = (UNKNOWN, NEUTRAL_POSITION)
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
-VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_SUFFIXES
 
 
 class SplitPredictiond(MapTransform):
@@ -238,7 +238,7 @@ class DescribePredictiond(Transform):
 
 
 class ToStudyd(Transform):
-    """Turns a label map (1, H, W) into the study's own index order: (W, H), or (W, H, 1) for NIfTI and NRRD.
+    """Turns a label map (1, H, W) into the study's own index order: (W, H), or (W, H, 1) for NIfTI, NRRD and MetaImage.
 
     MONAI Label writes a geometry with three axes alone. It compares a result with ``spatial_shape`` of the image,
     which becomes the result's, and takes the geometry of what it writes from the result's affine. A JPEG study's result

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_ROUNDING = 1e-6  # of float32, between two ways to compute the same probability
+_ROUNDING = 1e-4  # between two ways back to the native grid, whose float32 places differ in the fifth digit
 
 
 def round_maps(maps: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -41,7 +40,7 @@ def encode_probabilities(
     """An .npz file, which ``numpy.load`` reads: ``probabilities``, ``structures`` and ``spacing_mm``.
 
     NumPy's format holds 16-bit floats and the structures' names; NIfTI has neither, and 8 bits lose what is below
-    0.002. NumPy's own ``savez_compressed`` takes three times as long for files that are hardly smaller.
+    0.002.
 
     Args:
         maps: (C, H, W) in [0, 1], see :func:`round_maps`.
@@ -50,16 +49,11 @@ def encode_probabilities(
         spacing_mm: ``row`` and ``column``; None, where it is not known, is written as nan.
     """
     spacing = [np.nan if spacing_mm[axis] is None else spacing_mm[axis] for axis in ("row", "column")]
-    content = {
-        "probabilities": round_maps(maps, mask),
-        "structures": np.array(structures, dtype=np.str_),
-        "spacing_mm": np.array(spacing, np.float64),
-    }
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in content.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, so that the same maps give the same bytes
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(entry, "w") as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+    np.savez_compressed(
+        file,
+        probabilities=round_maps(maps, mask),
+        structures=np.array(structures, dtype=np.str_),
+        spacing_mm=np.array(spacing, np.float64),
+    )
     return file.getvalue()

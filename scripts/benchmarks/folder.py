@@ -27,7 +27,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bundle.data.datalist import list_images  # noqa: E402
+from bundle.data.listing import list_images  # noqa: E402
 from bundle.data.phantom import datalist_path  # noqa: E402
 from bundle.engines import prepare_items  # noqa: E402
 from bundle.engines.processes import keep_freed_memory  # noqa: E402

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bundle.data.datalist import ALLOW_LEAKS, list_images, load_split, read_datalist
+from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
 from bundle.data.manifest import SCHEMA_PATH, _check_schema, _describe
 from bundle.vocabulary import NATURES
 
@@ -76,6 +76,7 @@ def test_items_of_a_split_all_have_the_same_keys(write: Callable[..., Path], tmp
         "mask_values": {0: 0, 255: 1},
         "mask_kind": "filled",
         "mask_scaled": False,
+        "mask_threshold": 0,
         "labeled": [True, True, False, False, False],
         "cls": [2, -1],
         "dataset": "B",
@@ -111,6 +112,52 @@ def test_heads_join_label_sets_by_index(write: Callable[..., Path]) -> None:
     network = NETWORK | {"label_sets": {"four": ["0", "1", "2", "3"]}}
     breast, lung, _ = load_split(write(), split="train", heads={"breast": "four", "lung": None}, **network)
     assert (breast["cls"], lung["cls"]) == ([2], [-1])
+
+
+@pytest.mark.parametrize("heads", [None, {"breast": "breast"}])
+@pytest.mark.parametrize(
+    ("classes", "given", "cls"),
+    [
+        (["benign", "malignant", "normal"], "normal", 0),
+        (["Malignant", "BENIGN"], "Malignant", 2),
+        (["be-nign", "norm al"], "be-nign", 1),
+        (["cyst", "malignant"], "malignant", 2),  # no image is a cyst
+    ],
+)
+def test_classes_join_by_name(
+    write: Callable[..., Path], heads: dict[str, str] | None, classes: list[str], given: str, cls: int
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["datasets"]["B"].update(classes=classes, label_set="breast")
+        manifest["items"][0]["class"] = given
+
+    assert load_split(write(change), split="train", heads=heads, **NETWORK)[0]["cls"] == [cls, -1]
+
+
+@pytest.mark.parametrize("heads", [None, {"breast": "breast"}])
+def test_classes_never_join_by_index_where_a_name_tells(
+    write: Callable[..., Path], heads: dict[str, str] | None
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["datasets"]["B"]["classes"] = ["malignant", "cyst"]
+        manifest["items"][1]["class"] = "cyst"
+
+    with pytest.raises(ValueError, match=r"got \['cyst'\] of \['malignant', 'cyst'\]; set 'breast: \[normal") as caught:
+        load_split(write(change), split="train", heads=heads, **NETWORK)
+    assert "prepare_data.py --classes" in str(caught.value)
+    assert "by index" not in str(caught.value)
+
+
+def test_structures_label_sets_and_positions_join_by_name(write: Callable[..., Path]) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["datasets"]["B"].update(position="Breast", label_set="BREAST")
+        manifest["datasets"]["B"]["mask_values"]["255"] = "Lesion"
+        manifest["datasets"]["L"]["classes"] = ["Healthy", "COVID_19", "pneumonia"]
+        manifest["items"][2]["class"] = "COVID_19"
+
+    breast, lung, _ = load_split(write(change), split="train", **NETWORK)
+    assert (breast["position"], breast["cls"], breast["mask_values"]) == ("breast", [2, -1], {0: 0, 255: 1})
+    assert lung["cls"] == [-1, 2]
 
 
 def test_neutral_positions_become_unknown(write: Callable[..., Path]) -> None:
@@ -187,7 +234,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"structures": ["background", "head"]}, r"datalist\.json: dataset 'B', key 'mask_values'.*got 'lesion'; add"),
+        ({"structures": ["background", "head"]}, r"json: dataset 'B', key 'mask_values'.*got 'lesion'; .* add it"),
         ({"positions": ["breast", "indis"]}, r"item 2 \(dataset 'L'\), key 'position': expected .*, got 'lung'"),
         ({"label_sets": {"breast": ["normal", "benign", "malignant"]}}, r"add 'lung: \[healthy, pneumonia, covid"),
         ({"label_sets": NETWORK["label_sets"] | {"lung": ["sick", "well"]}}, r"expected the network's classes \['si"),
@@ -225,35 +272,3 @@ def test_the_schema_knows_the_vocabulary() -> None:
     schema = json.loads(SCHEMA_PATH.read_text())
     for kind in ("item", "dataset"):
         assert schema["definitions"][kind]["properties"]["nature"]["enum"] == [*NATURES, "unknown", ""]
-
-
-def test_images_of_a_folder_are_found_by_name_and_content(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a/c.nii.gz", "a/d.jpeg", "notes.txt", ".hidden.png", ".cache/e.png", "a/._f.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "IM_0001").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "README").write_text("text")
-    found = [str(Path(entry["image"]).relative_to(tmp_path)) for entry in list_images(tmp_path)]
-    assert found == ["1.2.840.113", "IM_0001", "a/c.nii.gz", "a/d.jpeg", "b.PNG", "folder.png"]
-    assert list_images(tmp_path / "notes.txt") == [{"image": str(tmp_path / "notes.txt")}]
-
-
-def test_links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> None:
-    (tmp_path / "set/a").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    for name in ("set/x.png", "set/a/y.png", "elsewhere/z.png"):
-        (tmp_path / name).touch()
-    (tmp_path / "set/self").symlink_to(tmp_path / "set")
-    (tmp_path / "set/a/out").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "set/a")
-    found = [str(Path(entry["image"]).relative_to(tmp_path)) for entry in list_images(tmp_path / "set")]
-    assert found == ["set/a/out/z.png", "set/a/y.png", "set/x.png"]
-
-
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected images .*, got none"):
-        list_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"none: expected a folder with images, got no such folder"):
-        list_images(tmp_path / "none")

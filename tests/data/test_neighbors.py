@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from bundle.data import neighbors
-from bundle.data.duplicates import Fingerprint, Fingerprints, near_duplicates
+from bundle.data.duplicates import Fingerprint, Fingerprints, fingerprint, near_duplicates
+from bundle.data.neighbors import orientations
 
 Bits = NDArray[np.uint8]
 
@@ -38,13 +41,13 @@ def brute_force(bits: Bits) -> list[tuple[int, int]]:
     ]
 
 
-@pytest.mark.parametrize(("few", "flips"), [(0, 3), (50_000, 6)])
+@pytest.mark.parametrize(("exact", "flips"), [(0, 3), (50_000, 29), (50_000, 31)])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_comparing_all_pairs_finds_is_found(
-    monkeypatch: pytest.MonkeyPatch, seed: int, few: int, flips: int
+    monkeypatch: pytest.MonkeyPatch, seed: int, exact: int, flips: int
 ) -> None:
-    """Clusters of 1 to 7 images, each with bits of the first changed: 3 for keys of blocks, 6 for short keys."""
-    monkeypatch.setattr(neighbors, "_FEW", few)
+    """Clusters of 1 to 7 images, each with bits of the first changed: 3 for keys, 29 and 31 for all pairs."""
+    monkeypatch.setattr(neighbors, "EXACT", exact)
     sizes = np.random.default_rng(seed).integers(1, 8, 100).tolist()
     bits, thumbnails = clusters(sizes, flips=flips, seed=seed)
     assert near_duplicates(prints(bits, thumbnails)) == brute_force(bits)
@@ -52,7 +55,7 @@ def test_what_comparing_all_pairs_finds_is_found(
 
 def test_six_low_frequency_bits_may_differ_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first image's low-frequency bits are changed in six places, 200 times over, for nine blocks of six."""
-    monkeypatch.setattr(neighbors, "_FEW", 0)
+    monkeypatch.setattr(neighbors, "EXACT", 0)
     places = np.array([16 * u + v for u in range(16) for v in range(16) if 0 < u + v < 10])
     rng = np.random.default_rng(0)
     bits, thumbnails = clusters([1] * 200, flips=0, seed=0)
@@ -61,6 +64,34 @@ def test_six_low_frequency_bits_may_differ_wherever_they_are(monkeypatch: pytest
         copy[0, rng.choice(places, 6, replace=False)] ^= 1
     found = near_duplicates(prints(np.concatenate([bits, copies]), np.concatenate([thumbnails, thumbnails])))
     assert found == [(i, i + 200) for i in range(200)]
+
+
+def test_all_pairs_are_compared_across_blocks_of_rows_and_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "_ROWS", 3)
+    monkeypatch.setattr(neighbors, "_COLUMNS", 7)
+    bits, thumbnails = clusters([2, 1, 5, 3] * 5, flips=30, seed=0)
+    order = np.random.default_rng(0).permutation(len(bits))
+    pairs = near_duplicates(prints(bits[order], thumbnails[order]))
+    assert len(pairs) > 50
+    assert pairs == brute_force(bits[order])
+
+
+def test_real_pairs_near_the_limit_are_found(real_data: Path) -> None:
+    """Two pairs of USGRA, 56 to 58 bits apart, that the keys miss; and no pair is missed."""
+    paths = sorted((real_data / "segmentation/USGRA/imgs").glob("*.png"))
+    if not paths:
+        pytest.skip(f"no USGRA in {real_data}")
+    marks = [fingerprint(path) for path in paths]
+    found = {(paths[i].stem, paths[j].stem) for i, j in near_duplicates(Fingerprints(marks))}
+    assert {("0036", "0146"), ("0023", "0109")} <= {(min(a[-4:], b[-4:]), max(a[-4:], b[-4:])) for a, b in found}
+    bits = np.unpackbits(np.stack([mark.hashes for mark in marks]), axis=2)
+    near = {(paths[i].stem, paths[j].stem) for i, j in brute_force(bits)}
+    near |= {(a, b) for b, a in ((paths[-1 - i].stem, paths[-1 - j].stem) for i, j in brute_force(bits[::-1]))}
+    thumbnails = {path.stem: mark.thumbnail for path, mark in zip(paths, marks, strict=True)}
+    assert found <= near
+    for one, other in near - found:  # refused by the thumbnails in every orientation
+        turned = orientations(thumbnails[one])
+        assert max(np.corrcoef(t.ravel(), thumbnails[other].ravel())[0, 1] for t in turned) < neighbors.MIN_CORRELATION
 
 
 def test_copies_among_thousands_are_found() -> None:
@@ -88,11 +119,12 @@ def test_images_of_one_owner_are_not_compared() -> None:
     assert near_duplicates(prints(bits, thumbnails), owners=owners) == [(0, 2), (0, 3), (1, 2), (1, 3)]
 
 
-@pytest.mark.parametrize(("chunk", "large"), [(1 << 18, 2048), (1000, 50)])
+@pytest.mark.parametrize(("exact", "chunk", "large"), [(50_000, 0, 0), (0, 1 << 18, 2048), (0, 1000, 50)])
 def test_a_giant_cluster_is_joined_and_not_listed_in_full(
-    monkeypatch: pytest.MonkeyPatch, chunk: int, large: int
+    monkeypatch: pytest.MonkeyPatch, exact: int, chunk: int, large: int
 ) -> None:
     """150 near copies of one image would be 11,175 pairs; also when their key is taken for a crowded one."""
+    monkeypatch.setattr(neighbors, "EXACT", exact)
     monkeypatch.setattr(neighbors, "_CHUNK", chunk)
     monkeypatch.setattr(neighbors, "_LARGE", large)
     bits, thumbnails = clusters([150, 1, 2], flips=3, seed=0)

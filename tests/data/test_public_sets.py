@@ -31,8 +31,8 @@ def test_busi_merges_the_masks_of_an_image(tmp_path: Path) -> None:
         "label": [str(tmp_path / "benign/benign (1)_mask.png"), str(tmp_path / "benign/benign (1)_mask_1.png")],
     }
     assert items["normal (2).png"]["label"] == str(tmp_path / "normal/normal (2)_mask.png")
-    assert found.problems == [
-        f"{tmp_path / 'malignant/malignant (3).png'}: expected a mask malignant (3)_mask.png beside it, got none"
+    assert [entry.reason for entry in found.left_out] == [
+        f"{tmp_path / 'malignant/malignant (3).png'}: expected a mask of the name 'malignant (3)', got none"
     ]
     entry = found.datasets["BUSI"]
     assert entry["mask_values"] == {"0": "background", "255": "lesion"}
@@ -160,7 +160,9 @@ def test_numbered_classes_need_names_and_nameless_structures_too(tmp_path: Path)
     ):
         read_folders(tmp_path / "segmentation/SEG", options=SetOptions(**told))
     config.write_text("background 0\n")
-    with pytest.raises(ValueError, match=r"config\.yaml, line 1: expected 'index:name:value in the mask', got 'backgr"):
+    with pytest.raises(
+        ValueError, match=r"config\.yaml, line 1: expected 'index:name' or 'index:name:value in the mask'.*got 'backgr"
+    ):
         read_folders(tmp_path / "segmentation/SEG", options=SetOptions(**told))
 
 
@@ -170,8 +172,9 @@ def test_given_splits_are_honored_and_unlisted_images_left_out(layout: Path) -> 
     (folder / "test.txt").write_text("\n")
     found = read_folders(folder, given_splits=True)
     assert [(Path(i["image"]).stem, i["split"]) for i in found.items] == [("u0", "train")]
-    assert len(found.notices) == 2
-    assert "1 images are in none of its lists and are left out" in found.notices[1]
+    assert found.notices == [f"{folder}: its lists name 1 images that are not there, or were left out"]
+    assert [(entry.dataset, entry.count) for entry in found.left_out] == [("USGRA", 1)]
+    assert "1 images are in none of its lists, the first" in found.left_out[0].reason
     (folder / "test.txt").write_text("u0.png\n")
     with pytest.raises(ValueError, match=r"test\.txt: expected images .* got 'u0\.png', which train\.txt names too"):
         read_folders(folder, given_splits=True)
@@ -197,5 +200,5 @@ def test_the_real_sets_are_read(real_data: Path) -> None:
     assert len({item["patient"] for item in heads}) < len(heads)
     lungs = {item["patient"] for item in found.items if item["dataset"] == "POCUS_Lung"}
     assert "POCUS_Lung/p001" in lungs
-    assert found.problems == []
-    assert read_busi(real_data / "Dataset_BUSI_with_GT").problems == []
+    assert found.left_out == []
+    assert read_busi(real_data / "Dataset_BUSI_with_GT").left_out == []

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from bundle.live import Picture, open_source, play
 from bundle.live.cine import to_picture
@@ -96,6 +98,42 @@ def test_cine_frames_are_what_single_images_would_be(tmp_path: Path, colored: bo
         assert given.spacing == single.spacing == pytest.approx((0.2, 0.1))
     if colored:
         assert (found[0].pixels[..., 2] == CINE[0]).all()  # red comes last
+
+
+def jpeg_frames(colors: np.ndarray, mode: str) -> list[bytes]:
+    """Frames (N, H, W, 3) as JPEG streams without a JFIF marker; ``mode`` YCbCr leaves the components as they are."""
+    streams = []
+    for frame in colors:
+        buffer = io.BytesIO()
+        Image.frombytes(mode, frame.shape[1::-1], frame.tobytes()).save(buffer, "JPEG", quality=95, subsampling=0)
+        content = buffer.getvalue()
+        streams.append(content[:2] + content[4 + int.from_bytes(content[4:6], "big") :])
+    return streams
+
+
+def with_ids(stream: bytes, ids: bytes) -> bytes:
+    """The stream with other names of its components."""
+    changed, frame, scan = bytearray(stream), stream.index(b"\xff\xc0") + 10, stream.index(b"\xff\xda") + 5
+    for n, name in enumerate(ids):
+        changed[frame + 3 * n] = changed[scan + 2 * n] = name
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("label", ["RGB", "YBR_FULL"])
+@pytest.mark.parametrize("stored", ["YCbCr", "RGB"])
+def test_the_stream_decides_on_the_colors_of_a_cine(tmp_path: Path, stored: str, label: str) -> None:
+    colors = np.zeros((2, 16, 24, 3), np.uint8)
+    colors[0], colors[1] = (200, 40, 30), (20, 60, 210)
+    streams = jpeg_frames(colors, "RGB" if stored == "YCbCr" else "YCbCr")
+    streams = streams if stored == "YCbCr" else [with_ids(stream, b"RGB") for stream in streams]
+    path = write_dicom(tmp_path / "cine", colors, PhotometricInterpretation=label)
+    ds = pydicom.dcmread(path)
+    ds.file_meta.TransferSyntaxUID, ds.PixelData = JPEGBaseline8Bit, encapsulate(streams)
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    ds.save_as(path)
+    for expected, found in zip(colors, open_source(str(path)).pictures(), strict=True):
+        assert isinstance(found, Picture)
+        assert abs(found.pixels[8, 8, ::-1].astype(int) - expected[8, 8]).max() <= 6
 
 
 def test_cine_window_and_twelve_bits(tmp_path: Path) -> None:

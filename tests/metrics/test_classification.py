@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,41 @@ def test_vectorized_scores_equal_scikit_learn(num_classes: int) -> None:
         assert areas[r] == pytest.approx(auroc(truth[drawn], probabilities[drawn]))
     scores = probabilities[:, 1] if num_classes == 2 else probabilities
     assert auroc(truth, probabilities) == pytest.approx(roc_auc_score(truth, scores, multi_class="ovr"))
+
+
+def test_ties_and_weights_of_the_rank_area_by_hand() -> None:
+    """Positives .8 and .4, negatives .4 and .1: pairs in order 1, 1, 1/2, 1; then .4 is drawn twice."""
+    truth, positive = np.array([1, 1, 0, 0]), np.array([0.8, 0.4, 0.4, 0.1])
+    weights = np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 2, 2, 0], [2, 2, 0, 0]])
+    areas = weighted_auroc(truth, np.stack([1 - positive, positive], axis=1), weights=weights)
+    assert areas[:3].tolist() == [3.5 / 4, 3 / 4, 1 / 2]
+    assert math.isnan(areas[3])  # no negative is drawn
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_rank_area_is_that_of_all_pairs_to_the_bit(num_classes: int) -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, num_classes, 300)
+    probabilities = rng.integers(0, 9, (300, num_classes)) / 8  # many ties
+    weights = group_weights([str(i // 3) for i in range(300)], resamples=20, seed=0)
+    areas = []
+    for label in [1] if num_classes == 2 else range(num_classes):
+        scores, positive = probabilities[:, label], truth == label
+        order = (np.sign(scores[positive][:, None] - scores[~positive][None, :]) + 1) / 2
+        up, down = weights[:, positive], weights[:, ~positive]
+        areas.append(((up @ order) * down).sum(axis=1) / (up.sum(axis=1) * down.sum(axis=1)))
+    np.testing.assert_array_equal(weighted_auroc(truth, probabilities, weights=weights), np.mean(areas, axis=0))
+
+
+def test_the_time_of_the_rank_area_grows_in_proportion() -> None:
+    """Of 12,000 images, 20 resamples took a second when all pairs were compared; of 96,000 they would take a minute."""
+    rng = np.random.default_rng(0)
+    truth, positive = rng.integers(0, 2, 96_000), rng.random(96_000)
+    weights = rng.integers(0, 3, (20, 96_000)).astype(np.float64)
+    start = time.process_time()
+    areas = weighted_auroc(truth, np.stack([1 - positive, positive], axis=1), weights=weights)
+    assert time.process_time() - start < 5
+    assert areas[0] == pytest.approx(roc_auc_score(truth, positive, sample_weight=weights[0]))
 
 
 def test_a_class_out_of_range_is_refused_by_name() -> None:

@@ -173,11 +173,11 @@ class Server:
 
     def train_on(self) -> None:
         """Starts a training that does not end by itself, and waits for its first epoch."""
-        last = self.bundle / "runs/train/last.pt"
-        last.unlink(missing_ok=True)
+        best = self.bundle / "runs/train/best.pt"
+        best.unlink(missing_ok=True)
         self.start("train", max_epochs=10_000, val_split=0)
         end = time.monotonic() + TIMEOUT
-        while not last.exists():
+        while not best.exists():
             assert time.monotonic() < end, self.get("train/")
             time.sleep(0.5)
 

@@ -331,8 +331,8 @@ def test_dicom_spacing(tmp_path: Path, tags: dict[str, Any], spacing: tuple[floa
 def test_dicom_grey_levels(tmp_path: Path) -> None:
     inverted = load(save_dicom(tmp_path / "a.dcm", GREY, photometric="MONOCHROME1"))
     torch.testing.assert_close(inverted[0].as_tensor(), torch.from_numpy(1 - GREY / np.float32(255)))
-    deep = load(save_dicom(tmp_path / "b.dcm", GREY.astype(np.uint16), BitsStored=10, HighBit=9))
-    torch.testing.assert_close(deep[0].as_tensor(), torch.from_numpy(GREY / np.float32(1023)))
+    deep = load(save_dicom(tmp_path / "b.dcm", GREY.astype(np.uint16) * 3, BitsStored=10, HighBit=9))
+    torch.testing.assert_close(deep[0].as_tensor(), torch.from_numpy(GREY * np.float32(3) / 1023))
     # PS3.3 C.11.2.1.2: values up to center - 0.5 - (width - 1) / 2 = 50 are black, from center - 0.5 + ... = 150 white
     windowed = load(save_dicom(tmp_path / "c.dcm", GREY, WindowCenter=100.5, WindowWidth=101))
     expected = np.clip((GREY.astype(np.float32) - 50) / 100, 0, 1)
@@ -612,3 +612,11 @@ def test_pixels_are_read_whatever_the_suffix(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(buffer, format="PNG")
     (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     assert load(tmp_path / "a.jpg").shape == (3, 3, 5)
+
+
+def test_a_threshold_makes_blurred_masks_one_structure(tmp_path: Path) -> None:
+    image = tmp_path / "i.png"
+    Image.fromarray(np.zeros((1, 4), np.uint8)).save(image)
+    Image.fromarray(np.array([[3, 127, 128, 250]], np.uint8)).save(tmp_path / "m.png")
+    item = {"image": str(image), "label": str(tmp_path / "m.png"), "mask_values": {0: 0, 255: 2}, "mask_threshold": 128}
+    assert LoadMaskd(num_structures=3)(item)["label"].tolist() == [[[0, 0, 2, 2]]]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the files of an item as training does, and tells what is wrong with them, or the image's fingerprint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from bundle.data.duplicates import Fingerprint, fingerprint
+from bundle.data.known_sets import option
+from bundle.transforms import LoadMaskd
+from bundle.transforms.loading import to_unit
+from bundle.transforms.readers import Raw, read_file
+from bundle.vocabulary import BACKGROUND
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is wrong with the files of an item, "" for nothing; if nothing, the rest.
+
+    ``mark`` is the image's fingerprint, ``scaled`` tells that a mask has another size than the image.
+    """
+
+    fault: str = ""
+    mark: Fingerprint | None = None
+    scaled: bool = False
+
+
+def examine(task: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Examined:
+    """Read an image and its masks.
+
+    Args:
+        task: an item of the manifest with absolute paths, and the entry of its data set.
+    """
+    item, entry = task
+    try:
+        raw = read_file(item["image"])
+        scaled = _read_masks(item, entry, shape=raw.pixels.shape[:2])
+        picture = cast(Path, _as_file(raw))  # Pillow, which opens it, takes either
+        return Examined(mark=fingerprint(picture), scaled=scaled)
+    except Exception as error:  # whatever a file does to a decoder must not cost the others
+        return Examined(fault=str(error) or f"{item['image']}: cannot be read, {type(error).__name__}")
+
+
+def labels_of(item: Mapping[str, Any]) -> list[str]:
+    """The masks of an item of the manifest."""
+    label = item.get("label", [])
+    return [label] if isinstance(label, str) else list(label)
+
+
+def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tuple[int, ...]) -> bool:
+    """Whether a mask has to be scaled to the image's size (H, W).
+
+    Raises:
+        OSError, ValueError: as ``LoadMaskd``; where a threshold would help, it is offered.
+    """
+    if not (paths := labels_of(item)):
+        return False
+    structures = sorted(set(entry["mask_values"].values()) - {BACKGROUND})
+    table = {int(v): 1 + structures.index(s) if s != BACKGROUND else 0 for v, s in entry["mask_values"].items()}
+    loaded = {
+        "image": MetaTensor(torch.zeros(1), meta={"spatial_shape": shape, "filename_or_obj": item["image"]}),
+        "label": paths,
+        "mask_values": table,
+        "mask_threshold": entry.get("mask_threshold", 0),
+    }
+    scaled = {**loaded, "mask_scaled": True}
+    if _load(loaded)[0] is not None:
+        return False
+    mask, error = _load(scaled)
+    if mask is not None:
+        return True
+    threshold = (max(table) + 1) // 2
+    if len(structures) == 1 and not loaded["mask_threshold"] and isinstance(error, ValueError):
+        mask, _ = _load({**scaled, "mask_threshold": threshold})
+        if mask is not None and mask.any():
+            told = option("mask-threshold", item["dataset"], str(threshold))
+            error = ValueError(f"{error} If compression or resampling blurred it, add {told}: it and all above count.")
+    raise error or ValueError(f"{paths}: expected masks, got none")
+
+
+def _load(loaded: Mapping[str, Any]) -> tuple[torch.Tensor | None, Exception | None]:
+    """The mask of an item as the training's reader gives it, or what it says against it."""
+    try:
+        return LoadMaskd(num_structures=1 + max(loaded["mask_values"].values()))(loaded)["label"], None
+    except (OSError, ValueError) as error:
+        return None, error
+
+
+def _as_file(raw: Raw) -> io.BytesIO:
+    """Pixels as an uncompressed picture in memory, from which ``fingerprint`` gives what it gives for the file."""
+    pixels = raw.pixels
+    if pixels.dtype != np.uint8 and (pixels.ndim == 3 or pixels.dtype.itemsize > 4):
+        pixels = (to_unit(raw) * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "TIFF")
+    file.seek(0)
+    return file

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joins a manifest's names with the network's: structures, label sets with their classes, positions.
+
+Names join by name, whatever their case, spaces, underscores and hyphens; by index only where the user says so and no
+name tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bundle.data.names import find_name, plain_name
+from bundle.vocabulary import BACKGROUND, UNKNOWN
+
+
+def join_tables(
+    manifest: Mapping[str, Any],
+    *,
+    name: str,
+    structures: Sequence[str],
+    label_sets: Mapping[str, Sequence[str]],
+    heads: Mapping[str, str | None],
+    merge_structures: bool,
+) -> dict[str, dict[str, Any]]:
+    """Per data set what its items have in common.
+
+    Args:
+        manifest: the decoded manifest.
+        name: its file, for messages.
+        structures: the network's structures.
+        label_sets: the network's label sets.
+        heads: label set of the manifest -> label set of the network, or None.
+        merge_structures: every structure of the manifest counts as structure 1.
+
+    Returns:
+        Data set -> ``entry`` of the manifest, ``mask_values`` (value -> structure index), ``labeled`` (a bool per
+        structure), ``no_class`` and ``classes`` (class -> an index per label set, -1 for none).
+
+    Raises:
+        ValueError: when a structure, label set or class is none of the network's.
+    """
+    for source, head in heads.items():
+        if head is not None and head not in label_sets:
+            raise ValueError(
+                f"{name}: heads must join a label set of the manifest with one of the network's {list(label_sets)} or "
+                f"null, got {source!r}: {head!r}; correct heads in the config."
+            )
+    used = {(item["dataset"], item["class"]) for item in manifest["items"] if "class" in item}
+    tables = {}
+    for dataset, entry in manifest["datasets"].items():
+        where = f"{name}: dataset {dataset!r}"
+        values = _mask_values(entry.get("mask_values", {}), structures=structures, merge=merge_structures, where=where)
+        channels = {0, *values.values()} if values else set()
+        needed = [c for c in entry.get("classes", []) if (dataset, c) in used]
+        tables[dataset] = {
+            "entry": entry,
+            "mask_values": values,
+            "labeled": [index in channels for index in range(len(structures))],
+            "no_class": [-1] * len(label_sets),
+            "classes": _class_indices(entry, needed=needed, label_sets=label_sets, heads=heads, where=where),
+        }
+    return tables
+
+
+def join_position(
+    raw: Mapping[str, Any], *, entry: Mapping[str, Any], positions: Sequence[str], neutral: Sequence[str], where: str
+) -> str:
+    """The network's position of an item; ``unknown`` for neutral ones.
+
+    Args:
+        raw: the item of the manifest.
+        entry: its data set.
+        positions: the network's table.
+        neutral: positions that are taken for unknown.
+        where: file and item, for the message.
+
+    Raises:
+        ValueError: when it is none of the network's.
+    """
+    position = str(raw.get("position", entry["position"]))
+    if find_name(position, neutral):
+        return UNKNOWN
+    found = find_name(position, (*positions, "", UNKNOWN))
+    if found is None:
+        raise ValueError(
+            f"{where} (dataset {raw['dataset']!r}), key 'position': expected one of {[*positions, UNKNOWN]}, got "
+            f"{position!r}; correct it, or add it to positions in the config, or to neutral_positions."
+        )
+    return found
+
+
+def _mask_values(values: Mapping[str, str], *, structures: Sequence[str], merge: bool, where: str) -> dict[int, int]:
+    if merge:
+        if values and len(structures) < 2:
+            raise ValueError(
+                f"{where}, key 'mask_values': expected the network to have a structure beside the background to merge "
+                f"into, got structures {list(structures)}; add one in the config."
+            )
+        return {int(raw): int(plain_name(structure) != BACKGROUND) for raw, structure in values.items()}
+    found = {int(raw): find_name(structure, structures) for raw, structure in values.items()}
+    for raw, structure in values.items():
+        if found[int(raw)] is None:
+            raise ValueError(
+                f"{where}, key 'mask_values': expected structures out of the network's {list(structures)}, got "
+                f"{structure!r}; if it is one of them, name it so with prepare_data.py --structure; else add it to "
+                "structures in the config and train on it, or set merge_structures to true."
+            )
+    return {raw: list(structures).index(structure) for raw, structure in found.items() if structure is not None}
+
+
+def _class_indices(
+    entry: Mapping[str, Any],
+    *,
+    needed: Sequence[str],
+    label_sets: Mapping[str, Sequence[str]],
+    heads: Mapping[str, str | None],
+    where: str,
+) -> dict[str, list[int]]:
+    """Class name -> ``cls`` of an item of that class: its index in its own label set, -1 in all others."""
+    if "label_set" not in entry:
+        return {}
+    label_set, classes = entry["label_set"], entry["classes"]
+    told = find_name(label_set, list(heads))
+    head = find_name(label_set, list(label_sets)) if told is None else heads[told]
+    if told is not None and head is None:
+        return {name: [-1] * len(label_sets) for name in classes}
+    if head is None:
+        raise ValueError(
+            f"{where}, key 'label_set': expected one of the network's label sets {list(label_sets)}, got "
+            f"{label_set!r}; add '{label_set}: {_yaml(classes)}' to label_sets in the config, or join it with a head: "
+            f"heads: {{{label_set}: <label set of the network, or null to leave it out>}}."
+        )
+    table = list(label_sets[head])
+    found = {name: find_name(name, table) for name in classes}
+    if told is not None and not any(found.values()):
+        places = _by_index(classes, table=table, head=head, where=where)
+    else:
+        _check_classes(found, needed=needed, table=table, label_set=label_set, head=head, where=where)
+        places = {name: table.index(same) if same is not None else -1 for name, same in found.items()}
+    return {name: [place if other == head else -1 for other in label_sets] for name, place in places.items()}
+
+
+def _by_index(classes: Sequence[str], *, table: Sequence[str], head: str, where: str) -> dict[str, int]:
+    if len(classes) > len(table):
+        raise ValueError(
+            f"{where}, key 'classes': expected at most {len(table)} classes for head {head!r} {list(table)}, got "
+            f"{len(classes)}: {list(classes)}; choose another head in heads, or null to leave it out."
+        )
+    return {name: index for index, name in enumerate(classes)}
+
+
+def _check_classes(
+    found: Mapping[str, str | None],
+    *,
+    needed: Sequence[str],
+    table: Sequence[str],
+    label_set: str,
+    head: str,
+    where: str,
+) -> None:
+    """Raises a ValueError when classes that have images are none of the network's; classes without are let be."""
+    unknown = [name for name in needed if found[name] is None]
+    if not unknown:
+        return
+    remedy = f"set '{head}: {_yaml([*table, *unknown])}' under label_sets in the config and train on it"
+    if any(found.values()):
+        remedy += ", or, where they mean classes of the network, name them so with prepare_data.py --classes"
+    else:
+        remedy = f"set '{head}: {_yaml(list(found))}' under label_sets in the config and train on it"
+        if len(found) <= len(table):
+            remedy += f", or, where their order is the same, join them by index with heads: {{{label_set}: {head}}}"
+    raise ValueError(
+        f"{where}, key 'classes': expected the network's classes {list(table)} of label set {head!r}, got "
+        f"{unknown} of {list(found)}; {remedy}; or leave the label set out with heads: {{{label_set}: null}}."
+    )
+
+
+def _yaml(names: Sequence[str]) -> str:
+    return f"[{', '.join(names)}]"

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that a run was given: each must be an id of its config, and text where the config wants text."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from pydoc import locate
+from types import FrameType
+from typing import Any
+
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, ReferenceResolver, update_kwargs
+from monai.bundle.scripts import run, run_workflow
+
+PATHS = {
+    "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir", "datalist", "encoder_weights",
+    "start_weights", "model_path", "prompts", "phantom_dir",
+}  # fmt: skip
+NAMES = {
+    "position", "nature", "task", "runtime", "encoder", "conditioning", "norm", "pooling", "split", "protocol",
+    "allow_leaks",
+}  # fmt: skip
+TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}
+"""Ids that belong to MONAI's ``tracking``; MONAI Label sets them."""
+
+
+def check_options() -> None:
+    """Refuses what MONAI passes over in silence: an id that no config has, None, and a number where text is wanted.
+
+    To be called by a config's ``run``, before all else. MONAI tells a config neither the files that it was read from
+    nor what the command line, ``args_file`` or the caller set; both stand in the frames of its own functions. A
+    workflow that was built without ``monai.bundle.run`` and ``run_workflow`` has its text looked at alone.
+
+    Raises:
+        ValueError: with the nearest id, or the way to write the text.
+    """
+    for frame in _callers():
+        values = frame.f_locals
+        if frame.f_code is ConfigWorkflow.run.__code__:
+            for name, value in values["self"].parser.config.items():
+                _check_text(name, name, value)
+        elif frame.f_code is run.__code__:
+            given = {"config_file": values["config_file"], **values["override"]}
+            _check_ids(_merged(values["args_file"], given))
+        elif frame.f_code is run_workflow.__code__:
+            _check_ids(_merged(values["args_file"], values["kwargs"]))
+
+
+def _callers() -> Iterator[FrameType]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _merged(args_file: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What MONAI makes of ``args_file`` and the options, and the options that it leaves out: those that are None."""
+    merged: dict[str, Any] = update_kwargs(args_file, **given)
+    return {**{option: value for option, value in given.items() if value is None}, **merged}
+
+
+def _check_ids(given: Mapping[str, Any]) -> None:
+    """Refuses ids that the config files, MONAI and the arguments of components do not know."""
+    arguments = {*inspect.signature(ConfigWorkflow).parameters, *inspect.signature(run).parameters, "workflow_name"}
+    known = arguments - {"override"} | TRACKING | {ConfigParser.meta_key}
+    parser = ConfigParser(ConfigParser.load_config_files(given["config_file"]))
+    for option, value in given.items():
+        ids = ReferenceResolver.split_id(option.lstrip("+"))
+        if ids[0] in known:
+            continue
+        node: Any = parser.config
+        for key in ids:
+            allowed = _keys(node, top=node is parser.config)
+            if allowed is not None and key not in allowed:
+                raise ValueError(_unknown(option, key, allowed | (known if node is parser.config else set())))
+            node = _child(node, key)
+        _check_text(option, ids[-1], value)
+        if value is None and node is not None:
+            raise ValueError(
+                f"--{option} must have a value, got None, which MONAI leaves out, so that {node!r} would hold; write "
+                f"--{option} '$None' for none."
+            )
+        parser[option.lstrip("+")] = value
+
+
+def _keys(node: Any, *, top: bool) -> set[str] | None:
+    """The keys that a part of a config may have; None: any."""
+    if isinstance(node, list):
+        return {str(index) for index in range(-len(node), len(node))}
+    if not isinstance(node, dict):
+        return None
+    if ConfigComponent.is_instantiable(node):
+        parameters = _parameters(node)
+        return None if parameters is None else {*node, *parameters, *ConfigComponent.non_arg_keys}
+    section = top or any(isinstance(value, dict) for value in node.values())
+    return set(node) if section else None  # a table, such as label_sets: its keys are data
+
+
+def _parameters(node: Mapping[str, Any]) -> set[str] | None:
+    """Names of a component's arguments; None where it takes any, or cannot be found."""
+    name = ConfigComponent(config=node).resolve_module_name()
+    component = locate(name) if isinstance(name, str) and not name.startswith("$") else name
+    if not callable(component):
+        return None
+    parameters = inspect.signature(component).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return None if inspect.Parameter.VAR_KEYWORD in kinds else set(parameters)
+
+
+def _child(node: Any, key: str) -> Any:
+    if isinstance(node, dict):
+        return node.get(key)
+    return node[int(key)] if isinstance(node, list) else None
+
+
+def _unknown(option: str, key: str, allowed: set[str]) -> str:
+    near = difflib.get_close_matches(key, sorted(allowed), n=1)
+    ids = ReferenceResolver.split_id(option)
+    remedy = "the ids are those of the config files"
+    if near:
+        remedy = "did you mean --" + "#".join([near[0] if part == key else part for part in ids]) + "?"
+    return f"--{option} must be an id of the config, got {key!r}, which no config has; {remedy}"
+
+
+def _check_text(option: str, key: str, value: Any) -> None:
+    """Refuses what is neither text nor None, where a path or a name is wanted; a component may make the text."""
+    if key not in PATHS | NAMES or value is None or isinstance(value, (str, Mapping)):
+        return
+    remedy = f"correct --{option}."
+    if key in PATHS:
+        remedy = f"put ./ before a path that reads like a number or a list: --{option} ./2024 for the folder 2024."
+    raise ValueError(f"{option} must be text, got {value!r} ({type(value).__name__}); {remedy}")

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files to upright arrays of rows and columns.
+
+MONAI's readers stop short of palettes, YBR, 1-bit, 16-bit, window and region calibration, and differ in axis order.
+"""
+
+from bundle.transforms.readers.dicom import complete_header
+from bundle.transforms.readers.dicom_header import quiet_reading
+from bundle.transforms.readers.dicom_stream import HEAD, is_ybr
+from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
+from bundle.transforms.readers.files import read_file
+from bundle.transforms.readers.raw import LPS_TO_RAS, MAX_PIXELS, UNKNOWN_SPACING, Raw, check_size
+
+__all__ = [
+    "HEAD",
+    "LPS_TO_RAS",
+    "MAX_PIXELS",
+    "UNKNOWN_SPACING",
+    "Raw",
+    "check_size",
+    "complete_header",
+    "dicom_frame",
+    "is_ybr",
+    "quiet_reading",
+    "read_file",
+    "to_rgb",
+]

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single-frame DICOM, also where its header leaves out what decoding needs. pydicom 2 and 3."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import numpy as np
+import pydicom
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from bundle.dicom import class_name, is_image_class
+from bundle.transforms.readers.dicom_header import entry, find_spacing, quiet_reading, text, whole
+from bundle.transforms.readers.dicom_stream import END_MARK, HEAD, guess_syntax, has_end_mark, is_ybr
+from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
+from bundle.transforms.readers.raw import Raw, check_size
+
+try:
+    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import get_expected_length
+except ImportError:  # pydicom 2
+    from pydicom.pixel_data_handlers.util import get_expected_length
+
+    pixel_array = None
+
+CUT = "copy the file again"
+PADDING = 4096
+"""Bytes of zeros that may stand behind compressed pixel data."""
+
+
+def _missing_pixels(ds: Any, size: int) -> ValueError:
+    """Why there is nothing to show: the file is cut, or the object is no image."""
+    name = class_name(ds, ds.file_meta)
+    if is_image_class(name) or "Rows" in ds:
+        return ValueError(f"DICOM file is cut, or has no pixel data: it ends after {size} bytes; {CUT}.")
+    kind = f"a {name} object" if name else "none of its entries"
+    return ValueError(f"DICOM file must hold pixel data, got {kind}; give an image, or remove the file.")
+
+
+def complete_header(ds: Any) -> list[str]:
+    """Fills in entries that decoding needs and that follow from others; gives notes.
+
+    Raises:
+        ValueError: when the size or the bits of the pixels are not given.
+    """
+    check_size(whole(ds, "Columns"), whole(ds, "Rows"))
+    samples = whole(ds, "SamplesPerPixel", 3 if "YBR" in text(ds, "PhotometricInterpretation") else 1)
+    if samples not in (1, 3):
+        raise ValueError(f"DICOM image must have 1 or 3 samples a pixel, got {samples}; export it as RGB or grey.")
+    bits = whole(ds, "BitsAllocated")
+    defaults = {
+        "SamplesPerPixel": samples,
+        "PhotometricInterpretation": "RGB" if samples == 3 else "MONOCHROME2",
+        "BitsStored": bits,
+        "PixelRepresentation": 0,
+    }
+    if samples == 3:
+        defaults["PlanarConfiguration"] = 0
+    absent = {name: value for name, value in defaults.items() if entry(ds, name) is None}
+    notes = [f"{name} is missing, {value} is taken" for name, value in absent.items()]
+    if "BitsStored" not in absent and not 1 <= (stored := whole(ds, "BitsStored")) <= bits:
+        notes.append(f"BitsStored {stored} does not fit in BitsAllocated {bits}, {bits} is taken")
+        absent["BitsStored"] = bits
+    for name, value in absent.items():
+        setattr(ds, name, value)
+    if "BitsStored" in absent or entry(ds, "HighBit") is None:
+        ds.HighBit = whole(ds, "BitsStored") - 1
+    return notes
+
+
+def _is_understood(ds: Any) -> bool:
+    """Whether the file names a transfer syntax that can be that of its pixel data."""
+    try:
+        return bool(ds.file_meta.TransferSyntaxUID.is_encapsulated or not ds["PixelData"].is_undefined_length)
+    except (AttributeError, ValueError):  # absent, or none of the standard
+        return False
+
+
+def _settle_syntax(ds: Any, head: bytes) -> list[str]:
+    """Names the transfer syntax where the file does not, from how it is written; gives notes."""
+    if _is_understood(ds):
+        return []
+    implicit, little = getattr(ds, "original_encoding", None) or (ds.is_implicit_VR, ds.is_little_endian)
+    native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    syntax = guess_syntax(head) if ds["PixelData"].is_undefined_length else str(native)
+    if syntax is None:
+        raise ValueError("DICOM file must name the transfer syntax of its pixels, got none; export it uncompressed.")
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
+    return [f"transfer syntax is missing or wrong, {UID(syntax).name} is taken"]
+
+
+def _check_length(ds: Any, head: bytes) -> None:
+    """Refuses pixel data that are cut, and a label for uncompressed ones that nothing here converts."""
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        if has_end_mark(head) and END_MARK not in ds.PixelData[-PADDING:].rstrip(b"\0")[-32:]:
+            raise ValueError(f"DICOM file is cut: its {len(ds.PixelData)} bytes of pixel data have no end mark; {CUT}.")
+        return
+    label = text(ds, "PhotometricInterpretation")
+    if label == "YBR_FULL_422" and len(ds.PixelData) >= get_expected_length(ds) * 3 // 2:
+        ds.PhotometricInterpretation = label = "YBR_FULL"  # nothing was left out
+    if label.startswith("YBR_PARTIAL"):
+        raise ValueError(f"PhotometricInterpretation must be RGB, YBR_FULL or grey, got {label}; export it as RGB.")
+    expected, got = get_expected_length(ds), len(ds.PixelData)
+    if got < expected:
+        raise ValueError(f"DICOM file is cut: expected {expected} bytes of pixel data, got {got}; {CUT}.")
+
+
+def _decode(ds: Any) -> np.ndarray:
+    """Stored samples, (H, W) or (H, W, 3), in the color model of the stream.
+
+    Raises:
+        ValueError: when they cannot be decoded.
+    """
+    syntax = ds.file_meta.TransferSyntaxUID
+    try:
+        if pixel_array is not None:
+            return np.asarray(pixel_array(ds, raw=True, index=0))
+        if syntax.is_encapsulated and "JPEG" in syntax.name and "2000" not in syntax.name:
+            if whole(ds, "SamplesPerPixel") == 3:
+                ds.PhotometricInterpretation = "YBR_FULL"  # the decoder leaves the samples as they are
+            ds.convert_pixel_data("pylibjpeg")  # the one that pydicom 3 takes
+        return np.asarray(ds.pixel_array)
+    except Exception as e:  # pydicom and the decoders raise whatever damaged data make them
+        raise ValueError(
+            f"pixel data in {syntax.name} cannot be decoded: they are damaged, or their decoder is not installed (pip"
+            " install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg); copy the file again, or export it uncompressed."
+        ) from e
+
+
+def _read(file: IO[bytes], as_mask: bool) -> Raw:
+    try:
+        ds: Any = pydicom.dcmread(file, force=True)
+    except Exception as e:  # see _decode
+        raise ValueError(f"must be a DICOM file, got a damaged or different one; {CUT}, or export it as PNG.") from e
+    if entry(ds, "PixelData") is None:
+        raise _missing_pixels(ds, file.seek(0, 2))
+    if (frames := whole(ds, "NumberOfFrames", 1)) > 1:
+        raise ValueError(f"DICOM file must be single-frame, got {frames} frames; save the one you need as a file.")
+    notes = complete_header(ds)
+    head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
+    notes += _settle_syntax(ds, head)
+    _check_length(ds, head)
+    ybr = is_ybr(text(ds, "PhotometricInterpretation"), head)
+    stored, shape = _decode(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
+    if stored.shape not in (shape, (*shape, 3)):
+        raise ValueError(f"DICOM pixel data must have the size {shape} of the header, got {stored.shape}; {CUT}.")
+    stored = to_rgb(stored, ybr)
+    if as_mask:
+        return Raw(stored, find_spacing(ds)[0])
+    raw = dicom_frame(stored, ds)
+    return Raw(raw.pixels, raw.spacing, raw.limits, notes=(*notes, *raw.notes))
+
+
+def read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:
+    """Single-frame DICOM in any color model and transfer syntax that the installed decoders read."""
+    with quiet_reading(path):
+        return _read(file, as_mask)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One image or mask file of any format, by its first bytes where they tell, else by its suffix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from bundle.dicom import PREAMBLE, starts_as_dicom
+from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES, METAIMAGE_SUFFIXES, NIFTI_SUFFIXES
+from bundle.transforms.readers.dicom import read_dicom
+from bundle.transforms.readers.metaimage import is_metaimage, read_metaimage
+from bundle.transforms.readers.pictures import read_picture
+from bundle.transforms.readers.raw import MAX_PIXELS, Raw
+from bundle.transforms.readers.volumes import read_nifti, read_nrrd
+
+Reader = Callable[[IO[bytes], str, bool], Raw]
+
+PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0\x0cjP  ")
+
+
+def _pick_reader(file: IO[bytes], path: str) -> Reader:
+    head = file.read(PREAMBLE)
+    file.seek(0)
+    if not head:
+        raise ValueError("file must hold an image, got 0 bytes; copy it again or remove it.")
+    name = path.lower()
+    if starts_as_dicom(head):
+        return read_dicom
+    if head.startswith(PICTURE_STARTS):
+        return read_picture
+    if head.startswith(b"NRRD"):
+        return read_nrrd
+    suffixes: dict[tuple[str, ...], Reader] = {
+        DICOM_SUFFIXES: read_dicom,
+        NIFTI_SUFFIXES: read_nifti,
+        METAIMAGE_SUFFIXES: read_metaimage,
+    }
+    named = next((reader for endings, reader in suffixes.items() if name.endswith(endings)), read_picture)
+    return read_metaimage if is_metaimage(head) else named
+
+
+def _read(path: str, as_mask: bool) -> Raw:
+    """Reads a file; errors name it."""
+    try:
+        with open(path, "rb") as file:
+            return _pick_reader(file, path)(file, path, as_mask)
+    except UnidentifiedImageError as e:
+        raise OSError(
+            f"{path}: must be a readable image of type {' '.join(IMAGE_SUFFIXES)}, got an unknown or damaged format;"
+            " convert it to PNG or copy it again."
+        ) from e
+    except Image.DecompressionBombError as e:
+        raise ValueError(f"{path}: image must have at most {MAX_PIXELS} pixels, got more; crop or downscale it.") from e
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
+    except Exception as e:  # what damaged files make the libraries raise
+        reason = str(e).replace(path, "the file") or type(e).__name__
+        raise OSError(f"{path}: cannot be decoded: {reason}; copy it again or remove it from the data set.") from e
+
+
+def read_file(path: str, *, as_mask: bool = False) -> Raw:
+    """Reads one image or mask file.
+
+    Args:
+        path: PNG, JPEG, TIFF, BMP, GIF, WebP, JPEG 2000, NIfTI, NRRD (with pynrrd) or MetaImage of one plane, or
+            single-frame DICOM.
+        as_mask: keep palette indices and stored values instead of colors and windowed values.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        IsADirectoryError: when it is a folder.
+        OSError: when the file is damaged or in no known format.
+        ValueError: when it is empty, a volume, multi-frame, or too large. All name the file.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: file must exist, found none; correct the path.")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: must be an image file, got a folder; name the file in it.")
+    raw = _read(path, as_mask)
+    if raw.pixels.dtype.kind == "f" and not np.isfinite(raw.pixels).all():
+        raise ValueError(f"{path}: pixels must be finite, got NaN or infinite values; repair or remove the file.")
+    return raw

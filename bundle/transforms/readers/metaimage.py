@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MetaImage (.mha, .mhd) of one plane. ITK and SimpleITK read it too, and are 50 MB for a header of text."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from bundle.transforms.readers.raw import (
+    LPS_TO_RAS,
+    UNKNOWN_SPACING,
+    Raw,
+    by_default,
+    find_plane,
+    take_plane,
+    turn_affine,
+)
+
+MAX_HEADER = 65536
+DATA = "ElementDataFile"  # the header's last entry
+TYPES = {
+    "MET_UCHAR": "u1", "MET_CHAR": "i1", "MET_USHORT": "u2", "MET_SHORT": "i2", "MET_UINT": "u4", "MET_INT": "i4",
+    "MET_ULONG_LONG": "u8", "MET_LONG_LONG": "i8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+}  # fmt: skip
+
+
+def is_metaimage(head: bytes) -> bool:
+    """Whether a file starts like a MetaImage header."""
+    return head.lstrip()[:11] in (b"ObjectType ", b"ObjectType=") or head.lstrip()[:5] in (b"NDims",)
+
+
+def _read_header(file: IO[bytes]) -> dict[str, str]:
+    """Entries of the header; the file stands behind it."""
+    header: dict[str, str] = {}
+    while DATA not in header:
+        line = file.readline(MAX_HEADER)
+        name, mark, value = line.decode("latin-1").partition("=")
+        if not mark or file.tell() > MAX_HEADER:
+            raise ValueError(f"MetaImage header must have lines of name = value up to {DATA}; write it again, as .mha.")
+        header[name.strip()] = value.strip()
+    return header
+
+
+def _numbers(header: Mapping[str, str], *names: str) -> list[float]:
+    """The numbers of the first of these entries that is there; empty without one."""
+    text = next((header[name] for name in names if name in header), "")
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError as e:
+        raise ValueError(f"MetaImage entry {names[0]} must hold numbers, got {text!r}; correct it.") from e
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"MetaImage entry {names[0]} must hold finite numbers, got {text!r}; correct it.")
+    return numbers
+
+
+def _is_true(header: Mapping[str, str], *names: str) -> bool:
+    return any(header.get(name, "").lower() == "true" for name in names)
+
+
+def _read_values(header: Mapping[str, str], file: IO[bytes], path: str) -> bytes:
+    """The content behind the header, or of the file beside it that the header names."""
+    name = header[DATA]
+    if name.upper() == "LOCAL":
+        content = file.read()
+    elif Path(name).name == name and name != "LIST" and "%" not in name:
+        content = Path(path).with_name(name).read_bytes()
+    else:
+        raise ValueError(f"MetaImage must hold its values or name one file beside it, got {name!r}; save it as .mha.")
+    return zlib.decompress(content) if _is_true(header, "CompressedData") else content
+
+
+def _read_array(header: Mapping[str, str], file: IO[bytes], path: str, *, sizes: Sequence[int]) -> np.ndarray:
+    """Stored values, axes x, y, ... and the channels where there are several."""
+    if (kind := header.get("ElementType", "")) not in TYPES:
+        raise ValueError(f"MetaImage entry ElementType must be one of {list(TYPES)}, got {kind!r}; convert it.")
+    big = _is_true(header, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+    dtype = np.dtype((">" if big else "<") + TYPES[kind])
+    channels = int((_numbers(header, "ElementNumberOfChannels") or [1])[0])
+    content = _read_values(header, file, path)
+    expected = math.prod(sizes) * channels * dtype.itemsize
+    skipped = int((_numbers(header, "HeaderSize") or [0])[0])
+    content = content[len(content) - expected if skipped < 0 else skipped :]
+    if len(content) < expected:
+        raise OSError(f"the MetaImage is cut, it must have {expected} bytes of values, got {len(content)}")
+    values = np.frombuffer(content, dtype, expected // dtype.itemsize).astype(dtype.newbyteorder("="))
+    array: np.ndarray = values.reshape(*sizes[::-1], channels)
+    turned: np.ndarray = array[..., 0].T if channels == 1 else np.moveaxis(array, -1, 0).T
+    return turned
+
+
+def _geometry(header: Mapping[str, str], count: int) -> tuple[list[float], np.ndarray]:
+    """Spacing of each axis, and study indices to mm, right-anterior-superior; files run left and posterior."""
+    spacing = _numbers(header, "ElementSpacing", "ElementSize")
+    rows = _numbers(header, "TransformMatrix", "Rotation", "Orientation")
+    directions = np.reshape(rows, (count, count)) if len(rows) == count**2 else np.eye(count)
+    origin = _numbers(header, "Offset", "Position", "Origin")
+    affine, used = np.eye(4), min(count, 3)
+    scale = np.asarray(spacing if len(spacing) == count else [1.0] * count)
+    affine[:used, :used] = (directions * scale[:, None]).T[:used, :used]
+    if len(origin) == count:
+        affine[:used, 3] = origin[:used]
+    return spacing, LPS_TO_RAS @ affine
+
+
+def read_metaimage(file: IO[bytes], path: str, as_mask: bool) -> Raw:
+    """MetaImage of one plane, grey or of three or four channels; spacing in mm, where it is not left at 1.
+
+    Raises:
+        ValueError: when it is a volume, or an entry of the header is not understood.
+        OSError: when it is cut or its file of values is missing.
+    """
+    header = _read_header(file)
+    sizes = [int(n) for n in _numbers(header, "DimSize")]
+    if len(sizes) < 2 or len(sizes) != int((_numbers(header, "NDims") or [len(sizes)])[0]):
+        raise ValueError(f"MetaImage entry DimSize must name the size of each axis, got {sizes}; correct it.")
+    plane, colors = find_plane(sizes)
+    stored = _read_array(header, file, path, sizes=sizes)
+    if stored.ndim > len(sizes):
+        if colors is not None or stored.shape[-1] not in (3, 4):
+            raise ValueError(f"MetaImage must have 1, 3 or 4 channels, got {stored.shape[-1]}; save one as a file.")
+        stored, colors = stored[..., :3], len(sizes)
+    sizes_mm, affine = _geometry(header, len(sizes))
+    across = [sizes_mm[axis] for axis in plane] if len(sizes_mm) == len(sizes) else []
+    known = len(across) == 2 and min(across) > 0 and not by_default(across)
+    spacing = (across[1], across[0]) if known else UNKNOWN_SPACING
+    return Raw(take_plane(stored, plane, colors), spacing, affine=turn_affine(affine, plane))

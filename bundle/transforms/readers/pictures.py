@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pillow's formats: PNG, JPEG, TIFF, BMP, GIF, WebP, JPEG 2000."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import IO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from bundle.transforms.readers.raw import Raw, check_size
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+ANCILLARY = 0x20  # bit of a chunk's first letter: the picture is complete without it
+
+
+def check_png(content: bytes) -> None:
+    """Checks that every chunk that the picture needs is whole, by its checksum, up to the end chunk.
+
+    Pillow leaves out the checksums of the pixels, and takes a file that ends behind them.
+
+    Raises:
+        OSError: when one is damaged or the file is cut.
+    """
+    view, start = memoryview(content), len(PNG_START)
+    while True:
+        if start + 12 > len(content):
+            raise OSError(f"the PNG is cut, it ends after {len(content)} bytes without its end chunk IEND")
+        length, kind = struct.unpack_from(">I4s", content, start)
+        name, stop = kind.decode("ascii", "backslashreplace"), start + 8 + length
+        if stop + 4 > len(content):
+            raise OSError(f"the PNG is cut, chunk {name} must have {length} bytes, got {len(content) - start - 8}")
+        if not kind[0] & ANCILLARY:
+            given, found = struct.unpack_from(">I", content, stop)[0], zlib.crc32(view[start + 4 : stop])
+            if given != found:
+                raise OSError(f"the PNG is damaged, chunk {name} must have checksum {given:08x}, got {found:08x}")
+        if kind == b"IEND":
+            return
+        start = stop + 4
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    """Opacity (H, W) uint8, None where the format has none."""
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "PA", "RGBA"):
+        return np.asarray(image.getchannel("A"))
+    if "transparency" not in image.info:
+        return None
+    if image.mode.startswith("I"):
+        return np.asarray(np.where(np.asarray(image) == image.info["transparency"], 0, 255), np.uint8)
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _indices(image: Image.Image) -> np.ndarray:
+    """What a palette mask stores: its indices, which the colors only show. GIF has no grey but grey palettes.
+
+    A GIF of black and white is 1-bit, one of greys has them as values.
+    """
+    indices = np.array(image) if image.mode == "P" else np.array(image.getchannel(0))
+    if image.format != "GIF":
+        return indices
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    if (palette != palette[:, :1]).any():
+        return indices
+    levels: np.ndarray = palette[indices, 0]
+    return levels > 0 if set(np.unique(levels)) <= {0, 255} else levels
+
+
+def _stored(image: Image.Image, as_mask: bool) -> np.ndarray:
+    """Pixels (H, W) or (H, W, 3) without their opacity."""
+    if as_mask and image.mode in ("P", "PA"):
+        return _indices(image)
+    if image.mode in ("LA", "La"):
+        image = image.convert("LA").getchannel(0)
+    elif image.mode == "RGBa":
+        image = image.convert("RGBA").convert("RGB")
+    elif image.mode not in ("L", "1", "RGB", "F", "I") and not image.mode.startswith("I;16"):
+        image = image.convert("RGB")
+    return np.array(image)
+
+
+def _clear_mask(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """A mask whose transparent pixels are background."""
+    if partial := int(((alpha > 0) & (alpha < 255)).sum()):
+        raise ValueError(
+            f"mask must be opaque or transparent in each pixel, got {partial} pixels in between; save it without"
+            " transparency, as 8-bit grey or palette PNG."
+        )
+    pixels[alpha == 0] = 0
+    return pixels
+
+
+def _over_black(pixels: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, str]:
+    """An image on black, as ultrasound has it, and what that assumes. Transparent everywhere means an unused alpha."""
+    if not alpha.any():
+        return pixels, "all pixels are transparent: opacity is left out"
+    shown = pixels * (alpha[..., None] / 255 if pixels.ndim == 3 else alpha / 255)
+    shown = shown if pixels.dtype.kind == "f" else shown.round()
+    return shown.astype(pixels.dtype), "transparent pixels are shown on black"
+
+
+def _check_frames(image: Image.Image) -> list[str]:
+    """Notes on a phone's file of several pictures (MPO), of which the first is the photograph; others are refused."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ValueError(f"image must be single-frame, got {frames} frames; save the one you need as a file.")
+    return [f"the first of {frames} pictures in the file is read"] if frames > 1 else []
+
+
+def _check_depth(content: bytes, as_mask: bool) -> list[str]:
+    """Notes on a PNG of 16 bits with colors or opacity, of which Pillow reads 8."""
+    if content[:8] != PNG_START or content[24] != 16 or content[25] == 0:
+        return []
+    if as_mask:
+        raise ValueError("mask must have 8 bits or be grey, got 16 bits with colors or opacity; save it as 8-bit grey.")
+    return ["of 16 bits a color the upper 8 are read"]
+
+
+def read_picture(file: IO[bytes], path: str, as_mask: bool) -> Raw:
+    """A picture, turned upright by its EXIF orientation; transparent pixels on black; a dpi entry is no spacing."""
+    content = file.read()
+    if content[:8] == PNG_START:
+        check_png(content)
+    notes = _check_depth(content, as_mask)
+    with Image.open(io.BytesIO(content)) as image:
+        notes += _check_frames(image)
+        check_size(*image.size)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+        ImageOps.exif_transpose(image, in_place=True)
+        pixels, alpha = _stored(image, as_mask), _alpha(image)
+    if alpha is not None and (alpha < 255).any():
+        if as_mask:
+            pixels = _clear_mask(pixels, alpha)
+        else:
+            pixels, note = _over_black(pixels, alpha)
+            notes.append(note)
+    return Raw(pixels, turned=turned, notes=tuple(notes))

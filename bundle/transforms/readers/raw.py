@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every reader gives, and what it checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+MAX_PIXELS = 89_478_485
+"""Largest image read, in pixels: the level at which Pillow warns of a decompression bomb (12 000 x 7 456)."""
+
+UNKNOWN_SPACING = (float("nan"), float("nan"))
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a file holds.
+
+    Attributes:
+        pixels: upright stored values, (H, W) or (H, W, 3).
+        spacing: row and column spacing in mm, nan when the file does not say.
+        limits: stored values that mean 0 and 1; None when the header does not say.
+        affine: study indices (x, y, z, 1) to mm, right-anterior-superior, (4, 4); a picture's pixels count as mm that
+            run left and posterior, as clients take them.
+        turned: the file was not upright and ``pixels`` were turned (EXIF orientation).
+        notes: what was assumed where the file does not say, a sentence each.
+    """
+
+    pixels: np.ndarray
+    spacing: tuple[float, float] = UNKNOWN_SPACING
+    limits: tuple[float, float] | None = None
+    affine: np.ndarray = field(default_factory=LPS_TO_RAS.copy)
+    turned: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def by_default(sizes: Sequence[float] | np.ndarray) -> bool:
+    """Whether pixels are 1 x 1, which converters write that know no spacing, whatever unit they name."""
+    return bool(np.allclose(sizes, 1.0, rtol=0, atol=1e-6))
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises a ValueError when an image of this size is empty or too large to be read."""
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"image must have 1 to {MAX_PIXELS} pixels, got {height}x{width}; crop or downscale it.")
+
+
+def find_plane(shape: Sequence[int]) -> tuple[tuple[int, int], int | None]:
+    """The axes x and y of an array, all others having length 1, and a last axis of three colors if there is one.
+
+    Raises:
+        ValueError: when it is a volume, empty, or too large.
+    """
+    axes = list(range(len(shape)))
+    colors = axes.pop() if len(shape) == 5 and shape[4] == 3 else None  # NIfTI's axis of vectors
+    for axis in reversed(range(len(axes))):
+        if len(axes) > 2 and shape[axis] == 1:
+            axes.remove(axis)
+    if len(axes) == 3 and colors is None and shape[axes[2]] == 3:
+        colors = axes.pop()
+    if len(axes) != 2:
+        raise ValueError(f"image must be two-dimensional, got shape {tuple(shape)}; save one slice or frame as a file.")
+    check_size(shape[axes[0]], shape[axes[1]])
+    return (axes[0], axes[1]), colors
+
+
+def take_plane(stored: np.ndarray, plane: tuple[int, int], colors: int | None) -> np.ndarray:
+    """Pixels (H, W) or (H, W, 3) of an array whose axes :func:`find_plane` named."""
+    kept = [plane[1], plane[0]] + ([] if colors is None else [colors])
+    rest = [axis for axis in range(stored.ndim) if axis not in kept]
+    upright = stored.transpose(kept + rest)
+    return np.ascontiguousarray(upright.reshape(upright.shape[: len(kept)]))
+
+
+def turn_affine(affine: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
+    """The affine of (x, y, z) where x and y are the axes of the plane; (4, 4), of the array's first three axes."""
+    if max(plane) > 2:
+        return affine
+    third = next(axis for axis in range(3) if axis not in plane)
+    turned: np.ndarray = affine[:, [*plane, third, 3]]
+    return turned

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from bundle.engines import run_folder
+from bundle.engines.run_folder import earlier_runs
+
+
+def leave_run(folder: Path, name: str, *, hour: int) -> None:
+    """The files of a run whose last epoch ended at that hour of 2026-01-01, with ``name`` in each."""
+    (folder / "tensorboard").mkdir(parents=True)
+    for file in (
+        "last.pt",
+        "best.pt",
+        "metrics.csv",
+        "contact_sheet.png",
+        "tensorboard/events.out.tfevents.1.host.7.0",
+    ):
+        (folder / file).write_text(name)
+    for path in [folder / "tensorboard", *folder.glob("*.*")]:
+        os.utime(path, (1767225600 + 3600 * hour,) * 2)
+
+
+def test_an_earlier_run_moves_aside_whole(tmp_path: Path) -> None:
+    leave_run(tmp_path, "old", hour=0)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run_folder(str(tmp_path), resume=False) == str(tmp_path)
+    (kept,) = earlier_runs(tmp_path)
+    assert sorted(path.name for path in kept.rglob("*") if path.is_file()) == [
+        "best.pt", "contact_sheet.png", "events.out.tfevents.1.host.7.0", "last.pt", "metrics.csv",
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "previous"]
+
+
+@pytest.mark.parametrize("resume", [True, "true"])
+def test_a_resumed_run_keeps_its_files(tmp_path: Path, resume: bool | str) -> None:
+    leave_run(tmp_path, "own", hour=0)
+    run_folder(str(tmp_path), resume=resume)
+    assert (tmp_path / "last.pt").read_text() == "own"
+    assert not (tmp_path / "previous").exists()
+
+
+def test_three_earlier_runs_are_kept_and_the_removed_one_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "previous").mkdir()
+    (tmp_path / "previous/model_0123abcd.pt").write_text("weights that were served")
+    for n in range(5):
+        leave_run(tmp_path, f"run {n}", hour=n)
+        run_folder(str(tmp_path), resume=False)
+    assert [(folder / "last.pt").read_text() for folder in earlier_runs(tmp_path)] == ["run 2", "run 3", "run 4"]
+    assert caplog.text.count("removed ") == 2
+    assert (tmp_path / "previous/model_0123abcd.pt").is_file()
+
+
+def test_what_did_not_complete_an_epoch_pushes_no_run_out(tmp_path: Path) -> None:
+    leave_run(tmp_path, "good", hour=0)
+    for _ in range(5):
+        run_folder(str(tmp_path), resume=False)
+        parts = dict.fromkeys(("network", "average", "optimizer", "lr_scheduler", "identity"))
+        torch.save({**parts, "epoch": 0, "best": (-1.0, -1)}, tmp_path / "last.pt")
+        (tmp_path / "tensorboard").mkdir()
+        (tmp_path / "tensorboard/events.out.tfevents.2.host.7.0").touch()
+    run_folder(str(tmp_path), resume=False)
+    assert [(folder / "last.pt").read_text() for folder in earlier_runs(tmp_path)] == ["good"]
+    assert [path.name for path in tmp_path.iterdir()] == ["previous"]
+
+
+def test_starting_from_weights_that_would_move_is_refused(tmp_path: Path) -> None:
+    leave_run(tmp_path, "old", hour=0)
+    weights = str(tmp_path / "x/../best.pt")
+    with pytest.raises(ValueError, match=r"best\.pt is a file of the run in .*; choose another --output_dir"):
+        run_folder(str(tmp_path), resume=False, start_weights=weights)
+    assert (tmp_path / "best.pt").read_text() == "old"

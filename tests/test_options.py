@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that no config has, and numbers where text is wanted, stop each shipped workflow before it does anything."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser, run, run_workflow
+
+from bundle.options import NAMES, PATHS
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN, EVALUATE, CLICKS, INFERENCE = "train.yaml", "evaluate.yaml", "evaluate_clicks.yaml", "inference.yaml"
+Reasons = Callable[[BaseException], str]
+
+
+def start(folder: Path, *files: str, runner: Callable[..., None] = run, **options: Any) -> None:
+    """Starts shipped configs, by name, or others, by path, with all outputs in a folder."""
+    configs = [str(ROOT / "configs" / name) for name in files]
+    places = {"bundle_root": str(ROOT), "output_dir": str(folder / "out"), "dataset_dir": str(folder)}
+    places |= {"ckpt_dir": str(folder / "models")}
+    runner(config_file=configs, logging_file=False, **{**places, **options})
+
+
+@pytest.mark.parametrize(
+    ("files", "option", "nearest"),
+    [
+        ((TRAIN,), "max_epoch", "max_epochs"),
+        ((TRAIN,), "train#trainer#max_epoch", "train#trainer#max_epochs"),
+        ((TRAIN,), "train::trainer::max_epoch", "train#trainer#max_epochs"),
+        ((TRAIN,), "train#sampeler", "train#sampler"),
+        ((TRAIN, "paper.yaml"), "warmup_epoch", "warmup_epochs"),
+        ((TRAIN, EVALUATE), "validate#dataset#data#splits", "validate#dataset#data#split"),
+        ((TRAIN, EVALUATE), "protocoll", "protocol"),
+        ((TRAIN, CLICKS), "max_click", "max_clicks"),
+        ((INFERENCE,), "positon", "position"),
+        ((INFERENCE, "paper.yaml"), "dataset_dirs", "dataset_dir"),
+        ((TRAIN,), "metafile", "meta_file"),
+    ],
+)
+def test_an_id_that_no_config_has_is_refused_with_the_nearest(
+    tmp_path: Path, reasons: Reasons, files: tuple[str, ...], option: str, nearest: str
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, *files, **{option: 1})
+    text = reasons(caught.value)
+    assert f"--{option} must be an id of the config" in text
+    assert f"did you mean --{nearest}?" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_of_another_workflow_is_refused(tmp_path: Path, reasons: Reasons) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, TRAIN, max_clicks=3)
+    assert "--max_clicks must be an id of the config, got 'max_clicks', which no config has" in reasons(caught.value)
+
+
+@pytest.mark.parametrize("runner", [run, run_workflow])
+def test_an_args_file_is_looked_at_too(tmp_path: Path, reasons: Reasons, runner: Callable[..., None]) -> None:
+    args = {"config_file": str(ROOT / "configs" / INFERENCE), "logging_file": False, "positoin": "breast"}
+    (tmp_path / "args.json").write_text(json.dumps({**args, "bundle_root": str(ROOT)}))
+    with pytest.raises(RuntimeError) as caught:
+        runner(args_file=str(tmp_path / "args.json"))
+    assert "did you mean --position?" in reasons(caught.value)
+
+
+@pytest.mark.parametrize("overlays", [[], ["multi_gpu_train.yaml"]], ids=["one process", "torchrun"])
+def test_the_command_line_from_another_folder(tmp_path: Path, overlays: list[str]) -> None:
+    files = str([str(ROOT / "configs" / name) for name in (TRAIN, *overlays)])
+    launcher = ["torch.distributed.run", "--nproc_per_node=1", "--standalone", "-m"] if overlays else []
+    command = [sys.executable, "-m", *launcher, "monai.bundle", "run", "training", "--config_file", files]
+    command += ["--bundle_root", str(ROOT), "--output_dir", "out", "--max-epoch", "1"]  # Fire takes the hyphen
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ValueError: --max_epoch must be an id of the config" in done.stderr
+    assert "did you mean --max_epochs?" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def first_step(folder: Path, *files: str, **options: Any) -> None:
+    """As ``start``, with a run that only looks at the options."""
+    (folder / "stop.json").write_text(json.dumps({"run": [{"_target_": "bundle.options.check_options"}]}))
+    start(folder, *files, str(folder / "stop.json"), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"organ_structures#thyroid": ["lesion"]},  # a table's keys are data
+        {"label_sets#thyroid": ["normal", "ill"], "label_sets#thyroid#0": "healthy"},
+        {"train#trainer#amp": True},  # an argument of the component that the config does not set
+        {"train#handlers#-1#_disabled_": True},
+        {"lr_scheduler": {"_target_": "StepLR", "optimizer": "@optimizer", "step_size": 3}, "lr_scheduler#gamma": 0.5},
+        {"tracking_uri": "x", "experiment_name": "y", "run_name": "z"},  # MONAI Label sets them
+        {"workflow_type": "train", "init_id": "initialize"},
+        {"train#dataset#data": [{"image": "a.png", "label": "b.png"}], "validate#dataset#data": []},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_a_config_takes_passes(tmp_path: Path, options: dict[str, Any]) -> None:
+    first_step(tmp_path, TRAIN, **options)
+
+
+def test_ids_of_an_overlay_are_known(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps({"my_power": 0.5, "lr_scheduler#power": "@my_power"}))
+    first_step(tmp_path, TRAIN, str(tmp_path / "mine.json"), my_power=0.7)
+
+
+@pytest.mark.parametrize("value", [2024, 1e5, True, ["a", "b"], ("a", "b")])
+@pytest.mark.parametrize(("files", "name"), [((TRAIN,), "dataset_dir"), ((INFERENCE,), "output_dir")])
+def test_a_path_that_came_in_as_another_thing_is_refused(
+    tmp_path: Path, reasons: Reasons, files: tuple[str, ...], name: str, value: Any
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, *files, **{name: value})
+    message = rf"{name} must be text, got {re.escape(repr(value))} .*put ./ before a path .*: --{name} \./2024 for the"
+    assert re.search(message, reasons(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("files", "option", "value"),
+    [
+        ((TRAIN,), "bundle_root", 2024),
+        ((TRAIN,), "cache_dir", 7),
+        ((TRAIN,), "start_weights", 1e5),
+        ((TRAIN,), "encoder_weights", 5),
+        ((TRAIN,), "train#dataset#data#datalist", 2024),
+        ((TRAIN, EVALUATE), "split", 1),
+        ((TRAIN, EVALUATE), "ckpt_path", 12),
+        ((INFERENCE,), "prompts", 2024),
+        ((INFERENCE,), "position", 0),
+        ((INFERENCE,), "runtime", 3.5),
+    ],
+)
+def test_a_number_for_any_text_is_refused(
+    tmp_path: Path, reasons: Reasons, files: tuple[str, ...], option: str, value: Any
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, *files, **{option: value})
+    assert f"{option} must be text, got {value}" in reasons(caught.value)
+
+
+def test_none_that_monai_leaves_out_is_refused(tmp_path: Path, reasons: Reasons) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, TRAIN, task_weights=None)
+    assert "--task_weights must have a value, got None, which MONAI leaves out, so that {'segm" in reasons(caught.value)
+    assert "write --task_weights '$None' for none." in reasons(caught.value)
+    first_step(tmp_path, TRAIN, task_weights="$None", start_weights=None)
+
+
+def test_a_number_in_an_overlay_is_refused_too(tmp_path: Path, reasons: Reasons) -> None:
+    (tmp_path / "mine.yaml").write_text("output_dir: 2024\n")
+    with pytest.raises(RuntimeError) as caught:
+        run(config_file=[str(ROOT / "configs" / INFERENCE), str(tmp_path / "mine.yaml")], logging_file=False)
+    assert "output_dir must be text, got 2024" in reasons(caught.value)
+
+
+def test_every_text_of_the_shipped_configs_is_known() -> None:
+    """Plain text at the top of a config, and what is made of paths."""
+    for files in ((TRAIN,), (TRAIN, EVALUATE), (TRAIN, CLICKS), (INFERENCE,)):
+        parser = ConfigParser(ConfigParser.load_config_files([str(ROOT / "configs" / name) for name in files]))
+        for name, value in parser.config.items():
+            if isinstance(value, str) and not value.startswith("@"):
+                text = "bundle_root" in value or "ckpt_dir" in value if value.startswith("$") else name != "bundle_root"
+                assert (name in PATHS | NAMES) == (text or name == "bundle_root"), name
