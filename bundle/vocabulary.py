@@ -24,6 +24,9 @@ NEUTRAL_POSITION = "indis"
 BACKGROUND = "background"
 """Structure of index 0 in every structure table."""
 
+NOT_ULTRASOUND = "does not look like ultrasound"
+"""How the note begins on an image that cannot be ultrasound."""
+
 
 def prompt_values(positions: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The values of each prompt, in the order in which their one-hot codes are concatenated.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import csv
 import json
 import re
 import subprocess
@@ -25,7 +26,8 @@ def folder(tmp_path: Path) -> Path:
     top = tmp_path / "images"
     (top / "sub").mkdir(parents=True)
     Image.fromarray(random.integers(0, 255, (40, 70), np.uint8)).save(top / "a.png")
-    Image.fromarray(random.integers(0, 255, (90, 50, 3), np.uint8)).save(top / "a.jpg")
+    speckle = random.integers(0, 230, (90, 50, 1)) + random.integers(0, 25, (90, 50, 3))  # little color, as in a scan
+    Image.fromarray(speckle.astype(np.uint8)).save(top / "a.jpg")
     Image.fromarray(random.integers(0, 255, (30, 30), np.uint8)).save(top / "sub/b.png")
     (top / "notes.txt").write_text("no image")
     return top
@@ -196,3 +198,34 @@ def test_loader_processes_change_no_file(folder: Path, tmp_path: Path, weights: 
     assert len(files) == 6
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+def test_what_is_no_ultrasound_is_told_and_gets_no_finding(
+    folder: Path, tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on, with status 0; the images of ultrasound get what they get without the check."""
+    for number in range(6):
+        Image.fromarray(np.full((40, 60), 128, np.uint8)).save(folder / f"gray{number}.png")
+    images = {image["file"]: image for image in run(folder, tmp_path / "out", weights)}
+    unchecked = {image["file"]: image for image in run(folder, tmp_path / "all", weights, check_images=False)}
+    note = "does not look like ultrasound (one value throughout); nothing is reported"
+    for number in range(6):
+        found = images[f"gray{number}.png"]
+        assert (found["notes"], found["classes"], found["error"]) == (note, {}, "")
+        assert all(area == {"pixels": None, "mm2": None} for area in found["areas"].values())
+        assert not np.asarray(Image.open(tmp_path / "out" / found["mask"])).any()
+        assert unchecked[f"gray{number}.png"]["classes"]
+    for file in ("a.png", "a.jpg", "sub/b.png"):
+        assert images[file] == unchecked[file]
+        assert images[file]["classes"]
+    with (tmp_path / "out/predictions.csv").open(newline="") as table:
+        rows = {row["file"]: row for row in csv.DictReader(table)}
+    assert rows["gray0.png"]["notes"] == note
+    assert rows["gray0.png"]["areas.lesion.pixels"] == rows["gray0.png"]["classes.lung.predicted"] == ""
+    warnings = [r.getMessage() for r in caplog.records if "does not look like ultrasound" in r.getMessage()]
+    assert len(warnings) == 1  # in the checked run
+    assert warnings[0].startswith(
+        "6 of 9 images: does not look like ultrasound, nothing is reported of them: gray0.png, gray1.png, gray2.png,"
+        " gray3.png, gray4.png and 1 more. "
+    )
+    assert "--check_images false" in warnings[0]

@@ -5,12 +5,14 @@ from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond
 from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.letterbox import Letterboxd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
+from bundle.transforms.plausibility import CheckPlausibled, WithholdImplausible
 from bundle.transforms.prompts import EncodePromptd
 from bundle.transforms.requests import ReadRequestd
 from bundle.transforms.results import DescribePredictiond, KeepProbabilitiesd, SplitPredictiond, ToLabelMapd, ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
 
 __all__ = [
+    "CheckPlausibled",
     "DescribePredictiond",
     "DrawGuidanced",
     "EncodePromptd",
@@ -27,4 +29,5 @@ __all__ = [
     "SplitPredictiond",
     "ToLabelMapd",
     "ToStudyd",
+    "WithholdImplausible",
 ]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from bundle import __version__
 from bundle.files import OutputFolder, sha256, writable_folder
-from bundle.vocabulary import UNKNOWN, switch
+from bundle.vocabulary import NOT_ULTRASOUND, UNKNOWN, switch
 from bundle.writers.pictures import color, draw_overlay, encode_png
 from bundle.writers.probabilities import encode_probabilities
 
@@ -32,6 +32,8 @@ PROMPTS_USED = ("position", "nature", "task")
 
 _ENDINGS = {"probabilities": "_probabilities.npz", "overlay": "_overlay.png", "mask": "_mask.png"}
 """Of an image's files; the longest first, so that nothing is written of a name that is too long for one of them."""
+
+_NAMED = 5  # files that a warning names
 
 _ODD_NAMES = "backslashreplace"  # a file's name need not be UTF-8; in JSON this reads back as the same name
 
@@ -197,6 +199,8 @@ class PredictionWriter:
         study = item["pred"].cpu().numpy()  # (W, H) or (W, H, 1)
         mask = np.ascontiguousarray(study.reshape(study.shape[:2]).T)
         for kind, end in self.endings.items():
+            if kind == "probabilities" and "probability_maps" not in item:  # the result is withheld
+                continue
             record[kind] = f"{item['output']}{end}"
             try:
                 self.folder.write(record[kind], self._encoded(kind, item, mask))
@@ -265,3 +269,9 @@ class PredictionWriter:
             f"{done} of {len(records)} images done: masks and overlays in {self.output_dir}, tables {written[0]} and"
             f" {written[1]}."
         )
+        if odd := [record["file"] for record in records if NOT_ULTRASOUND in record["notes"]]:
+            named = ", ".join(odd[:_NAMED]) + (f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else "")
+            logger.warning(
+                f"{len(odd)} of {len(records)} images: {NOT_ULTRASOUND}, nothing is reported of them: {named}."
+                " The reasons are in the column notes; --check_images false reports on them all the same."
+            )

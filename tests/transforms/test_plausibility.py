@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
+
+from bundle.data.phantom.store import synthesize
+from bundle.live.sources import open_source
+from bundle.transforms import CheckPlausibled, LoadUltrasoundd
+from bundle.transforms.plausibility import implausible
+
+CONFIG = str(Path(__file__).resolve().parents[2] / "configs/inference.yaml")
+SKIMAGE = Path(skimage.__file__).parent / "data"
+GLOBS = ("Dataset_BUSI_with_GT/*/*).png", "segmentation/*/imgs/*", "classification/*/[012]/*")
+
+
+def as_image(pixels: np.ndarray) -> torch.Tensor:
+    """Pixels (H, W) or (H, W, 3) uint8 as the loader gives them, (3, H, W) in [0, 1]; gray is one channel."""
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return (torch.from_numpy(np.ascontiguousarray(planes)).float() / 255).expand(3, -1, -1)
+
+
+def page(shape: tuple[int, int], *, paper: int = 255, noise: float = 0) -> np.ndarray:
+    """Lines of text, dark on paper."""
+    image = Image.new("L", shape[::-1], paper)
+    for row in range(4, shape[0] - 8, 20):
+        ImageDraw.Draw(image).text((4, row), "one day before they arrive the boats ask for a berth " * 4, fill=20)
+    grain = np.random.default_rng(0).normal(size=shape) * noise
+    return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
+
+
+def landscape(height: int, width: int) -> np.ndarray:
+    """Sky, sun and grass, (H, W, 3)."""
+    y, x = np.mgrid[:height, :width] / np.array([height - 1, width - 1]).reshape(2, 1, 1)
+    sky = np.stack([0.45 + 0.2 * y, 0.6 + 0.2 * y, 0.95 - 0.1 * y], -1)
+    sky[y > 0.6 + 0.05 * np.sin(9 * x)] = (0.25, 0.5, 0.2)
+    sky[(y - 0.25) ** 2 + (x - 0.7) ** 2 < 0.01] = (1.0, 0.9, 0.5)
+    return np.asarray(255 * sky).astype(np.uint8)
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    """Colors that change evenly, (H, W, 3)."""
+    y, x = np.mgrid[:height, :width] / np.array([height - 1, width - 1]).reshape(2, 1, 1)
+    return np.asarray(255 * np.stack([x, 0.3 + 0.5 * y, 1 - 0.8 * y * x], -1)).astype(np.uint8)
+
+
+def speckle(height: int = 120, width: int = 160) -> np.ndarray:
+    """Gray speckle with a dark disk in it, (H, W)."""
+    random = np.random.default_rng(0)
+    grain = np.hypot(*(gaussian_filter(random.normal(size=(height, width)), 1) for _ in range(2)))
+    y, x = np.mgrid[:height, :width]
+    grain[np.hypot(y - height / 2, x - width / 2) < height / 5] *= 0.3
+    return np.asarray(np.clip(300 * grain, 0, 255)).astype(np.uint8)
+
+
+def doppler(image: torch.Tensor) -> torch.Tensor:
+    """The image with red and blue flow in a box of half its height and width."""
+    field = gaussian_filter(np.random.default_rng(0).normal(size=image.shape[1:]), max(image.shape[1:]) / 32)
+    box = torch.zeros(image.shape[1:], dtype=torch.bool)
+    rows, columns = (slice(n // 4, n // 4 + n // 2) for n in image.shape[1:])
+    box[rows, columns] = True
+    flow, colored = torch.from_numpy(field / field.std()), image.clone()
+    colored[:, box & (flow > 0.7)] = torch.tensor([1.0, 0.4, 0.0])[:, None]
+    colored[:, box & (flow < -0.7)] = torch.tensor([0.0, 0.4, 1.0])[:, None]
+    return colored
+
+
+def tinted(image: torch.Tensor) -> torch.Tensor:
+    return image * torch.tensor([1.0, 0.75, 0.4])[:, None, None]
+
+
+def screen(image: torch.Tensor) -> torch.Tensor:
+    """The image within a scanner's black screen with text, scales and a bar, (3, H + 40, W + 120)."""
+    height, width = image.shape[1:]
+    frame = Image.new("RGB", (width + 120, height + 40))
+    pen = ImageDraw.Draw(frame)
+    pen.rectangle((0, 0, width + 120, 14), fill=(40, 60, 90))
+    for row in range(0, height + 40, 14):
+        pen.text((2, row), f"FR {row} Hz D 12.3 cm", fill=(220, 220, 220))
+        pen.line((110, row, 116, row), fill=(255, 255, 255))
+    shown = as_image(np.asarray(frame)).clone()
+    shown[:, 20:-20, 120:] = image
+    return shown
+
+
+NOT_ULTRASOUND = {
+    "page": (page((128, 128)), "more than half of it is white"),
+    "scanned page": (page((600, 420), paper=190, noise=6), "dark strokes on a bright ground"),
+    "gradient": (gradient(128, 128), "100% of the bright pixels without grain"),
+    "large gradient": (gradient(900, 1200), "100% of the bright pixels without grain"),
+    "landscape": (landscape(128, 128), "98% of the bright pixels without grain"),
+    "large landscape": (landscape(1080, 1920), "without grain"),
+    "gray": (np.full((128, 128), 128, np.uint8), "one value throughout"),
+    "black": (np.zeros((300, 400, 3), np.uint8), "one value throughout"),
+    "small gray": (np.full((2, 3), 90, np.uint8), "one value throughout"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ULTRASOUND)
+def test_made_pictures_are_told_from_ultrasound(name: str) -> None:
+    pixels, reason = NOT_ULTRASOUND[name]
+    assert reason in implausible(as_image(pixels))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("page.png", "dark strokes"),
+        ("text.png", "dark strokes"),
+        ("horse.png", "without grain"),
+        ("color.png", "without grain"),
+        ("astronaut.png", "42% of the pixels in colors"),
+        ("chelsea.png", "95% of the pixels in colors"),
+        ("coffee.png", "91% of the pixels in colors"),
+        ("rocket.jpg", "in colors"),
+        ("camera.png", ""),  # photographs in gray pass
+        ("coins.png", ""),
+        ("retina.jpg", ""),  # as does one of a single hue, which a tinted scan has too
+    ],
+)
+def test_pictures_of_scikit_image(name: str, reason: str) -> None:
+    found = implausible(LoadUltrasoundd()({"image": str(SKIMAGE / name)})["image"])
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "as it is": lambda image: image,
+    "Doppler": doppler,
+    "tinted": tinted,
+    "screen": screen,
+    "dark": lambda image: (image * 25).floor() / 255,
+    "dark screen": lambda image: screen((image * 25).floor() / 255),
+    "black screen": lambda image: screen(torch.zeros_like(image)),
+    "enlarged": lambda image: torch.nn.functional.interpolate(image[None], scale_factor=3, mode="bicubic")[0].clamp(
+        0, 1
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_speckle_passes(change: str) -> None:
+    assert implausible(CHANGES[change](as_image(speckle()))) == ""
+
+
+def test_images_of_the_phantom_pass(tmp_path: Path) -> None:
+    files = sorted((synthesize(tmp_path / "phantom", seed=0, patients=15).parent / "images").glob("*"))
+    assert len(files) >= 30
+    assert {path.name: reason for path in files if (reason := implausible(load(path)))} == {}
+    bright = {path.name: (load(path).as_subclass(torch.Tensor) * 1.5).clamp(max=1) for path in files}
+    assert {name: reason for name, image in bright.items() if (reason := implausible(image))} == {}
+
+
+def load(path: Path) -> torch.Tensor:
+    image: torch.Tensor = LoadUltrasoundd()({"image": str(path)})["image"]
+    return image
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_real_images_pass(real_data: Path, change: str) -> None:
+    """Every 40th of the public sets, also as a scanner could have shown it otherwise."""
+    files = [path for glob in GLOBS for path in sorted(real_data.glob(glob))][::40]
+    assert len(files) == 63
+    refused = {
+        path.name: reason
+        for path in files
+        if (reason := implausible(CHANGES[change](load(path).as_subclass(torch.Tensor))))
+    }
+    assert refused == {}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_no_real_image_is_refused(real_data: Path) -> None:
+    """All images of the public sets, the DICOM files, the stills, and every 20th frame of the clips."""
+    counts = {"sets": 0, "files": 0, "frames": 0}
+    refused = {}
+    for kind, name, image in real_images(real_data):
+        counts[kind] += 1
+        if reason := implausible(image):
+            refused[name] = reason
+    assert refused == {}
+    assert counts["sets"] == 2514
+    assert counts["files"] == 21
+    assert counts["frames"] > 90
+
+
+def real_images(folder: Path) -> Iterator[tuple[str, str, torch.Tensor]]:
+    for glob in GLOBS:
+        for path in folder.glob(glob):
+            yield "sets", path.name, load(path)
+    for path in sorted([*folder.glob("dicom/*"), *folder.glob("cine/*")]):
+        if path.suffix in (".mp4", ".mov", ".mpeg") or path.stem == "pydicom_examples_ybr_color":
+            for number, picture in enumerate(open_source(str(path)).pictures()):
+                if picture is not None and not isinstance(picture, Exception) and number % 20 == 0:
+                    yield "frames", f"{path.name} {number}", as_image(picture.pixels)
+        else:
+            yield "files", path.name, load(path)
+
+
+def test_it_takes_a_millisecond() -> None:
+    """Fastest of 20, for a machine that does other things too; 800 x 600 pixels."""
+    image = MetaTensor(as_image(np.random.default_rng(0).integers(0, 256, (600, 800), np.uint8)))
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        implausible(image)
+        times.append(time.perf_counter() - begin)
+    assert min(times) < 1.5e-3
+
+
+@pytest.fixture
+def shipped() -> Callable[..., dict[str, Any]]:
+    """What the shipped inference.yaml says of a file, with a network that sees lesion everywhere."""
+
+    def answer(
+        path: Path, *, check_images: bool | str = True, probabilities: bool = False, **request: Any
+    ) -> dict[str, Any]:
+        parser = ConfigParser(ConfigParser.load_config_file(CONFIG))
+        parser.update({"check_images": check_images, "probabilities": probabilities})
+        item = parser.get_parsed_content("preprocessing")({"image": str(path), "position": "breast", **request})
+        seg = torch.zeros(5, 224, 224)
+        seg[1] = 9
+        item["pred"] = {"seg": seg, **{f"cls_{name}": torch.zeros(n) for name, n in (("breast", 3), ("lung", 3))}}
+        found: dict[str, Any] = parser.get_parsed_content("postprocessing")(item)
+        return found
+
+    return answer
+
+
+NOTE = "does not look like ultrasound (more than half of it is white)"
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Path:
+    Image.fromarray(page((90, 120))).save(tmp_path / "page.png")
+    return tmp_path / "page.png"
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_nothing_is_reported_of_a_page(
+    shipped: Callable[..., dict[str, Any]], paper: Path, probabilities: bool
+) -> None:
+    found = shipped(paper, probabilities=probabilities)
+    assert found["result"]["notes"] == f"{NOTE}; nothing is reported"
+    assert found["result"]["classes"] == {}
+    assert found["result"]["prediction"] == []
+    assert found["result"]["areas"]["lesion"] == {"pixels": None, "mm2": None}
+    assert found["pred"].shape == (120, 90)
+    assert found["pred"].count_nonzero() == 0
+    assert "probability_maps" not in found
+
+
+@pytest.mark.parametrize("value", [False, "false"])
+def test_the_check_can_be_switched_off(shipped: Callable[..., dict[str, Any]], paper: Path, value: bool | str) -> None:
+    found = shipped(paper, check_images=value)
+    assert found["result"]["notes"] == ""
+    assert found["result"]["areas"]["lesion"]["pixels"] == 90 * 120
+    assert list(found["result"]["classes"]) == ["breast"]
+
+
+def test_a_switch_is_true_or_false() -> None:
+    with pytest.raises(ValueError, match="check_images must be true or false, got 'no'; correct --check_images"):
+        CheckPlausibled("image", enabled="no")
+
+
+def test_a_users_clicks_count_more_than_the_check(shipped: Callable[..., dict[str, Any]], paper: Path) -> None:
+    found = shipped(paper, lesion=[[60, 45]])
+    assert found["result"]["notes"] == NOTE
+    assert found["result"]["areas"]["lesion"]["pixels"] == 90 * 120
+    assert list(found["result"]["classes"]) == ["breast"]
+
+
+def test_ultrasound_gets_its_result(shipped: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    Image.fromarray(speckle()).save(tmp_path / "speckle.png")
+    found, unchecked = (shipped(tmp_path / "speckle.png", check_images=value) for value in (True, False))
+    assert found["result"] == unchecked["result"]
+    assert found["result"]["areas"]["lesion"]["pixels"] == 120 * 160
