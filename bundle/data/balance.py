@@ -23,6 +23,7 @@ SEVERAL = 4
 _CANDIDATES = 32  # kinds of group in either part, the most promising, whose exchange is tried
 _EXCHANGES = 200  # between two parts in a sweep: small sets need some ten, in large ones more change next to nothing
 _SWEEPS = 10
+_TRIALS = 4  # orders in which the groups left over are placed, of which the cheapest result counts
 _GAIN = 1e-3  # least gain of an exchange, in units of chi-square
 _SMALL = 1e-9  # hides the rounding of shares such as 0.1 * 3
 _DIGITS = 6  # costs that are equal so far are equal, so that rounding decides nothing
@@ -134,7 +135,18 @@ class _Balance:
         )
         for part in self.parts:
             self.held[part] += (counts[:, part, None] * self.holds).sum(axis=0)
-        for kind in np.repeat(np.arange(len(free)), free - counts.sum(axis=1)).tolist():
+        rest = np.repeat(np.arange(len(free)), free - counts.sum(axis=1))  # large ones first
+        rng, dealt = np.random.default_rng(0), self.held.copy()
+        trials = []
+        for trial in range(_TRIALS):
+            self.held = dealt.copy()
+            placed = self._place(rng.permutation(rest) if trial else rest, counts.copy())
+            trials.append((float(self.cost(self.parts, self.held).sum().round(_DIGITS)), trial, placed))
+        return min(trials, key=lambda entry: entry[:2])[2]
+
+    def _place(self, rest: Integers, counts: Integers) -> Integers:
+        """Place groups of these kinds where they cost least, then exchange; ``counts`` is changed in place."""
+        for kind in rest.tolist():
             change = self.cost(self.parts, self.held + self.holds[kind]) - self.cost(self.parts, self.held)
             cheapest = change.round(_DIGITS).argmin()
             counts[kind, cheapest] += 1

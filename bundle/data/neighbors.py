@@ -37,7 +37,7 @@ LISTED = 50
 """Pairs of one image that are listed for certain; of larger clusters there are enough pairs to join them."""
 
 EXACT = 50_000
-"""Images of which all pairs are compared: 20 billion distances, which take about a minute."""
+"""Images of which all pairs are compared: 20 billion distances, which take one core some 100 seconds."""
 
 _LOW_FREQUENCY = 10  # sum of the two indices; the mean is always set, higher frequencies are noise
 _BLOCKS, _BLOCKS_PER_KEY, _BLOCK_BITS = 9, 3, 6

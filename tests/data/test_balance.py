@@ -110,7 +110,7 @@ def real_items(real_data: Path) -> Callable[[str], Items]:
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("BUSI", 0.02), ("Fetal_HC", 0.02), ("GB_BiliaryAtresia", 0.015), ("USGRA", 0.03)]
+    ("name", "bound"), [("BUSI", 0.01), ("Fetal_HC", 0.02), ("GB_BiliaryAtresia", 0.015), ("USGRA", 0.03)]
 )
 def test_parts_of_a_real_set_are_alike(real_items: Callable[[str], Items], name: str, bound: float) -> None:
     """Patients, images, classes and group sizes are within 1 to 3 points of 70, 15 and 15 %; seeds 0 to 4.

@@ -7,6 +7,7 @@ import torch
 
 from bundle.engines import run_folder
 from bundle.engines.run_folder import earlier_runs
+from bundle.files import LEDGER, OutputFolder
 
 
 def leave_run(folder: Path, name: str, *, hour: int) -> None:
@@ -20,6 +21,8 @@ def leave_run(folder: Path, name: str, *, hour: int) -> None:
         "tensorboard/events.out.tfevents.1.host.7.0",
     ):
         (folder / file).write_text(name)
+    for name in ("last.pt", "best.pt", "metrics.csv", "contact_sheet.png"):
+        OutputFolder(folder).adopt(name)
     for path in [folder / "tensorboard", *folder.glob("*.*")]:
         os.utime(path, (1767225600 + 3600 * hour,) * 2)
 
@@ -30,9 +33,18 @@ def test_an_earlier_run_moves_aside_whole(tmp_path: Path) -> None:
     assert run_folder(str(tmp_path), resume=False) == str(tmp_path)
     (kept,) = earlier_runs(tmp_path)
     assert sorted(path.name for path in kept.rglob("*") if path.is_file()) == [
-        "best.pt", "contact_sheet.png", "events.out.tfevents.1.host.7.0", "last.pt", "metrics.csv",
+        LEDGER, "best.pt", "contact_sheet.png", "events.out.tfevents.1.host.7.0", "last.pt", "metrics.csv",
     ]  # fmt: skip
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "previous"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "notes.txt", "previous"]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "best.pt", "last.pt", "contact_sheet.png"])
+def test_files_that_are_of_no_run_are_not_moved(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"{name}: expected a free name"):
+        run_folder(str(tmp_path), resume=False)
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("resume", [True, "true"])
@@ -66,7 +78,7 @@ def test_what_did_not_complete_an_epoch_pushes_no_run_out(tmp_path: Path) -> Non
         (tmp_path / "tensorboard/events.out.tfevents.2.host.7.0").touch()
     run_folder(str(tmp_path), resume=False)
     assert [(folder / "last.pt").read_text() for folder in earlier_runs(tmp_path)] == ["good"]
-    assert [path.name for path in tmp_path.iterdir()] == ["previous"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "previous"]
 
 
 def test_starting_from_weights_that_would_move_is_refused(tmp_path: Path) -> None:
