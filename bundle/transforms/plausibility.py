@@ -37,6 +37,7 @@ COLORED = 0.1  # difference of two channels from which on a pixel is colored
 MAX_COLORED = 0.4  # share of colored pixels; ultrasound: up to 0.16, and all where the scanner tints its grays
 OFF_TINT = 0.1  # distance of a color from the tint that its gray has in this image
 MAX_OFF_TINT = 0.12  # share of pixels off the tint; ultrasound that was tinted and stored as JPEG: up to 0.10
+MAX_JUMP = 0.25  # median distance of neighbors' colors; photographs: up to 0.03, noise in each channel: 0.65
 TINT_STEPS = 16  # grays that have a tint each
 
 
@@ -57,7 +58,7 @@ def implausible(image: torch.Tensor) -> str:
         return "more than half of it is white"
     if median > PAPER and (gray < BRIGHT).mean() < MAX_INK and _has_strokes(gray):
         return "dark strokes on a bright ground, as on a page of text"
-    if len(sample) == 3 and (share := _colored_share(sample)) > MAX_COLORED and _off_tint(sample, gray) > MAX_OFF_TINT:
+    if len(sample) == 3 and (share := _colored_share(sample)) > MAX_COLORED and _is_painted(sample, gray):
         return f"{share:.0%} of the pixels in colors, as in a photograph"
     return ""
 
@@ -97,19 +98,25 @@ def _colored_share(sample: np.ndarray) -> float:
     return float((sample.max(0) - sample.min(0) > COLORED).mean())
 
 
-def _off_tint(sample: np.ndarray, gray: np.ndarray) -> float:
-    """Share of pixels whose color is not that which most pixels of the same gray have.
+def _is_painted(sample: np.ndarray, gray: np.ndarray) -> bool:
+    """Whether colors go on from pixel to pixel, unlike noise, and are not those of one color map.
 
     A scanner shows grays through one color map, whichever it is; only Doppler and marks depart from it.
     """
-    red, green, blue = sample[:, ::2, ::2].reshape(3, -1)
-    steps = np.minimum((gray[::2, ::2].ravel() * TINT_STEPS).astype(int), TINT_STEPS - 1)
-    opponent = np.stack([red - green, (red + green) / 2 - blue], 1)
+    opponent = np.stack([sample[0] - sample[1], (sample[0] + sample[1]) / 2 - sample[2]])
+    jumps = np.hypot(*np.diff(opponent[:, ::2], axis=2))
+    return bool(np.median(jumps) < MAX_JUMP) and _off_tint(opponent[:, ::2, ::2], gray[::2, ::2]) > MAX_OFF_TINT
+
+
+def _off_tint(opponent: np.ndarray, gray: np.ndarray) -> float:
+    """Share of pixels whose color (2, H, W) is not that which most pixels of the same gray have."""
+    steps = np.minimum((gray.ravel() * TINT_STEPS).astype(int), TINT_STEPS - 1)
+    pixels = opponent.reshape(2, -1).T
     off = 0
     for step in np.unique(steps):
-        colors = opponent[steps == step]
+        colors = pixels[steps == step]
         off += int((np.hypot(*(colors - np.median(colors, 0)).T) > OFF_TINT).sum())
-    return off / len(steps)
+    return off / len(pixels)
 
 
 class CheckPlausibled(MapTransform):

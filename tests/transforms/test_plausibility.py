@@ -152,6 +152,11 @@ def test_speckle_passes(change: str) -> None:
     assert implausible(CHANGES[change](as_image(speckle()))) == ""
 
 
+@pytest.mark.parametrize("shape", [(30, 30), (90, 50, 3), (600, 800, 3)])
+def test_noise_passes(shape: tuple[int, ...]) -> None:
+    assert implausible(as_image(np.random.default_rng(0).integers(0, 255, shape, np.uint8))) == ""
+
+
 def test_images_of_the_phantom_pass(tmp_path: Path) -> None:
     files = sorted((synthesize(tmp_path / "phantom", seed=0, patients=15).parent / "images").glob("*"))
     assert len(files) >= 30
