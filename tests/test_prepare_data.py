@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from bundle.data import neighbors
+from bundle.data.assemble import assemble
 from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
+from bundle.data.public_sets import SetOptions, read_folders
 
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prepare_data.py"
 
 
@@ -169,6 +173,25 @@ def test_an_existing_manifest_is_not_replaced_by_accident(folders: Path, tmp_pat
     assert done.returncode == 2
     assert "add --overwrite to replace it" in done.stderr
     assert output.read_text() == "mine"
+
+
+def test_the_split_is_printed_by_set_and_part(folders: Path, tmp_path: Path) -> None:
+    done = prepare("--folders", folders, "--output", tmp_path / "datalist.json")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    start = lines.index("data set part patients images in groups of several by class")
+    assert lines[start + 1] == "USGRA train 7 (70.0%) 7 (70.0%) 2 (100.0%) -", done.stdout
+    assert [line.split()[0] for line in lines[start + 2 : start + 4]] == ["val", "test"]
+
+
+def test_an_approximate_search_is_noted(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [read_folders(folders, options=SetOptions())]
+    assert "approximate" not in " ".join(assemble(found, folder=tmp_path, fractions=FRACTIONS, seed=0).notices)
+    monkeypatch.setattr(neighbors, "EXACT", 9)
+    notices = assemble(found, folder=tmp_path, fractions=FRACTIONS, seed=0).notices
+    assert notices[0] == (
+        "the search for near-duplicates is approximate for 10 images and may miss some pairs: up to 9 images all pairs "
+        "are compared, of more only those that share part of the hash"
+    )
 
 
 def test_near_duplicates_of_busi_stay_together(real_data: Path, tmp_path: Path) -> None:

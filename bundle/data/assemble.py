@@ -17,10 +17,10 @@ from typing import Any
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from bundle.data import neighbors
 from bundle.data.duplicates import Fingerprint, Fingerprints, fingerprint, near_duplicates
 from bundle.data.known_sets import PublicSet
 from bundle.data.manifest import check_datalist
-from bundle.data.neighbors import EXACT
 from bundle.data.split_table import absent_classes
 from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
 
@@ -285,10 +285,10 @@ def _notices(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]
     for split in SPLITS:
         if not any(item["split"] == split for item in items):
             notices.append(f"the {split} split is empty")
-    if len(items) > EXACT:
+    if len(items) > neighbors.EXACT:
         notices.append(
             f"the search for near-duplicates is approximate for {len(items)} images and may miss some pairs: up to "
-            f"{EXACT} images all pairs are compared, of more only those that share part of the hash"
+            f"{neighbors.EXACT} images all pairs are compared, of more only those that share part of the hash"
         )
     return notices + absent_classes(items)
 
