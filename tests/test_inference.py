@@ -26,8 +26,7 @@ def folder(tmp_path: Path) -> Path:
     top = tmp_path / "images"
     (top / "sub").mkdir(parents=True)
     Image.fromarray(random.integers(0, 255, (40, 70), np.uint8)).save(top / "a.png")
-    speckle = random.integers(0, 230, (90, 50, 1)) + random.integers(0, 25, (90, 50, 3))  # little color, as in a scan
-    Image.fromarray(speckle.astype(np.uint8)).save(top / "a.jpg")
+    Image.fromarray(random.integers(0, 255, (90, 50, 3), np.uint8)).save(top / "a.jpg")
     Image.fromarray(random.integers(0, 255, (30, 30), np.uint8)).save(top / "sub/b.png")
     (top / "notes.txt").write_text("no image")
     return top

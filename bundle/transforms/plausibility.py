@@ -37,7 +37,7 @@ COLORED = 0.1  # difference of two channels from which on a pixel is colored
 MAX_COLORED = 0.4  # share of colored pixels; ultrasound: up to 0.16, and all where the scanner tints its grays
 OFF_TINT = 0.1  # distance of a color from the tint that its gray has in this image
 MAX_OFF_TINT = 0.12  # share of pixels off the tint; ultrasound that was tinted and stored as JPEG: up to 0.10
-MAX_JUMP = 0.25  # median distance of neighbors' colors; photographs: up to 0.03, noise in each channel: 0.65
+MAX_JUMP = 0.07  # median distance of neighbors' colors; photographs: up to 0.03, noise in each channel: 0.08 to 0.65
 TINT_STEPS = 16  # grays that have a tint each
 
 

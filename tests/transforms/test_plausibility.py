@@ -195,7 +195,7 @@ def test_no_real_image_is_refused(real_data: Path) -> None:
             refused[name] = reason
     assert refused == {}
     assert counts["sets"] == 2514
-    assert counts["files"] == 21
+    assert counts["files"] == 22
     assert counts["frames"] > 90
 
 
