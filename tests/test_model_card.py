@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser, create_workflow, load
 from PIL import Image
 
+from bundle.files import LEDGER
 from bundle.networks import UPerConvNeXt
 from bundle.networks.weights import save_checkpoint
 
@@ -66,7 +67,7 @@ def test_python_code_predicts_and_loads_the_network(bundles: Path) -> None:
     last = run(bundles.parent, "-c", code[0] + ends).splitlines()[-1]
     assert last == f"{bundles / NAME / 'bundle/__init__.py'} 2 5 64 96 []"
     assert sorted(path.name for path in (bundles.parent / "output").iterdir()) == [
-        "a_mask.png", "a_overlay.png", "predictions.csv", "predictions.json",
+        LEDGER, "a_mask.png", "a_overlay.png", "predictions.csv", "predictions.json",
     ]  # fmt: skip
 
 

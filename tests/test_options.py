@@ -77,7 +77,7 @@ def test_the_command_line_from_another_folder(tmp_path: Path, overlays: list[str
     command += ["--bundle_root", str(ROOT), "--output_dir", "out", "--max-epoch", "1"]  # Fire takes the hyphen
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "ValueError: --max_epoch must be an id of the config" in done.stderr
+    assert "error: --max_epoch must be an id of the config" in done.stderr
     assert "did you mean --max_epochs?" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

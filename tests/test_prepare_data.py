@@ -164,7 +164,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(folders: Path, tmp_pat
     assert done.returncode == 1
     for name, reason in {
         "imgs/u1": "0 bytes",
-        "imgs/u2": "truncated",
+        "imgs/u2": "the PNG is cut",
         "imgs/u4": "folder",
         "masks/u5": "damaged format",
     }.items():

@@ -14,6 +14,8 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from bundle.files import LEDGER
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/deployment.md").read_text(encoding="utf-8"), re.DOTALL)
 
@@ -39,18 +41,28 @@ def predictions(images: Path, out: Path, checkpoint: Path, **options: Any) -> Pa
     return out
 
 
+def results_in(folder: Path) -> list[Path]:
+    """Paths of the results within their folder."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name != LEDGER)
+
+
 def test_all_runtimes_write_the_same_files(
     exports: dict[str, Any], checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
     expected = predictions(images, tmp_path / "torch", checkpoint, position="limb")
-    files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(expected) for path in expected.rglob("*.*") if path.is_file() and path.name != LEDGER
+    )
     assert len(files) == 2 * 3 + 2
     for runtime, suffix in (("onnx", "onnx"), ("openvino", "xml"), ("torchscript", "ts")):
         model = str(exports["folder"] / f"model_float32.{suffix}")
         # a missing checkpoint shows that none is read
         options = {"position": "limb", "runtime": runtime, "model_path": model, "runtime_threads": 1}
         found = predictions(images, tmp_path / runtime, Path("/nowhere.pt"), **options)
-        assert sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file()) == files
+        assert (
+            sorted(path.relative_to(found) for path in found.rglob("*.*") if path.is_file() and path.name != LEDGER)
+            == files
+        )
         for file in files:
             if file.suffix == ".png":
                 assert (found / file).read_bytes() == (expected / file).read_bytes(), f"{runtime} {file}"
