@@ -139,6 +139,18 @@ def test_answer_holds_prompts_areas_and_classes(server: Server) -> None:
     ]
 
 
+def test_a_picture_that_is_no_ultrasound_gets_no_finding_unless_clicked(server: Server, tmp_path: Path) -> None:
+    page = tmp_path / "page.png"
+    Image.fromarray(np.full((70, 104), 255, np.uint8)).save(page)
+    answer = server.infer(file=page, position="breast")
+    assert answer.params["notes"] == "does not look like ultrasound (one value throughout); nothing is reported"
+    assert (answer.params["classes"], answer.params["prediction"]) == ({}, [])
+    assert not answer.mask.any()
+    clicked = server.click(file=page, lesion=[[50, 30]])
+    assert clicked.params["notes"] == "does not look like ultrasound (one value throughout)"
+    assert clicked.mask[30, 50] == 1
+
+
 def test_position_leaves_only_its_structures_and_classes(server: Server) -> None:
     for study in ("gray", "color", "many_3"):
         answer = server.infer(study, position="breast")
