@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from bundle.data.datalist import load_split
 from bundle.data.manifest import check_datalist
 from scripts.growth_parts.manifests import NETWORK, make_manifest
