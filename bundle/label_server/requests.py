@@ -129,7 +129,7 @@ async def read_body(scope: Message, receive: Receive) -> bytes:
     """
     too_large = Refused(f"a request may hold {LARGEST_BODY >> 20} MB; send a smaller image.", status=413)
     length = dict(scope["headers"]).get(b"content-length", b"0")
-    if length.isdecimal() and int(length) > LARGEST_BODY:
+    if length.isdigit() and int(length) > LARGEST_BODY:
         raise too_large
     body = bytearray()
     while True:
