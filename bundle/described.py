@@ -8,8 +8,6 @@ file of others may hold such strings, also where PyTorch loads it with ``weights
 from __future__ import annotations
 
 import math
-import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,6 @@ _SPECIAL = ("$", "@", "%")  # what ConfigParser gives a meaning to
 _LONGEST = 4000  # characters of a text
 _MOST = 10_000  # entries of a list or table
 _WIDEST = 4096  # channels of a decoder
-
-_NOT_COMPUTING = re.compile(r"def __\w+|\btorch\.(?:save|load|from_file)\b|\bops\.(?!prim\.NumToTensor\b)[\w.]+")
-"""What a program in TorchScript has no need of: methods that run by themselves, files, other libraries' operators."""
 
 Check = Callable[[Any], bool]
 
@@ -174,20 +169,3 @@ def described_export(content: Any, *, path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: metadata must hold {', '.join(_NEEDED)}, got none of {', '.join(missing)}.")
     described_network(found.get("network", {}), path=path)
     return found
-
-
-def check_script(path: Path) -> None:
-    """Refuses a TorchScript file whose program does more than compute: it would run when the file is loaded or called.
-
-    What ``torch.jit.trace`` writes has no methods that run by themselves, and calls no operator that knows of files.
-
-    Raises:
-        ValueError: when it does; nothing of it was executed.
-        zipfile.BadZipFile, OSError: when it is no such file.
-    """
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
-        program = "\n".join(archive.read(name).decode(errors="replace") for name in names)
-    program = re.sub(r"\s*\.\s*", ".", program.replace("\\\n", ""))  # names may be written with spaces
-    if found := _NOT_COMPUTING.search(program):
-        raise ValueError(f"its program must only compute, got {found[0].strip()}; nothing of it was executed")

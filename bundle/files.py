@@ -30,11 +30,12 @@ IMAGE_SUFFIXES = PICTURE_SUFFIXES + NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_S
 LEDGER = ".ultrasound_uperconvnext_outputs"
 """File beside the outputs that lists them, a line of JSON each: path below its folder, and SHA-256.
 
-In place of the hash stands null while a file grows, and "" when it is removed.
+In place of the hash stands "growing", the device and the inode while a file grows, and "" when it is removed: what
+grows is the run's own whatever it holds, but not another file under that name.
 """
 
-_GROWING = bytes(32)
-"""In place of a hash: the file may hold anything."""
+_GROWING = "growing"
+_GROWS = bytes(16)  # how the mark of a growing file begins, in the place of a hash
 
 
 def sha256(path: str | Path) -> str:
@@ -151,12 +152,13 @@ class OutputFolder:
         self.check([name])
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._note(name, None)
+        path.unlink(missing_ok=True)
+        path.open("xb").close()
+        status = path.stat()
         try:
-            path.unlink(missing_ok=True)
-            path.open("xb").close()
+            self._note(name, f"{_GROWING} {status.st_dev} {status.st_ino}")
         except OSError:
-            self._note(name, "")
+            path.unlink()
             raise
         return path
 
@@ -180,7 +182,7 @@ class OutputFolder:
         if (self.folder / name).is_file():
             self._note(name, sha256(self.folder / name))
 
-    def _note(self, name: str | Path, digest: str | None, *, sync: bool = False) -> None:
+    def _note(self, name: str | Path, digest: str, *, sync: bool = False) -> None:
         folder, key = self._without_links(str(self.folder)), _key(name)
         # It begins with the line's end, so that a line that a full disk cut does not spoil this one.
         line = f"\n{json.dumps([key, digest])}".encode("ascii")
@@ -209,7 +211,7 @@ class OutputFolder:
                 listed: dict[str, bytes] = {}
                 with contextlib.suppress(OSError), open(os.path.join(folder, LEDGER), "rb") as lines:
                     for line in lines:
-                        with contextlib.suppress(ValueError, TypeError):
+                        with contextlib.suppress(ValueError, TypeError, AttributeError, OverflowError):
                             name, digest = json.loads(line)
                             _list(listed, str(name), digest)
                 self._ledgers[folder] = listed
@@ -237,7 +239,8 @@ class OutputFolder:
         if not known:
             return "a file that no earlier run lists (versions up to 0.5.2 kept no list)"
         hashes = [known[start : start + 32] for start in range(0, len(known), 32)]
-        if _GROWING not in hashes and bytes.fromhex(sha256(path)) not in hashes:
+        own = _mark(f"{_GROWING} {status.st_dev} {status.st_ino}")
+        if own not in hashes and bytes.fromhex(sha256(path)) not in hashes:
             return "a file that was changed since an earlier run wrote it"
         self._passed[key] = stamp
         return ""
@@ -271,11 +274,25 @@ def _key(name: str | Path) -> str:
     return Path(os.path.normpath(name)).as_posix()
 
 
-def _list(listed: dict[str, bytes], name: str, digest: str | None) -> None:
-    """Adds a hash of a file; an earlier one may still be what the disk holds."""
-    known = listed.get(name, b"").removesuffix(_GROWING)
-    mark = _GROWING if digest is None else bytes.fromhex(digest)
-    if len(mark) not in (0, len(_GROWING)):
+def _mark(digest: str) -> bytes:
+    """A hash, or a growing file's place, in 32 bytes; nothing for a removed file.
+
+    Raises:
+        ValueError: when it is none of them.
+    """
+    if digest.startswith(_GROWING):
+        device, inode = (int(number).to_bytes(8, "big") for number in digest.split()[1:])
+        return _GROWS + device + inode
+    mark = bytes.fromhex(digest)
+    if len(mark) not in (0, 32):
         raise ValueError(f"expected a SHA-256, got {digest}")
+    return mark
+
+
+def _list(listed: dict[str, bytes], name: str, digest: str) -> None:
+    """Adds a hash of a file; an earlier one may still be what the disk holds."""
+    known = listed.get(name, b"")
+    known = known[:-32] if known[-32:-16] == _GROWS else known
+    mark = _mark(digest)
     hashes = [known[start : start + 32] for start in range(0, len(known), 32)]
     listed[name] = known if mark in hashes else known + mark

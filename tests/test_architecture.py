@@ -12,6 +12,7 @@ LAYERS = {
     "vocabulary": 0,
     "files": 0,
     "described": 0,
+    "programs": 0,
     "failures": 0,
     "dicom": 0,
     "guidance": 0,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bundle.described import check_script, described_export, described_network
+from bundle.described import described_export, described_network
 from bundle.engines import checkpoints
 from bundle.engines.runtimes import ExportedNetwork
 from bundle.export import load_source
@@ -23,6 +23,7 @@ from bundle.networks import UPerConvNeXt
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.networks.start import load_start
 from bundle.networks.weights import load_encoder, load_network, save_checkpoint
+from bundle.programs import NotComputing, check_script
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN: dict[str, Any] = {
@@ -189,11 +190,11 @@ class Reads(nn.Module):
         return image
 
 
-@pytest.mark.parametrize(("module", "found"), [(Writes, "def __"), (Reads, r"torch\.save")])
+@pytest.mark.parametrize(("module", "found"), [(Writes, "method __"), (Reads, r"torch\.save")])
 def test_programs_that_do_more_than_compute_are_not_loaded(here: Path, module: type[nn.Module], found: str) -> None:
     scripted = torch.jit.script(module())
     torch.jit.save(scripted, here / "model.ts", _extra_files={"metadata.json": json.dumps(EXPORTED)})
-    with pytest.raises(ValueError, match=rf"model\.ts .*only compute, got .*{found}"):
+    with pytest.raises(ValueError, match=rf"model\.ts: .*only compute, got .*{found}"):
         ExportedNetwork(here / "model.ts")
     assert [file.name for file in here.iterdir()] == ["model.ts"]
 
@@ -211,11 +212,40 @@ def test_an_exported_model_of_strangers_is_refused(here: Path) -> None:
         ExportedNetwork(here / "model.ts")
 
 
-def test_a_program_cannot_hide_a_name_in_spaces(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "model.ts", "w") as archive:
-        archive.writestr("model/code/__torch__/a.py", "def forward(self, x: Tensor):\n  torch . \\\n save(x)\n")
-    with pytest.raises(ValueError, match=r"only compute, got torch\.save"):
-        check_script(tmp_path / "model.ts")
+BODIES = {
+    "operator": "  torch.save(x, 'EXECUTED')\n",
+    "spaces": "  torch . \\\n save(x, 'EXECUTED')\n",
+    "comment": "  (torch.# c\n save)(x, 'EXECUTED')\n",
+    "alias": "  t = torch\n  t.save(x, 'EXECUTED')\n",
+    "alias of ops": "  o = ops\n  o.aten.save(x, 'EXECUTED')\n",
+    "getattr": "  t = getattr(torch, 'save')\n  t(x, 'EXECUTED')\n",
+    "ops": "  ops.aten.save(x, 'EXECUTED')\n",
+    "file": "  y = torch.from_file('EXECUTED', True, 4)\n",
+    "library": "  ops.image.write_file('EXECUTED', x)\n",
+    "print": "  print(x)\n",
+    "no program": "  def def\n",
+}
+
+
+def script(path: Path, member: str, body: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/code/__torch__/b.py", "def forward(self, x: Tensor):\n  return torch.relu_(x)\n")
+        archive.writestr(member, f"def forward(self, x: Tensor):\n{body}  return x\n")
+    return path
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_a_program_cannot_hide_what_it_does(tmp_path: Path, body: str) -> None:
+    with pytest.raises(NotComputing, match="its program must"):
+        check_script(script(tmp_path / "m.ts", "m/code/__torch__/a.py", body))
+
+
+@pytest.mark.parametrize(
+    "member", ["m/CODE/__torch__/a.py", "m/code/__torch__/a.PY", "m/code/__torch__/B.py", "m/x/code/a.py", "a.py"]
+)
+def test_a_program_cannot_hide_under_another_name(tmp_path: Path, member: str) -> None:
+    with pytest.raises(NotComputing, match=r"its program must stand|a name of its own"):
+        check_script(script(tmp_path / "m.ts", member, ""))
 
 
 def test_flags_that_a_refusal_offers_are_plain(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bundle.described import check_script, described_export
+from bundle.described import described_export
+from bundle.programs import NotComputing, check_script
 
 METADATA_KEY = "metadata"
 """Under which an exported file holds its metadata, one JSON: ONNX metadata_props, OpenVINO rt_info, TorchScript
@@ -68,6 +69,10 @@ class ExportedNetwork(nn.Module):
             metadata = json.loads(text or "null")
         except ImportError:
             raise
+        except NotComputing as error:
+            raise ValueError(
+                f"{self.path}: {error}; nothing of it was executed. Use a model that you exported."
+            ) from error
         except Exception as error:  # each runtime raises kinds of its own for damaged files
             raise ValueError(
                 f"{self.path} must be a model of scripts/export.py, got a damaged or different file "

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,12 @@ def test_a_cut_video_says_so(write_clip: Callable[..., Path]) -> None:
 
 def test_times_pace_and_loops(write_clip: Callable[..., Path]) -> None:
     source = open_source(str(write_clip(rate=20.0)))
+    start = time.perf_counter()
     frames = list(play(source, rate=20.0, realtime=True, loops=2))
+    seconds = time.perf_counter() - start
     assert [frame.index for frame in frames] == list(range(12))
     assert [frame.time for frame in frames] == pytest.approx([n / 20 for n in range(12)])
-    assert frames[-1].captured - frames[0].captured >= 11 / 20 - 0.01
+    assert seconds >= 11 / 20 - 0.01  # of the first frame on: that one may come late
 
 
 @pytest.mark.parametrize("colored", [False, True])
