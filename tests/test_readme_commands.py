@@ -73,7 +73,7 @@ def test_own_data_from_list_to_predictions(tmp_path: Path) -> None:
     train = "python -m monai.bundle run training --config_file configs/train.yaml --dataset_dir data/mine"
 
     run(readme_command("python scripts/prepare_data.py", Dataset_BUSI_with_GT=busi, data__mine=data))
-    run(readme_command(train, data__mine=data), *options, tmp_path / "run", "--max_epochs", "1")
+    run(readme_command(train, data__mine=data), *options, tmp_path / "run", "--max_epochs", "2")
     resumed = readme_command(f"{train} --resume true", data__mine=data)
     assert "resumed" in run(resumed, *options, tmp_path / "run", "--max_epochs", "2")
     with (tmp_path / "run/metrics.csv").open() as file:
