@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bundle.files import OutputFolder, writable_folder
 from bundle.metrics.bootstrap import Estimate, estimate, mean_estimate
 from bundle.networks.weights import load_network
-from bundle.report.tables import csv_table
+from bundle.tables import csv_table
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,6 @@ several seeds (--more), are averaged image by image, and the change within each 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bundle.metrics.bootstrap import Estimate, estimate, group_weights, mean_estimate  # noqa: E402
+from bundle.tables import read_table  # noqa: E402
 
 Key = tuple[str, str, str]
 """Data set, structure, image."""
@@ -33,12 +33,11 @@ def read_dice(folder: Path) -> dict[Key, tuple[float, str]]:
     """
     path = folder / "per_image.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {
-                (row["dataset"], row["structure"], row["image"]): (float(row["dice"]), row["group"])
-                for row in csv.DictReader(file)
-                if row["protocol"] == "native" and row["present"] == "True"
-            }
+        return {
+            (row["dataset"], row["structure"], row["image"]): (float(row["dice"]), row["group"])
+            for row in read_table(path)
+            if row["protocol"] == "native" and row["present"] == "True"
+        }
     except (OSError, KeyError) as e:
         raise ValueError(f"{path}: the per_image.csv of an evaluation expected, got {e}; evaluate first.") from e
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vocabulary": 0,
     "files": 0,
+    "tables": 0,
     "described": 0,
     "programs": 0,
     "failures": 0,

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from bundle.engines.checkpoints import write_epoch_file
 from bundle.files import OutputFolder
+from bundle.tables import csv_table, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -167,18 +166,12 @@ class MetricsHistory:
         text = ", ".join(f"{k} {row[k]}" for k in shown if k in row)
         logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: {text}")
         rows = [r for r in self._read() if int(r["epoch"]) < engine.state.epoch] + [row]
-        names = list(dict.fromkeys(name for r in rows for name in r))
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, names)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_epoch_file(OutputFolder(self.path.parent), self.path.name, table.getvalue().encode())
+        write_epoch_file(OutputFolder(self.path.parent), self.path.name, csv_table(rows))
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as f:
-            return [{k: v for k, v in row.items() if v} for row in csv.DictReader(f)]
+        return [{k: v for k, v in row.items() if v} for row in read_table(self.path)]
 
 
 class RunSummary:

@@ -25,12 +25,12 @@ from bundle.metrics.segmentation import item_name
 from bundle.report.pictures import Case, draw_cases, make_case
 from bundle.report.tables import (
     common_folder,
-    csv_table,
     end_with,
     flat_probabilities,
     results_markdown,
     without_folder,
 )
+from bundle.tables import csv_table
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from bundle.metrics.bootstrap import mean_estimate
 from bundle.metrics.score import gather_rows, unreadable_row
 from bundle.metrics.segmentation import item_origin
 from bundle.report.pictures import png
-from bundle.report.tables import common_folder, csv_table, end_with, unreadable_lines, without_folder
+from bundle.report.tables import common_folder, end_with, unreadable_lines, without_folder
+from bundle.tables import csv_table
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -64,16 +62,6 @@ def flat_probabilities(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         }
         for row in rows
     ]
-
-
-def csv_table(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as a CSV file; a column that a row lacks, and None, are left empty."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, names)
-    writer.writeheader()
-    writer.writerows(rows)
-    return table.getvalue().encode(errors="backslashreplace")  # a file's name need not be UTF-8
 
 
 def results_markdown(summary: Mapping[str, Any]) -> str:

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import errno
-import io
 import json
 import logging
 import threading
@@ -21,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from bundle import __version__
 from bundle.files import OutputFolder, sha256, writable_folder
+from bundle.tables import ODD_NAMES, csv_table
 from bundle.vocabulary import NOT_ULTRASOUND, UNKNOWN, switch
 from bundle.writers.pictures import color, draw_overlay, encode_png
 from bundle.writers.probabilities import encode_probabilities
@@ -34,8 +33,6 @@ _ENDINGS = {"probabilities": "_probabilities.npz", "overlay": "_overlay.png", "m
 """Of an image's files; the longest first, so that nothing is written of a name that is too long for one of them."""
 
 _NAMED = 5  # files that a warning names
-
-_ODD_NAMES = "backslashreplace"  # a file's name need not be UTF-8; in JSON this reads back as the same name
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,8 +118,8 @@ class PredictionWriter:
         # The reason names the file by its path on this machine, which does not belong in a result.
         error = item["error"].removeprefix(f"{path}: ").replace(path, item["file"])
         record = self._write_image(item, error)
-        with self.lock, self.partial.open("a", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
-            csv.DictWriter(file, self.columns).writerow(_flat(record))
+        with self.lock, self.partial.open("ab") as file:
+            file.write(csv_table([_flat(record)], self.columns, header=False))
         kept = {key: value for key, value in item.items() if key != "probability_maps"}  # the largest by far
         return {**kept, "record": record}
 
@@ -139,8 +136,7 @@ class PredictionWriter:
         partial = f"predictions.partial{f'.{rank}' if rank else ''}.csv"
         self._check([*self._planned(), partial, *(_TABLES if not rank else ())])
         self.partial = self.folder.grow(partial)
-        with self.partial.open("w", newline="", encoding="utf-8", errors=_ODD_NAMES) as file:
-            csv.DictWriter(file, self.columns).writeheader()
+        self.partial.write_bytes(csv_table([], self.columns))
 
     def _planned(self) -> Iterator[str]:
         """Names of the pictures of this process's images."""
@@ -254,16 +250,9 @@ class PredictionWriter:
             ],
             "label_sets": {name: list(classes) for name, classes in self.label_sets.items()},
         }
-        content = _json_lines({**header, "images": records})
-        rows = io.StringIO(newline="")
-        writer = csv.DictWriter(rows, self.columns)
-        writer.writeheader()
-        writer.writerows(_flat(record) for record in records)
-        contents = (content, rows.getvalue())
-        written = [
-            self.folder.write(name, content.encode(errors=_ODD_NAMES))
-            for name, content in zip(_TABLES, contents, strict=True)
-        ]
+        content = _json_lines({**header, "images": records}).encode(errors=ODD_NAMES)
+        contents = (content, csv_table(list(map(_flat, records)), self.columns))
+        written = [self.folder.write(name, content) for name, content in zip(_TABLES, contents, strict=True)]
         done = sum(not record["error"] for record in records)
         logger.info(
             f"{done} of {len(records)} images done: masks and overlays in {self.output_dir}, tables {written[0]} and"

@@ -9,7 +9,6 @@ the images with a mask alone: its batch norm would take other means with the res
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from bundle.engines import TrainingNetwork, prepare_batch, warmup_polynomial  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
 from bundle.report.pictures import png  # noqa: E402
+from bundle.tables import csv_table  # noqa: E402
 from scripts.benchmarks.training import CONFIGS, Training, read_config  # noqa: E402
 
 RUNS = ("plain", "shipped", "plain, other seed")
@@ -91,14 +91,15 @@ def train(args: argparse.Namespace) -> np.ndarray:
     losses = []
     folder = OutputFolder(args.output.parent, option="--output")
     folder.check([args.output.with_suffix(".png").name])
-    with folder.grow(args.output.name).open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", *RUNS])
+    columns = ["step", *RUNS]
+    with folder.grow(args.output.name).open("ab") as file:
+        file.write(csv_table([], columns))
         bar = tqdm(zip(loader, other, strict=True), total=len(loader), disable=None)
         for step, (same, different) in enumerate(bar):
             given = (same, same, different)
             losses.append([run.step(batch, seed=step) for run, batch in zip(runs, given, strict=True)])
-            writer.writerow([step, *(f"{loss:.6f}" for loss in losses[-1])])
+            row = {"step": step, **{name: f"{loss:.6f}" for name, loss in zip(RUNS, losses[-1], strict=True)}}
+            file.write(csv_table([row], columns, header=False))
             file.flush()
     folder.finish(args.output.name)
     return np.array(losses)

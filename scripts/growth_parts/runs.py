@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import socket
 import statistics
@@ -13,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bundle.tables import read_table
 from scripts.growth_parts.isolated import Row, Watch, isolated, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,8 +90,7 @@ def measure_processes(*, samples: int, data: Path) -> list[Row]:
             if processes > 1:
                 run = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", *_rendezvous(), *run]
             done = run_command([sys.executable, *run], log=folder / "log.txt")
-            with (folder / "run" / "metrics.csv").open() as file:
-                epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
+            epochs = [float(row["seconds"]) for row in read_table(folder / "run" / "metrics.csv")]
         rows.append(
             {
                 "processes": processes,

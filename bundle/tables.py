@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CSV tables: written so that a spreadsheet computes none of their texts, and read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ODD_NAMES = "backslashreplace"
+"""How text is encoded that is not UTF-8, as names of files may be; in JSON this reads back as the same name."""
+
+_COMPUTED = r"(?:\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])"
+_NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_FORMULA = re.compile(rf"(?!{_NUMBER}\Z)'*{_COMPUTED}")
+_QUOTED = re.compile(rf"'+{_COMPUTED}")
+_ODD_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
+
+
+def text_cell(value: Any) -> Any:
+    """A cell as it is written: text that a spreadsheet would compute follows an apostrophe, numbers stay as they are.
+
+    Such text begins with ``=``, ``+``, ``-``, ``@``, their full-width forms, a tab or a line's end (OWASP, CSV
+    injection). One that begins with apostrophes before them gets one more, so that :func:`plain_cell` gives it back.
+    """
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def plain_cell(text: str) -> str:
+    """What a cell of our tables says, without the apostrophe and with the bytes that are not UTF-8."""
+    text = text[1:] if _QUOTED.match(text) else text
+    return _ODD_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), text)
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, *, header: bool = True) -> bytes:
+    """Rows as a CSV file; a column that a row lacks, and None, are left empty.
+
+    Args:
+        rows: column -> value.
+        columns: names in order; None: those of the rows, in the order in which they come.
+        header: with the line of names; False for lines that follow others.
+
+    Raises:
+        ValueError: when a row has a column that is not among ``columns``.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, names)
+    if header:
+        writer.writerow({name: text_cell(name) for name in names})
+    writer.writerows({name: text_cell(value) for name, value in row.items()} for row in rows)
+    return table.getvalue().encode(errors=ODD_NAMES)
+
+
+def read_table(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a table of :func:`csv_table`, as they were given, in text.
+
+    Raises:
+        OSError: when it cannot be opened.
+        ValueError: when it is no UTF-8 text, or no table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            names, *rows = list(csv.reader(file)) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected a CSV table, got what is none ({error}); write it again.") from error
+    columns = [plain_cell(name) for name in names]
+    return [dict(zip(columns, map(plain_cell, row), strict=False)) for row in rows if row]

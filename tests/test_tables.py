@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No text of ours is a formula in a spreadsheet, and every text is read back as it was."""
+
+import csv
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from bundle.tables import csv_table, plain_cell, read_table, text_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "=", "-x.png", "+1/2.png"]
+QUOTED = ["'=1+1", "''-x", "'\t"]
+NUMBERS = ["-0.5", "+2", "-1e-05", "-.5", "3"]
+TEXTS = ["a=1.png", "it's", "'quoted'", "", "a,b.png", 'say "x".png', "two\nlines.png", "a\r\nb", "ä ö", "'"]
+
+
+@pytest.mark.parametrize("text", FORMULAS + QUOTED)
+def test_a_formula_follows_an_apostrophe_and_comes_back(text: str) -> None:
+    assert text_cell(text) == f"'{text}"
+    assert plain_cell(text_cell(text)) == text
+
+
+@pytest.mark.parametrize("value", [*NUMBERS, *TEXTS, -0.5, -3, float("-inf"), None, True])
+def test_numbers_and_other_texts_stay_as_they_are(value: object) -> None:
+    assert text_cell(value) is value
+    assert plain_cell(str(value)) == str(value)
+
+
+def test_every_name_is_read_back_from_a_table(tmp_path: Path) -> None:
+    names = [*FORMULAS, *QUOTED, *NUMBERS, *TEXTS, os.fsdecode(b"Bef\xfcnd.png"), os.fsdecode(b"=\xff.png")]
+    path = tmp_path / "table.csv"
+    rows = [{"file": name, "=column": -0.25, "missing": None} for name in names]
+    path.write_bytes(csv_table(rows[:3]) + csv_table(rows[3:], list(rows[0]), header=False))
+    assert read_table(path) == [{"file": name, "=column": "-0.25", "missing": ""} for name in names]
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["file", "'=column", "missing"]
+    assert {len(line) for line in lines} == {3}
+    assert not [line for line in lines if re.match(r"\s*[=@\t\r\n]|\s*[+-](?![\d.]+(e|$))", line[0])]
+
+
+def test_what_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text('file\n"' + "x" * 140_000)
+    with pytest.raises(ValueError, match=r"table\.csv: expected a CSV table, got what is none \(field larger"):
+        read_table(path)
+    path.write_text("")
+    assert read_table(path) == []
+
+
+def test_one_place_writes_all_tables() -> None:
+    files = [path for folder in ("bundle", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    writers = [path for path in files if re.search(r"csv\.(DictW|w)riter|\.to_csv\(", path.read_text())]
+    assert [path.relative_to(ROOT).as_posix() for path in writers] == ["bundle/tables.py"]
