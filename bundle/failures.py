@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +26,23 @@ _EXPECTED = (OSError, ValueError, ImportError, FloatingPointError)
 """Kinds of error that speak to the user. Others are faults of a program, of which the traceback is needed."""
 
 _IGNITE = re.compile(r"(Engine|Current) run is terminating due to exception")
+
+
+NAMED = 5
+"""Files that a message names, at most; of more it gives the number."""
+
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    """Text with its line ends, other control characters, and bytes that are not UTF-8, as escapes."""
+    return _NOT_SHOWN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def named(names: Sequence[object], *, at_most: int = NAMED) -> str:
+    """The first names, and the number of the others: ``a.png, b.png and 3 more``."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(one_line(str(name)) for name in names[:at_most]) + more
 
 
 def cause(error: BaseException) -> BaseException:

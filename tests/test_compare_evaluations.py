@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bundle.tables import csv_table
 from scripts.compare_evaluations import compare, main, read_dice
 
 COLUMNS = ["image", "dataset", "group", "structure", "protocol", "present", "dice"]
@@ -66,3 +67,16 @@ def test_other_images_and_absent_tables_are_refused(tmp_path: Path, capsys: pyte
     assert "all evaluations must hold the same images, got 3 and 2" in capsys.readouterr().err
     assert main([str(first), str(tmp_path / "none")]) == 2
     assert "the per_image.csv of an evaluation expected" in capsys.readouterr().err
+
+
+def test_names_that_a_table_protects_are_those_of_the_structures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"dataset": "=S", "structure": "-x", "image": "@a.png", "group": "g", "dice": 0.5}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        table = csv_table([{**row, "protocol": "native", "present": True}])
+        (tmp_path / name / "per_image.csv").write_bytes(table)
+    assert list(read_dice(tmp_path / "a")) == [("=S", "-x", "@a.png")]
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "| =S -x | 1 | 0.500 | 0.500 |" in capsys.readouterr().out

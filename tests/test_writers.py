@@ -20,6 +20,7 @@ from scipy.ndimage import binary_erosion
 
 from bundle import __version__
 from bundle.files import LEDGER, OutputFolder, sha256
+from bundle.tables import read_table
 from bundle.transforms import DescribePredictiond
 from bundle.writers import PredictionWriter, color, draw_overlay, encode_png, pictures
 from bundle.writers.probabilities import round_maps
@@ -143,6 +144,27 @@ def test_an_odd_name_costs_no_other_file(tmp_path: Path, caplog: pytest.LogCaptu
     assert (tmp_path / "out/good_mask.png").exists()
     assert r"Bef\udcfcnd.png" in (tmp_path / "out/predictions.csv").read_text(encoding="utf-8")
     assert "1 files failed" in caplog.text
+
+
+def test_names_are_no_formulas_and_break_no_table(tmp_path: Path) -> None:
+    names = ["=1+1.png", "+a.png", "-a/b.png", "@a.png", 'a,"b"\n=c.png', "\ta.png", "\ra.png"]
+    names.append(os.fsdecode(b"=\xff.png"))
+    handler = writer(tmp_path)
+    items = [item(tmp_path, name, place=place) for place, name in enumerate(names)]
+    with pytest.raises(KeyError, match="image"):  # interrupted
+        run(handler, *items, {})
+    partial = read_table(handler.partial)
+    run(handler, *items)
+    table = read_table(tmp_path / "out/predictions.csv")
+    assert [row["file"] for row in table] == [row["file"] for row in partial] == names
+    assert [(tmp_path / "out" / row["mask"]).is_file() for row in table] == [True] * 8
+    assert {row["areas.head.pixels"] for row in table} == {"4"}
+    images = json.loads((tmp_path / "out/predictions.json").read_text(encoding="utf-8"))["images"]
+    assert [image["file"] for image in images] == names
+    with (tmp_path / "out/predictions.csv").open(newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert "'=1+1.png" in cells
 
 
 def test_records_keep_the_order_of_the_data_set(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from bundle.data.given_splits import apply_given
 from bundle.data.known_sets import PublicSet, SetOptions
 from bundle.data.pairing import masks_beside
-from bundle.data.set_files import IMAGE_FOLDERS, MASK_FOLDERS, files_below, is_image, subfolders
+from bundle.data.set_files import IMAGE_FOLDERS, MASK_FOLDERS, images_in, is_image, subfolders, walk
 from bundle.data.set_reading import SetReader
 
 _TASKS = ("segmentation", "classification")
@@ -61,9 +61,9 @@ def _sets(root: Path) -> list[tuple[Path, str]]:
         found = [(root, "segmentation")]
     if not found:
         found = [(folder, "segmentation") for folder in subfolders(root) if _holds_roles(folder)]
-    if not found and root.is_dir() and masks_beside(file for file in root.iterdir() if is_image(file)):
+    if not found and root.is_dir() and masks_beside(images_in(root)):
         found = [(root, "segmentation")]
-    if not found and any(is_image(file) for folder in subfolders(root) for file in files_below(folder)):
+    if not found and any(is_image(Path(file)) for folder in subfolders(root) for file in walk(folder)[0]):
         found = [(root, "classification")]
     if not found:
         raise ValueError(

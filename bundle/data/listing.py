@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bundle.data.set_files import has_image_suffix, walk
 from bundle.dicom import PREAMBLE, other_object, starts_as_dicom
+from bundle.failures import named
 from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -25,46 +27,26 @@ STARTS = {
 OTHER_OBJECTS = "DICOM objects that are no images are passed over"
 HIDDEN = "hidden images, with a dot before their name, are passed over"
 UNNAMED = "files look like images but have no image's suffix and are left out; rename them to have them read"
+LINKS = "links to folders that are read by another way are not followed"
 OTHER_FILES = "files of no image format are passed over"
-
-
-def _has_image_suffix(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _walk(top: Path) -> Iterator[tuple[str, bool]]:
-    """Paths below a folder, and whether each is a file; a folder with an image's name is given, and not entered."""
-    walked = {os.path.realpath(top)}
-
-    def is_new(folder: str) -> bool:
-        real = os.path.realpath(folder)
-        new = real not in walked or not os.path.islink(folder)
-        walked.add(real)
-        return new
-
-    for folder, folders, files in os.walk(top, followlinks=True):
-        kept = sorted(f for f in folders if not f.startswith(".") and is_new(os.path.join(folder, f)))
-        folders[:] = [f for f in kept if not _has_image_suffix(f)]
-        yield from ((os.path.join(folder, f), False) for f in kept if _has_image_suffix(f))
-        yield from ((os.path.join(folder, f), True) for f in files)
 
 
 def _why_not(path: str) -> tuple[str, str] | None:
     """Why a file is no image, as one of the texts above, and what it is; None for an image. ("", "") says nothing."""
     name = os.path.basename(path)
     if name.startswith("."):
-        listed = _has_image_suffix(name) and not name.startswith("._")  # those are what macOS leaves on other disks
+        listed = has_image_suffix(name) and not name.startswith("._")  # those are what macOS leaves on other disks
         return (HIDDEN, "") if listed else ("", "")
-    named = _has_image_suffix(name)
-    if named and not name.lower().endswith(DICOM_SUFFIXES):
+    suffixed = has_image_suffix(name)
+    if suffixed and not name.lower().endswith(DICOM_SUFFIXES):
         return None
     try:
         with open(path, "rb") as file:
             head = file.read(PREAMBLE)
-            dicom = named or starts_as_dicom(head)
+            dicom = suffixed or starts_as_dicom(head)
             other = other_object(path) if dicom else None
     except OSError:
-        return None if named else (OTHER_FILES, "cannot be opened")
+        return None if suffixed else (OTHER_FILES, "cannot be opened")
     if dicom:
         return None if other is None else (OTHER_OBJECTS, other)
     kind = next((kind for start, kind in STARTS.items() if head.startswith(start)), None)
@@ -75,9 +57,8 @@ def _sentences(passed: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, str
     """For each reason a line that counts and names the files."""
     lines = {}
     for reason, files in passed.items():
-        named = [f"{name} ({kind})" if kind else name for name, kind in sorted(files)[:NAMED]]
-        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-        lines[reason] = f"{len(files)} {reason}: {', '.join(named)}{more}"
+        names = [f"{name} ({kind})" if kind else name for name, kind in sorted(files)]
+        lines[reason] = f"{len(files)} {reason}: {named(names, at_most=NAMED)}"
     return lines
 
 
@@ -86,8 +67,7 @@ def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
 
     Images are files of a known suffix, and DICOM under any name. DICOM objects without an image, such as the DICOMDIR
     of a disk and its reports, are passed over, as are files of other formats, whatever begins with a dot, and links to
-    folders that were walked already; a line in the log counts and names them. A folder with an image's name is listed,
-    so that it is reported as unreadable later on.
+    folders that are read by another way; a line in the log counts and names them.
 
     Raises:
         FileNotFoundError: when there is no such folder, or no image in it.
@@ -107,9 +87,11 @@ def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
         )
     found: list[str] = []
     passed: dict[str, list[tuple[str, str]]] = {}
-    for path, is_file in _walk(top):
-        why = _why_not(path) if is_file else None
-        if why is None:
+    files, links = walk(top)
+    if links:
+        passed[LINKS] = [(os.path.relpath(link, top), "") for link in links]
+    for path in files:
+        if (why := _why_not(path)) is None:
             found.append(path)
         elif why[0]:
             passed.setdefault(why[0], []).append((os.path.relpath(path, top), why[1]))

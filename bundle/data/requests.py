@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bundle.failures import named
+from bundle.tables import plain_cell
 from bundle.vocabulary import encode_prompt
 
 logger = logging.getLogger(__name__)
@@ -51,11 +53,16 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
 
     kept = [item for item in items if not is_result(item)]
     if len(kept) < len(items):
-        logger.info(f"{len(items) - len(kept)} of {len(items)} files are masks of others or earlier results: left out.")
+        names = {item["file"] for item in kept}
+        others = named([item["file"] for item in items if item["file"] not in names])
+        logger.info(
+            f"{len(items) - len(kept)} of {len(items)} files are masks of others or earlier results and are left out: "
+            f"{others}."
+        )
     if items and not kept:
         raise ValueError(
-            f"dataset_dir {top}: expected images, got {len(items)} masks of others or earlier results; correct"
-            " --dataset_dir, or choose an --output_dir elsewhere."
+            f"dataset_dir {top}: expected images, got {len(items)} masks of others or earlier results "
+            f"({named([item['file'] for item in items])}); correct --dataset_dir, or choose an --output_dir elsewhere."
         )
     for item in kept:
         stem = _stem(item["file"])
@@ -70,7 +77,7 @@ def _read_rows(prompts: str) -> dict[str, dict[str, str]]:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             rows = list(reader)
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f"prompts must be a readable CSV file, got {prompts}: {e}; correct --prompts.") from e
     if "file" not in columns or set(columns) - {"file", *PROMPT_COLUMNS}:
         raise ValueError(
@@ -98,8 +105,10 @@ def add_prompts(
     Raises:
         ValueError: when the CSV cannot be read, names a file that is not there, or a prompt is in no table.
     """
-    rows = _read_rows(prompts) if prompts else {}
-    if missing := sorted(set(rows) - {item["file"] for item in items}):
+    files = {item["file"] for item in items}
+    given = _read_rows(prompts) if prompts else {}
+    rows = {name if name in files else plain_cell(name): row for name, row in given.items()}
+    if missing := sorted(set(rows) - files):
         raise ValueError(
             f"{prompts}: files must be images below dataset_dir, got {missing[:5]} that are not there; give paths"
             " relative to dataset_dir, with suffix."

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 from bundle.files import IMAGE_SUFFIXES
@@ -26,30 +25,38 @@ def passed_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def files_below(top: Path) -> Iterator[Path]:
-    """Every file below a folder; what ``passed_over`` tells is not looked at.
+def walk(top: str | Path) -> tuple[list[str], list[str]]:
+    """Paths of every file below a folder, hidden ones too, and of the links that were not followed.
 
-    Links to folders that were walked already are not followed again. A folder with an image's name counts as a file, so
-    that it is reported as unreadable later on.
+    Folders that ``passed_over`` tells are not entered, all others are, whatever their name ends in. Each folder is
+    entered once, links last: a link to one that is entered anyway is not followed. Where it leads round in a circle, to
+    a folder that it lies in, it says nothing new and is not given.
     """
-    walked = {os.path.realpath(top)}
-
-    def is_new(folder: str) -> bool:
-        real = os.path.realpath(folder)
-        new = real not in walked or not os.path.islink(folder)
-        walked.add(real)
-        return new
-
-    for folder, folders, files in os.walk(top, followlinks=True):
-        kept = sorted(f for f in folders if not passed_over(f) and is_new(os.path.join(folder, f)))
-        yield from (Path(folder, f) for f in kept if has_image_suffix(f))
-        folders[:] = [f for f in kept if not has_image_suffix(f)]
-        yield from (Path(folder, f) for f in sorted(files) if not passed_over(f))
+    files: list[str] = []
+    again: list[str] = []
+    entered: set[str] = set()
+    starts = [str(top)]
+    for start in starts:  # grows by the links
+        if (target := os.path.realpath(start)) in entered:
+            inside = Path(os.path.realpath(os.path.dirname(start))).is_relative_to(target)
+            again += [] if inside else [start]
+            continue
+        for folder, folders, names in os.walk(start):
+            if (real := os.path.realpath(folder)) in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            kept = sorted(name for name in folders if not passed_over(name))
+            links = [name for name in kept if os.path.islink(os.path.join(folder, name))]
+            starts += [os.path.join(folder, name) for name in links]
+            folders[:] = [name for name in kept if name not in links]
+            files += [os.path.join(folder, name) for name in names]
+    return files, again
 
 
 def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Images below a folder, and files that are neither images nor what goes with them, such as tables."""
-    files = sorted(files_below(folder))
+    files = sorted(Path(file) for file in walk(folder)[0] if not passed_over(os.path.basename(file)))
     images = [file for file in files if is_image(file)]
     headers = {file.with_suffix("") for file in images if file.suffix.lower() in _HEADERS}
 
@@ -60,6 +67,12 @@ def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
     known = set(images)
     return images, [file for file in files if file not in known and not goes_with_images(file)]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images that lie in a folder itself, in sorted order."""
+    files = [file for file in folder.iterdir() if file.is_file() and not passed_over(file.name)]
+    return sorted(filter(is_image, files))
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from monai.data import decollate_batch
 from monai.metrics import compute_dice
 
+from bundle.failures import one_line
 from bundle.files import OutputFolder, writable_folder
 from bundle.guidance import SimulatedUser
 from bundle.metrics.bootstrap import mean_estimate
@@ -224,6 +225,10 @@ def _shown(estimate: Mapping[str, Any], digits: int = 3) -> str:
     return f"{value:.{digits}f}{interval}"
 
 
+def _name(entry: Mapping[str, Any]) -> str:
+    return one_line(f"{entry['dataset']}, {entry['structure']}")
+
+
 def markdown(entries: Sequence[Mapping[str, Any]], split: str) -> list[str]:
     """The trials as Markdown lines: Dice by clicks, then box, wrong click and clicks to a goal."""
     shown = [n for n in SHOWN_CLICKS if n <= min((e["most_clicks"] for e in entries), default=0)]
@@ -232,14 +237,14 @@ def markdown(entries: Sequence[Mapping[str, Any]], split: str) -> list[str]:
     lines += ["|---" * (len(shown) + 3) + "|"]
     for e in entries:
         cells = [_shown(e["dice"][str(n)]) for n in shown]
-        lines.append(f"| {e['dataset']}, {e['structure']} | {e['images']} | {' | '.join(cells)} | {_shown(e['box'])} |")
+        lines.append(f"| {_name(e).replace('|', '/')} | {e['images']} | {' | '.join(cells)} | {_shown(e['box'])} |")
     lines += ["", "| data set, structure | " + " | ".join(f"clicks to {g:.2f}, reached" for g in GOALS)]
     lines[-1] += " | change by a wrong click | after one more right click |"
     lines += ["|---" * (len(GOALS) + 3) + "|"]
     for e in entries:
         cells = [f"{_shown(g['clicks'], 1)}, {g['reached']:.0%}" for g in e["goals"].values()]
         cells += [_shown(e["wrong"][key]) for key in ("change", "change_after_one_more")]
-        lines.append(f"| {e['dataset']}, {e['structure']} | {' | '.join(cells)} |")
+        lines.append(f"| {_name(e).replace('|', '/')} | {' | '.join(cells)} |")
     notes = (
         "Mean Dice over the images that hold the structure, on the native grid, with 95 % bootstrap intervals by "
         "patient. 0 clicks is the automatic result; the first click is in the middle of the structure, later ones in "
@@ -257,11 +262,12 @@ def draw_curves(entries: Sequence[Mapping[str, Any]]) -> bytes:
     for e in entries:
         clicks = np.arange(e["most_clicks"] + 1)
         dice = [e["dice"][str(n)] for n in clicks]
-        (line,) = axes.plot(clicks, [d["value"] for d in dice], marker="o", label=f"{e['dataset']}, {e['structure']}")
+        (line,) = axes.plot(clicks, [d["value"] for d in dice], marker="o", label=_name(e))
         if all(d["low"] is not None for d in dice):
             axes.fill_between(clicks, [d["low"] for d in dice], [d["high"] for d in dice], alpha=0.15, lw=0)
         axes.axhline(e["box"]["value"], color=line.get_color(), ls=":", lw=1)
     axes.set(xlabel="clicks", ylabel="Dice (dotted: box alone)", ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    for text in axes.legend(loc="lower right").get_texts():
+        text.set_parse_math(False)
     return png(figure, dpi=110)

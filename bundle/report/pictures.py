@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
+from bundle.failures import one_line
 from bundle.metrics.segmentation import item_name
 from bundle.transforms import LoadUltrasoundd
 
@@ -183,4 +184,5 @@ def _rgb(color: str) -> NDArray[np.float32]:
 
 
 def _short(text: str, length: int) -> str:
+    text = one_line(text)  # matplotlib draws no text that is not UTF-8
     return text if len(text) <= length else f"{text[: length // 2 - 1]}...{text[-(length // 2 - 2) :]}"

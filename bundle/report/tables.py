@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bundle.failures import named, one_line
+
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
@@ -95,11 +97,11 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def unreadable_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The section that names images which could not be read, each with its reason; nothing without any."""
+    """The section that names images that could not be read, each with its reason; nothing without any."""
     if not rows:
         return []
     head = f"Not scored, because they could not be read ({len(rows)}):"
-    return ["", head, "", *(f"- {row['image']}: {row['error']}" for row in rows)]
+    return ["", head, "", *(one_line(f"- {row['image']}: {row['error']}") for row in rows)]
 
 
 def end_with(unreadable: Sequence[Mapping[str, Any]]) -> None:
@@ -109,10 +111,11 @@ def end_with(unreadable: Sequence[Mapping[str, Any]]) -> None:
         SystemExit: when there is one.
     """
     if unreadable:
-        named = "; ".join(f"{row['image']}: {row['error']}" for row in unreadable[:5])
+        for row in unreadable:
+            logger.error(one_line(f"{row['image']}: {row['error']}"))
         logger.error(
-            f"{len(unreadable)} images could not be read and are not scored: {named}. Repair them, or remove them from"
-            " the data list, then evaluate again."
+            f"{len(unreadable)} images could not be read and are not scored: {named([r['image'] for r in unreadable])};"
+            " the reasons are above and in the report."
         )
         raise SystemExit(1)
 
@@ -182,7 +185,7 @@ def _confusion_table(entry: Mapping[str, Any]) -> list[str]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+    return [f"| {' | '.join(one_line(cell).replace('|', '/') for cell in line)} |" for line in lines]
 
 
 def _number(estimate: Mapping[str, Any], digits: int = 3) -> str:

@@ -18,6 +18,7 @@ from ignite.engine import Engine, Events
 from torch.utils.data import DataLoader
 
 from bundle import __version__
+from bundle.failures import named, one_line
 from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.tables import ODD_NAMES, csv_table
 from bundle.vocabulary import NOT_ULTRASOUND, UNKNOWN, switch
@@ -31,8 +32,6 @@ PROMPTS_USED = ("position", "nature", "task")
 
 _ENDINGS = {"probabilities": "_probabilities.npz", "overlay": "_overlay.png", "mask": "_mask.png"}
 """Of an image's files; the longest first, so that nothing is written of a name that is too long for one of them."""
-
-_NAMED = 5  # files that a warning names
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +183,7 @@ class PredictionWriter:
         for item in engine.state.output:
             self.records.append((int(item["place"]), item["record"]))
             if error := item["record"]["error"]:
-                logger.error(f"{item['file']}: {error}")
+                logger.error(one_line(f"{item['file']}: {error}"))
 
     def _write_image(self, item: Mapping[str, Any], error: str) -> dict[str, Any]:
         """The image's record, once its pictures are written; it has none with an error."""
@@ -236,7 +235,7 @@ class PredictionWriter:
         if failed := [record["file"] for record in records if record["error"]]:
             if idist.get_rank() == 0:
                 reasons = "the reasons are above and in the tables."
-                logger.error(f"{len(failed)} files failed: {', '.join(failed)}; {reasons}")
+                logger.error(f"{len(failed)} files failed: {named(failed, at_most=100)}; {reasons}")
             raise SystemExit(1)
 
     def _write_tables(self, records: list[dict[str, Any]]) -> None:
@@ -259,8 +258,7 @@ class PredictionWriter:
             f" {written[1]}."
         )
         if odd := [record["file"] for record in records if NOT_ULTRASOUND in record["notes"]]:
-            named = ", ".join(odd[:_NAMED]) + (f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else "")
             logger.warning(
-                f"{len(odd)} of {len(records)} images: {NOT_ULTRASOUND}, nothing is reported of them: {named}."
+                f"{len(odd)} of {len(records)} images: {NOT_ULTRASOUND}, nothing is reported of them: {named(odd)}."
                 " The reasons are in the column notes; --check_images false reports on them all the same."
             )

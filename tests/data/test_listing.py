@@ -97,12 +97,14 @@ def test_images_of_a_folder_are_found_by_name_and_content(tmp_path: Path) -> Non
     for name in ("b.PNG", "a/c.nii.gz", "a/d.jpeg", "notes.txt", ".hidden.png", ".cache/e.png", "a/._f.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png/empty.dcm").mkdir(parents=True)
+    (tmp_path / "folder.png/scan.dcm").mkdir()
+    (tmp_path / "folder.png/scan.dcm/b.png").touch()
     (tmp_path / "IM_0001").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "README").write_text("text")
     found = [str(Path(entry["image"]).relative_to(tmp_path)) for entry in list_images(tmp_path)]
-    assert found == ["1.2.840.113", "IM_0001", "a/c.nii.gz", "a/d.jpeg", "b.PNG", "folder.png"]
+    assert found == ["1.2.840.113", "IM_0001", "a/c.nii.gz", "a/d.jpeg", "b.PNG", "folder.png/scan.dcm/b.png"]
     assert list_images(tmp_path / "notes.txt") == [{"image": str(tmp_path / "notes.txt")}]
 
 
@@ -123,3 +125,25 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         list_images(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none: expected a folder with images, got no such folder"):
         list_images(tmp_path / "none")
+
+
+@pytest.mark.parametrize("first", ["a", "z"])
+def test_a_link_to_a_folder_that_is_read_is_named_and_read_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    for name in ("set/m/sub/x.png", "set/m/y.png", "elsewhere/deep/z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / f"set/{first}").symlink_to(tmp_path / "set/m")
+    (tmp_path / "set/b").symlink_to(tmp_path / "elsewhere/deep")
+    (tmp_path / "set/c").symlink_to(tmp_path / "elsewhere")  # holds what b leads to
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path / "set") == ["b/z.png", "m/sub/x.png", "m/y.png"]
+    assert caplog.messages == [f"1 links to folders that are read by another way are not followed: {first}."]
+
+
+def test_a_link_to_a_hidden_folder_is_followed(tmp_path: Path) -> None:
+    (tmp_path / ".store/v1").mkdir(parents=True)
+    (tmp_path / ".store/v1/a.png").touch()
+    (tmp_path / "now").symlink_to(tmp_path / ".store/v1")
+    assert names(tmp_path) == ["now/a.png"]

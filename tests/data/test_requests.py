@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from bundle.data.requests import add_prompts, name_items
+from bundle.tables import csv_table
 
 POSITIONS = ["breast", "head", "indis"]
 DEFAULTS = {"position": "head", "nature": "unknown", "task": "unknown"}
@@ -83,3 +86,31 @@ def test_unknown_default_lists_the_known_ones(tmp_path: Path) -> None:
         add_prompts(
             named(tmp_path, "a.png"), positions=POSITIONS, defaults={**DEFAULTS, "position": "brest"}, prompts=None
         )
+
+
+def test_prompts_find_the_files_that_a_table_of_results_names(tmp_path: Path) -> None:
+    names = ["=1+1.png", "'=2.png", "-a.png", 'a,"b"\nc.png', os.fsdecode(b"\xff.png"), "plain.png"]
+    table = tmp_path / "prompts.csv"
+    table.write_bytes(csv_table([{"file": name, "position": "breast"} for name in names]))
+    found = add_prompts(named(tmp_path, *names), positions=POSITIONS, defaults=DEFAULTS, prompts=str(table))
+    assert [item["position"] for item in found] == ["breast"] * 6
+    table.write_text("file,position\n'=2.png,breast\n=1+1.png,breast\n")  # as the files are called
+    found = add_prompts(named(tmp_path, *names[:2]), positions=POSITIONS, defaults=DEFAULTS, prompts=str(table))
+    assert [item["position"] for item in found] == ["breast"] * 2
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text('file,position\n"' + "x" * 140_000)
+    with pytest.raises(ValueError, match=r"prompts must be a readable CSV file, got .*: field larger than field limit"):
+        add_prompts(named(tmp_path, "a.png"), positions=POSITIONS, defaults=DEFAULTS, prompts=str(table))
+
+
+def test_masks_of_others_and_earlier_results_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    masks = [f"a_mask_{n}.png" for n in range(7)]
+    with caplog.at_level(logging.INFO):
+        named(tmp_path, "a.png", *masks)
+    assert caplog.messages == [
+        "7 of 8 files are masks of others or earlier results and are left out: a_mask_0.png, a_mask_1.png, "
+        "a_mask_2.png, a_mask_3.png, a_mask_4.png and 2 more."
+    ]

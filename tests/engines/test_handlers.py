@@ -149,6 +149,14 @@ def test_history_has_the_mean_loss_and_the_metrics_of_validated_epochs(tmp_path:
     ]
 
 
+def test_history_keeps_its_numbers_and_names_when_it_is_read_and_written(tmp_path: Path) -> None:
+    trainer = engine()
+    history(tmp_path / "metrics.csv", validator(**{"=val": -0.5, "val_a,\n": 0.25})).attach(trainer)
+    trainer.run([-1.0], max_epochs=3)
+    first = rows(tmp_path / "metrics.csv")[0]  # read and written twice since
+    assert (first["loss"], first["'=val"], first["val_a,\n"]) == ("-1.000000", "-0.5000", "0.2500")
+
+
 def test_history_of_a_resumed_run_drops_what_it_repeats(tmp_path: Path) -> None:
     table = b"epoch,loss,learning_rate,seconds\n1,5.0,0.1,1\n2,4.0,0.1,1\n3,3.0,0.1,1\n"
     path = OutputFolder(tmp_path).write("metrics.csv", table)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
+import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from bundle.report import InteractionReport, InteractionTrials
+from bundle.tables import read_table
 
 CLICKS = str(Path(__file__).resolve().parents[2] / "configs/evaluate_clicks.yaml")
 
@@ -59,6 +62,19 @@ def test_tables_and_picture_name_no_folder(tmp_path: Path) -> None:
     assert len(table) == 14
     with Image.open(tmp_path / "clicks.png") as picture:
         assert min(picture.size) > 200
+
+
+def test_odd_names_break_no_table_and_no_picture(tmp_path: Path) -> None:
+    names = ["=1+1.png", os.fsdecode(b"-\xff.png"), "@a,\n.png"]
+    found = [rows(f"/data/{name}", [0.5, 0.6, 0.7], box=0.8, wrong=[0.4, 0.5]) for name in names]
+    for row in itertools.chain(*found):
+        row["dataset"] = f"$A^|{os.fsdecode(bytes([255]))}"
+    report(tmp_path, *found)
+    table = read_table(tmp_path / "clicks.csv")
+    assert list(dict.fromkeys(row["image"] for row in table)) == names
+    with (tmp_path / "clicks.csv").open(newline="") as file:
+        assert not [row for row in csv.DictReader(file) if row["image"][0] in "=-@"]
+    assert r"| $A^/\udcff, lesion | 3 |" in (tmp_path / "clicks.md").read_text()
 
 
 def test_folder_that_cannot_be_written_stops_before_any_work(tmp_path: Path) -> None:

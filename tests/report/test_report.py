@@ -7,7 +7,9 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from PIL import Image
 from bundle.metrics import MultiTaskScore
 from bundle.report import ContactSheet, EvaluationReport, draw_cases
 from bundle.report.pictures import make_case
-from bundle.report.tables import common_folder, without_folder
+from bundle.report.tables import common_folder, end_with, without_folder
+from bundle.tables import read_table
 
 STRUCTURES = ["background", "lesion"]
 SETS = {"breast": ["benign", "malignant"]}
@@ -205,3 +208,29 @@ def test_paths_are_shown_relative_to_their_common_folder() -> None:
     rows = without_folder([{"image": "/data/x/b/1.png", "other": "/else/2.png", "n": 3}], folder)
     assert rows == [{"image": "b/1.png", "other": "2.png", "n": 3}]
     assert common_folder([]) == ""
+
+
+def test_odd_names_break_no_file_of_an_evaluation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["=1+1.png", "-a\n| b.png", os.fsdecode(b"+\xff.png"), "@a.png"]
+    cases = [(name, "=A\n1", 0, 0, 0.5) for name in names] + [("broken.png", "B\n2", 0, 0, 0.5)]
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit, match=r"^1$"):
+        evaluate(tmp_path, lambda score: report(tmp_path, score), cases=cases)
+    out = tmp_path / "out"
+    for name in ("per_image.csv", "per_image_classification.csv"):
+        assert [row["image"] for row in read_table(out / name)] == names
+        assert not [cell for row in read_csv(out / name) for cell in row.values() if cell[:1] in ("=", "+", "-", "@")]
+    assert json.loads((out / "summary.json").read_text())["images"] == 4
+    text = (out / "results.md").read_text(encoding="utf-8")
+    assert r"| =A\n1 | lesion | 4 |" in text
+
+
+def test_images_that_cannot_be_read_are_told_a_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"image": f"{n}.png", "error": "the file is cut; copy it again."} for n in range(7)]
+    with pytest.raises(SystemExit, match=r"^1$"):
+        end_with(rows)
+    *lines, last = caplog.messages
+    assert lines == [f"{n}.png: the file is cut; copy it again." for n in range(7)]
+    assert last == (
+        "7 images could not be read and are not scored: 0.png, 1.png, 2.png, 3.png, 4.png and 2 more; the reasons are "
+        "above and in the report."
+    )
