@@ -15,10 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.data.assemble import Assembly, assemble, summary_table, write_datalist
+from bundle.data.known_sets import NO_SET, LeftOut
 from bundle.data.manifest import is_manifest
 from bundle.data.public_sets import KNOWN, PublicSet, SetOptions, read_busi, read_folders, read_hc18
 from bundle.data.split_table import split_table
 from bundle.data.splits import SPLITS
+from bundle.failures import named, one_line
 from bundle.files import OutputFolder
 
 EPILOG = f"""\
@@ -37,6 +39,7 @@ exit status:
   0  the manifest is written
   1  it is written without files that were left out, each named or counted with the reason (0 with
      --skip-unreadable), or
+     without a set of which options are missing: the last line says which and the options to add, or
      it is not written because the given splits leak (0 and written with --accept-leaks)
   2  an error
 """
@@ -67,11 +70,22 @@ def _run(options: argparse.Namespace) -> int:
     )
     print(summary_table(assembly), split_table(assembly.manifest["items"]), sep="\n\n", end="\n\n")
     for notice in assembly.notices:
-        print(f"note: {notice}")
+        print(one_line(f"note: {notice}"))
+    waiting = [entry for entry in assembly.left_out if entry.whole]
     for entry in assembly.left_out:
-        print(f"left out: {entry.reason}", file=sys.stderr)
+        if not entry.whole:
+            print(one_line(f"left out: {entry.reason}"), file=sys.stderr)
     if not assembly.manifest["items"]:
-        raise ValueError("expected images, got none that can be used; correct the paths, or what is said above.")
+        told = "expected images, got none that can be used; correct the paths, or what is said above."
+        raise ValueError("\n".join(one_line(entry.reason) for entry in waiting) or told)
+    status = _write(assembly, output, options)
+    if waiting:
+        print(_more_words(waiting), file=sys.stderr)
+    return 1 if waiting else status
+
+
+def _write(assembly: Assembly, output: Path, options: argparse.Namespace) -> int:
+    """Write the manifest unless it leaks; returns the exit status."""
     leaks = assembly.manifest["split"]["leaks"]
     if leaks:
         _print_leaks(assembly, accepted=options.accept_leaks)
@@ -80,8 +94,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.overwrite:
         OutputFolder(output.parent).adopt(output.name)
     write_datalist(assembly.manifest, output)
-    print(f"{output}: {len(assembly.manifest['items'])} items")
-    count = sum(entry.count for entry in assembly.left_out)
+    print(one_line(f"{output}: {len(assembly.manifest['items'])} items"))
+    count = sum(entry.count for entry in assembly.left_out if not entry.whole)
     if count and not options.skip_unreadable:
         print(
             f"error: {count} files were left out of the manifest (listed above); repair them, or accept that with "
@@ -90,6 +104,13 @@ def _run(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _more_words(waiting: Sequence[LeftOut]) -> str:
+    """The sets that are left out as a whole, and all that the user has to say of them, in one line."""
+    sets = named([f"the set {entry.dataset} ({entry.count} images)" for entry in waiting], at_most=len(waiting))
+    told = " ".join(entry.reason for entry in waiting)
+    return one_line(f"error: left out until you say more of it: {sets}. {told}")
 
 
 def _read(options: argparse.Namespace) -> list[PublicSet]:
@@ -120,11 +141,11 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
             faults.append(str(error))
     if faults:
         raise ValueError("\n".join(faults))
-    names = {name for found in sets for name in (*found.datasets, *(entry.dataset for entry in found.left_out))}
+    left_out = [entry for found in sets for entry in found.left_out]
+    names = {*(name for found in sets for name in found.datasets), *(entry.dataset for entry in left_out)} - {NO_SET}
     if strangers := told.mentioned() - names:
-        raise ValueError(
-            f"expected options about the data sets {sorted(names)}, got {sorted(strangers)}; correct the names."
-        )
+        fault = f"expected options about the data sets {sorted(names)}, got {sorted(strangers)}; correct the names."
+        raise ValueError("\n".join([*(entry.reason for entry in left_out if entry.whole), fault]))
     return sets
 
 

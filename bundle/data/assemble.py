@@ -18,11 +18,14 @@ from tqdm import tqdm
 from bundle.data import neighbors
 from bundle.data.duplicates import Fingerprints, near_duplicates
 from bundle.data.examine import examine, labels_of
-from bundle.data.known_sets import LeftOut, PublicSet
+from bundle.data.known_sets import LeftOut, PublicSet, left_out_files
 from bundle.data.manifest import check_datalist
+from bundle.data.masks_seen import Masks, mask_notices
 from bundle.data.split_table import absent_classes
 from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
+from bundle.failures import one_line
 from bundle.files import OutputFolder
+from bundle.tables import ODD_NAMES
 
 
 @dataclass
@@ -69,8 +72,8 @@ def assemble(
     datasets = _join_datasets(sets)
     left_out = [entry for found in sets for entry in found.left_out]
     items = sorted((dict(item) for found in sets for item in found.items), key=lambda i: (i["dataset"], i["image"]))
-    _check_once(items)
-    items, prints, scaled = _readable(items, datasets=datasets, left_out=left_out, workers=workers)
+    items = _each_once(items, left_out)
+    items, prints, seen = _readable(items, datasets=datasets, left_out=left_out, workers=workers)
     notices = [notice for found in sets for notice in found.notices] + _lost_classes(items, sets)
     if not items:
         return Assembly({"datasets": {}, "split": {"leaks": []}, "items": []}, [], left_out, notices)
@@ -86,7 +89,7 @@ def assemble(
         "version": 1,
         "root": os.path.relpath(root, os.path.realpath(folder)),
         "datasets": {
-            name: datasets[name] | ({"mask_scaled": True} if scaled[name] else {})
+            name: datasets[name] | ({"mask_scaled": True} if seen[name].scaled else {})
             for name in sorted({item["dataset"] for item in items})
         },
         "split": {
@@ -101,12 +104,7 @@ def assemble(
         "items": items,
     }
     check_datalist(manifest, name="the new manifest")
-    notices += _notices(items, pairs)
-    notices += [
-        f"{name}: {count} masks have another size than their image, of the same proportions; they are scaled when read"
-        for name, count in scaled.items()
-        if count
-    ]
+    notices += _notices(items, pairs) + mask_notices(seen, datasets)
     return Assembly(manifest, pairs, left_out, notices)
 
 
@@ -120,7 +118,7 @@ def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
     head = {key: value for key, value in manifest.items() if key != "items"}
 
     def write(new: Path) -> None:
-        with new.open("w", encoding="utf-8") as file:
+        with new.open("w", encoding="utf-8", errors=ODD_NAMES) as file:
             file.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "items": [\n')
             for index, item in enumerate(manifest["items"]):
                 file.write((",\n  " if index else "  ") + json.dumps(item, ensure_ascii=False))
@@ -177,7 +175,7 @@ def _summary_row(name: str, *, own: Sequence[Mapping[str, Any]], left_out: int, 
         pairs,
         "/".join(str(splits[split]) for split in SPLITS) if own else "",
     ]
-    return [name, *(str(count) or "-" for count in counts)]
+    return [one_line(name), *(one_line(str(count)) or "-" for count in counts)]
 
 
 def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
@@ -196,14 +194,14 @@ def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
 
 def _readable(
     items: Sequence[dict[str, Any]], *, datasets: Mapping[str, Any], left_out: list[LeftOut], workers: int
-) -> tuple[list[dict[str, Any]], Fingerprints, Counter[str]]:
-    """The items whose files can be read, their fingerprints, and per data set the images with masks of another scale.
+) -> tuple[list[dict[str, Any]], Fingerprints, dict[str, Masks]]:
+    """The items whose files can be read, their fingerprints, and what the masks of each data set show.
 
     The other items are added to ``left_out``.
     """
     kept: list[dict[str, Any]] = []
     prints = Fingerprints()
-    scaled: Counter[str] = Counter()
+    masks: dict[str, Masks] = {item["dataset"]: Masks() for item in items}
     tasks = ((item, datasets[item["dataset"]]) for item in items)
     with Pool(workers) if workers > 1 else nullcontext() as pool:
         results = pool.imap(examine, tasks, chunksize=16) if pool else map(examine, tasks)
@@ -212,22 +210,41 @@ def _readable(
             if seen.mark is None:
                 left_out.append(LeftOut(item["dataset"], seen.fault))
                 continue
-            scaled[item["dataset"]] += seen.scaled
+            masks[item["dataset"]].add(item, seen)
             kept.append(item)
             prints.append(seen.mark)
-    return kept, prints, scaled
+    return kept, prints, masks
 
 
-def _check_once(items: Sequence[Mapping[str, Any]]) -> None:
-    """Raises a ValueError when a file is given twice, such as by --busi and --folders, or by a link."""
-    first: dict[str, Mapping[str, Any]] = {}
+def _each_once(items: Sequence[dict[str, Any]], left_out: list[LeftOut]) -> list[dict[str, Any]]:
+    """The items without those that a link gives a second time, which are added to ``left_out``.
+
+    Raises:
+        ValueError: when a file is given twice under one path, such as by --busi and --folders.
+    """
+    of_file: dict[str, list[dict[str, Any]]] = {}
     for item in items:
-        other = first.setdefault(os.path.realpath(item["image"]), item)
-        if other is not item:
-            raise ValueError(
-                f"{item['image']}: expected each image once, got it in the data set {item['dataset']!r} and, as "
-                f"{other['image']}, in {other['dataset']!r}; leave out one of the folders that hold it, or the link."
-            )
+        of_file.setdefault(os.path.realpath(item["image"]), []).append(item)
+    links: dict[str, list[tuple[str, str]]] = {}
+    for same in of_file.values():
+        first, *others = sorted(same, key=lambda item: _links(item["image"])) if len(same) > 1 else same
+        for item in others:
+            if os.path.normpath(item["image"]) == os.path.normpath(first["image"]):
+                raise ValueError(
+                    f"{item['image']}: expected each image once, got it in the data set {item['dataset']!r} and in "
+                    f"{first['dataset']!r} again; leave out one of the folders that hold it."
+                )
+            links.setdefault(item["dataset"], []).append((item["image"], first["image"]))
+    for dataset, files in links.items():
+        reason = f"expected each image once, got a link to one that is read already, {files[0][1]}; remove the link"
+        left_out += left_out_files(dataset, [file for file, _ in files], reason)
+    dropped = {file for files in links.values() for file, _ in files}
+    return [item for item in items if item["image"] not in dropped]
+
+
+def _links(path: str) -> int:
+    """How many parts of a path are links."""
+    return sum(os.path.islink(part) for part in (Path(path), *Path(path).parents))
 
 
 def _common_root(items: Sequence[Mapping[str, Any]]) -> str:

@@ -201,4 +201,4 @@ def _size(kind: Kind) -> int:
 
 
 def _digest(text: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}/{text}".encode(errors="surrogateescape")).hexdigest()

@@ -17,21 +17,26 @@ from PIL import Image
 from bundle.data.duplicates import Fingerprint, fingerprint
 from bundle.data.known_sets import option
 from bundle.transforms import LoadMaskd
-from bundle.transforms.loading import to_unit
+from bundle.transforms.loading import MaskValueError, to_unit
 from bundle.transforms.readers import Raw, read_file
 from bundle.vocabulary import BACKGROUND
+
+STRUCTURES_NAMED = 3
+"""Values that a message offers to name, at most."""
 
 
 @dataclass(frozen=True)
 class Examined:
     """What is wrong with the files of an item, "" for nothing; if nothing, the rest.
 
-    ``mark`` is the image's fingerprint, ``scaled`` tells that a mask has another size than the image.
+    ``mark`` is the image's fingerprint, ``scaled`` tells that a mask has another size than the image, ``shown`` are the
+    structures in the masks.
     """
 
     fault: str = ""
     mark: Fingerprint | None = None
     scaled: bool = False
+    shown: frozenset[str] = frozenset()
 
 
 def examine(task: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Examined:
@@ -43,9 +48,9 @@ def examine(task: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Examined:
     item, entry = task
     try:
         raw = read_file(item["image"])
-        scaled = _read_masks(item, entry, shape=raw.pixels.shape[:2])
+        scaled, shown = _read_masks(item, entry, shape=raw.pixels.shape[:2])
         picture = cast(Path, _as_file(raw))  # Pillow, which opens it, takes either
-        return Examined(mark=fingerprint(picture), scaled=scaled)
+        return Examined(mark=fingerprint(picture), scaled=scaled, shown=shown)
     except Exception as error:  # whatever a file does to a decoder must not cost the others
         return Examined(fault=str(error) or f"{item['image']}: cannot be read, {type(error).__name__}")
 
@@ -56,14 +61,16 @@ def labels_of(item: Mapping[str, Any]) -> list[str]:
     return [label] if isinstance(label, str) else list(label)
 
 
-def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tuple[int, ...]) -> bool:
-    """Whether a mask has to be scaled to the image's size (H, W).
+def _read_masks(
+    item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tuple[int, ...]
+) -> tuple[bool, frozenset[str]]:
+    """Whether a mask has to be scaled to the image's size (H, W), and the structures that the masks show.
 
     Raises:
-        OSError, ValueError: as ``LoadMaskd``; where a threshold would help, it is offered.
+        OSError, ValueError: as ``LoadMaskd``; of values outside the table it says which option helps.
     """
     if not (paths := labels_of(item)):
-        return False
+        return False, frozenset()
     structures = sorted(set(entry["mask_values"].values()) - {BACKGROUND})
     table = {int(v): 1 + structures.index(s) if s != BACKGROUND else 0 for v, s in entry["mask_values"].items()}
     loaded = {
@@ -72,19 +79,25 @@ def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tup
         "mask_values": table,
         "mask_threshold": entry.get("mask_threshold", 0),
     }
-    scaled = {**loaded, "mask_scaled": True}
-    if _load(loaded)[0] is not None:
-        return False
-    mask, error = _load(scaled)
-    if mask is not None:
-        return True
-    threshold = (max(table) + 1) // 2
-    if len(structures) == 1 and not loaded["mask_threshold"] and isinstance(error, ValueError):
-        mask, _ = _load({**scaled, "mask_threshold": threshold})
-        if mask is not None and mask.any():
-            told = option("mask-threshold", item["dataset"], str(threshold))
-            error = ValueError(f"{error} If compression or resampling blurred it, add {told}: it and all above count.")
+    for scaled in (False, True):
+        mask, error = _load({**loaded, "mask_scaled": scaled})
+        if mask is not None:
+            return scaled, frozenset(structures[int(index) - 1] for index in np.unique(mask.numpy()) if index)
+    if isinstance(error, MaskValueError):
+        error = ValueError(f"{error.fault}; {_remedy(error, loaded, dataset=item['dataset'])}, or correct the mask.")
     raise error or ValueError(f"{paths}: expected masks, got none")
+
+
+def _remedy(error: MaskValueError, loaded: Mapping[str, Any], *, dataset: str) -> str:
+    """The option that makes a mask readable whose values are not in the table."""
+    threshold = (max(loaded["mask_values"]) + 1) // 2
+    if len(set(loaded["mask_values"].values()) - {0}) == 1 and not loaded["mask_threshold"]:
+        mask, _ = _load({**loaded, "mask_scaled": True, "mask_threshold": threshold})
+        if mask is not None and mask.any():
+            told = option("mask-threshold", dataset, str(threshold))
+            return f"where compression or resampling blurred it, add {told} (it and all above count)"
+    told = " ".join(option("structure", dataset, f"{value}:NAME") for value in error.values[:STRUCTURES_NAMED])
+    return f"where they are structures, add {told}"
 
 
 def _load(loaded: Mapping[str, Any]) -> tuple[torch.Tensor | None, Exception | None]:

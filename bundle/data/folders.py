@@ -8,13 +8,15 @@
 from __future__ import annotations
 
 import filecmp
+from collections.abc import Container
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bundle.data.given_splits import apply_given
-from bundle.data.known_sets import PublicSet, SetOptions
+from bundle.data.known_sets import NO_SET, LeftOut, PublicSet, SetOptions, left_out_files
 from bundle.data.pairing import masks_beside
-from bundle.data.set_files import IMAGE_FOLDERS, MASK_FOLDERS, images_in, is_image, subfolders, walk
+from bundle.data.set_files import IMAGE_FOLDERS, MASK_FOLDERS, counted, images_in, is_image, subfolders, walk
 from bundle.data.set_reading import SetReader
 
 _TASKS = ("segmentation", "classification")
@@ -31,27 +33,54 @@ def read_folders(root: str | Path, *, options: SetOptions | None = None, given_s
         options: what the user says of the sets.
         given_splits: keep to train.txt, val.txt and test.txt; a set without them is left to be split.
 
+    A set of which something is not known is left out, as a whole; the reason names all that is missing, with the
+    options to give.
+
     Raises:
-        ValueError: when there is no set, or something of the sets is not known; the message names all that is missing,
-            with the options to give.
+        ValueError: when there is no set, or the splits of an image that is in two sets differ.
     """
-    found, faults = PublicSet(), list[str]()
-    root = Path(root).absolute()
+    found, root = PublicSet(), Path(root).absolute()
     sets = _sets(root)
+    parts: list[tuple[str, PublicSet]] = []
+    faults: dict[str, list[str]] = {}
     for folder, task in sets:
         reader = SetReader(folder, options=options or SetOptions())
         part = reader.read_segmentation() if task == "segmentation" else reader.read_classification()
         if given_splits and part.items and not reader.faults:
-            apply_given(folder, part, name=reader.name)
-        faults += reader.faults
-        if not reader.faults:
-            _merge(found, part, name=reader.name)
-    if faults:
-        raise ValueError("\n".join(dict.fromkeys(faults)))
-    used = {part for folder, _ in sets if folder != root for part in folder.relative_to(root).parts[:1]}
-    if others := [f.name for f in subfolders(root) if used and f.name not in used]:
-        found.notices.append(f"{root}: its folders {', '.join(others)} belong to no set and are not read")
+            reader.attempt(partial(apply_given, folder, part, name=reader.name))
+        parts.append((reader.name, part))
+        if reader.faults:
+            faults.setdefault(reader.name, []).extend(reader.faults)
+    for name, part in parts:
+        if name in faults:
+            found.left_out += part.left_out
+        else:
+            _merge(found, part, name=name)
+    for name, reasons in faults.items():
+        count = sum(len(part.items) for own, part in parts if own == name)
+        found.left_out.append(LeftOut(name, " ".join(dict.fromkeys(reasons)), count, whole=True))
+    if root not in [folder for folder, _ in sets]:
+        _add_others(found, root, used={folder.relative_to(root).parts[0] for folder, _ in sets})
     return found
+
+
+def _add_others(found: PublicSet, root: Path, *, used: Container[str]) -> None:
+    """Account for what lies beside the sets.
+
+    Args:
+        found: changed.
+        root: the folder that holds the sets.
+        used: the folders in it that hold sets or are sets.
+    """
+    places = [folder for folder in (root, *(root / task for task in _TASKS)) if folder.is_dir()]
+    found.left_out += left_out_files(
+        NO_SET,
+        [image for folder in places for image in images_in(folder)],
+        f"expected images in a set, such as {root / 'segmentation/SET/imgs'} or {root / 'classification/SET/LABEL'}, "
+        "got them beside the sets; move them",
+    )
+    if others := [f for f in subfolders(root) if f.name not in used]:
+        found.notices.append(f"{root}: its folders {counted(others)} belong to no set and are not read")
 
 
 def _sets(root: Path) -> list[tuple[Path, str]]:
@@ -63,7 +92,8 @@ def _sets(root: Path) -> list[tuple[Path, str]]:
         found = [(folder, "segmentation") for folder in subfolders(root) if _holds_roles(folder)]
     if not found and root.is_dir() and masks_beside(images_in(root)):
         found = [(root, "segmentation")]
-    if not found and any(is_image(Path(file)) for folder in subfolders(root) for file in walk(folder)[0]):
+    classes = [folder for folder in subfolders(root) if folder.name not in _TASKS]
+    if not found and any(is_image(Path(file)) for folder in classes for file in walk(folder)[0]):
         found = [(root, "classification")]
     if not found:
         raise ValueError(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.data.set_files import SPLIT_FOLDERS, place_of, stem_of
+from bundle.data.set_files import SPLIT_FOLDERS, place_of, sort_files, stem_of
+from bundle.failures import named
 from bundle.vocabulary import UNKNOWN
 
 
@@ -120,20 +122,39 @@ class SetOptions:
         )
 
 
+NO_SET = "(no set)"
+"""Stands for the data set of files that lie in none."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
-    """Files of a data set that are not in the manifest: how many, and which with the reason."""
+    """Files of a data set that are not in the manifest: how many, and which with the reason.
+
+    ``whole`` tells that they are the whole set, which waits for what the user has to say or to correct.
+    """
 
     dataset: str
     reason: str
     count: int = 1
+    whole: bool = False
 
 
-def left_out(dataset: str, files: Sequence[Path], reason: str) -> list[LeftOut]:
+def left_out_files(dataset: str, files: Sequence[str | Path], reason: str) -> list[LeftOut]:
     """One entry for files of one reason, with the first of them; none for no file."""
-    if not files:
-        return []
-    return [LeftOut(dataset, f"{files[0]}{f' and {len(files) - 1} more' * (len(files) > 1)}: {reason}", len(files))]
+    return [LeftOut(dataset, f"{named(files)}: {reason}", len(files))] if files else []
+
+
+def linked_folders(dataset: str, links: Sequence[Path]) -> list[LeftOut]:
+    """Entries for links to folders that are read by another way, with the number of images there."""
+    return [
+        LeftOut(
+            dataset,
+            f"{link}: expected a folder of its own, got a link to {os.path.realpath(link)}, which is read already; "
+            "remove the link",
+            len(sort_files(link)[0]),
+        )
+        for link in links
+    ]
 
 
 def no_images(dataset: str, files: Sequence[Path]) -> list[LeftOut]:
@@ -144,7 +165,9 @@ def no_images(dataset: str, files: Sequence[Path]) -> list[LeftOut]:
     return [
         entry
         for suffix, some in of_suffix.items()
-        for entry in left_out(dataset, some, f"expected an image, got {suffix or 'no suffix'}; convert it or move it")
+        for entry in left_out_files(
+            dataset, some, f"expected an image, got {suffix or 'no suffix'}; convert it or move it"
+        )
     ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,7 @@ def aside_names(names: Sequence[str], share: float) -> set[str]:
     """
     if not 0 < share < 1:
         raise ValueError(f"labels_aside must be a share between 0 and 1, got {share}; correct it.")
-    hashes = {name: int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12 for name in names}
+    hashes = {name: int(hashlib.sha256(os.fsencode(name)).hexdigest()[:12], 16) / 16**12 for name in names}
     ordered = sorted(hashes, key=hashes.__getitem__)
     below = sum(value < share for value in hashes.values())
     return set(ordered[: min(max(1, below), len(ordered) // 2)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from bundle.data.known_sets import (
     PublicSet,
     SetOptions,
     dataset_entry,
+    left_out_files,
+    linked_folders,
     no_images,
     patient_of,
     read_pixel_sizes,
 )
 from bundle.data.pairing import pair_files
-from bundle.data.set_files import sort_files
+from bundle.data.set_files import counted, images_in, sort_files, subfolders
 from bundle.data.set_tables import mask_entry
 
 __all__ = ["KNOWN", "PublicSet", "SetOptions", "read_busi", "read_folders", "read_hc18"]
@@ -50,6 +53,7 @@ def read_busi(root: str | Path, *, options: SetOptions | None = None) -> PublicS
             found.notices.append(f"BUSI: no folder {folder / name}, so the class {name!r} has no image")
             continue
         _add_pairs(found, folder / name, name="BUSI", known=known, label=name)
+    _add_others(found, folder, name="BUSI", read=known.classes)
     return found
 
 
@@ -79,6 +83,7 @@ def read_hc18(root: str | Path, *, options: SetOptions | None = None) -> PublicS
     if (folder / "test_set").is_dir():
         found.notices.append(f"HC18: {folder / 'test_set'} has no annotations and is left out")
     _add_pairs(found, folder / "training_set", name="HC18", known=known)
+    _add_others(found, folder, name="HC18", read=("training_set", "test_set"))
     for item in found.items:
         if size := sizes.get(Path(item["image"]).name):
             item["spacing"] = [size] * 2
@@ -91,7 +96,7 @@ def _entry(name: str, *, known: Known, options: SetOptions) -> dict[str, Any]:
 
 def _add_pairs(found: PublicSet, folder: Path, *, name: str, known: Known, label: str = "") -> None:
     """Add the images of a folder with the masks beside them, and of one class where ``label`` names it."""
-    images, others = sort_files(folder)
+    images, others, links = sort_files(folder)
     pairing = pair_files(images, root=folder)
     for file, labels in pairing.pairs:
         item: dict[str, Any] = {"image": str(file), "dataset": name}
@@ -99,7 +104,18 @@ def _add_pairs(found: PublicSet, folder: Path, *, name: str, known: Known, label
         item["patient"] = patient_of(name, image=file, root=folder, known=known)
         item["label"] = str(labels[0]) if len(labels) == 1 else [str(mask) for mask in labels]
         found.items.append(item)
-    found.left_out += [LeftOut(name, reason) for reason in pairing.left_out] + no_images(name, others)
+    found.left_out += [LeftOut(name, reason) for reason in pairing.left_out]
+    found.left_out += no_images(name, others) + linked_folders(name, links)
+
+
+def _add_others(found: PublicSet, folder: Path, *, name: str, read: Sequence[str]) -> None:
+    """Account for the images of a release that lie in none of its folders."""
+    reason = f"expected images in the folders {', '.join(read)}, got them beside; move them"
+    found.left_out += left_out_files(name, images_in(folder), reason)
+    if others := [f for f in subfolders(folder) if f.name not in read]:
+        found.notices.append(
+            f"{name}: the folders {counted(others)} of {folder} are none of the release's and are not read"
+        )
 
 
 def _inside(root: Path, name: str, *, contents: tuple[str, ...], release: str) -> Path:

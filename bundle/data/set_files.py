@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from bundle.files import IMAGE_SUFFIXES
@@ -54,9 +55,13 @@ def walk(top: str | Path) -> tuple[list[str], list[str]]:
     return files, again
 
 
-def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images below a folder, and files that are neither images nor what goes with them, such as tables."""
-    files = sorted(Path(file) for file in walk(folder)[0] if not passed_over(os.path.basename(file)))
+def sort_files(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Images below a folder; files that are neither images nor what goes with them, such as tables; links as ``walk``.
+
+    All in sorted order.
+    """
+    paths, links = walk(folder)
+    files = sorted(Path(file) for file in paths if not passed_over(os.path.basename(file)))
     images = [file for file in files if is_image(file)]
     headers = {file.with_suffix("") for file in images if file.suffix.lower() in _HEADERS}
 
@@ -66,7 +71,8 @@ def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
         return suffix in _TABLES or file.name.lower().startswith(_DOCUMENTS) or of_header
 
     known = set(images)
-    return images, [file for file in files if file not in known and not goes_with_images(file)]
+    others = [file for file in files if file not in known and not goes_with_images(file)]
+    return images, others, sorted(map(Path, links))
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -78,6 +84,14 @@ def images_in(folder: Path) -> list[Path]:
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, in sorted order."""
     return sorted(f for f in folder.iterdir() if f.is_dir() and not passed_over(f.name)) if folder.is_dir() else []
+
+
+def counted(folders: Sequence[Path]) -> str:
+    """Names of folders, each with the number of images below it, by their suffix."""
+    numbers = {folder: sum(map(has_image_suffix, walk(folder)[0])) for folder in folders}
+    return ", ".join(
+        f"{folder.name} ({number} images)" if number else folder.name for folder, number in numbers.items()
+    )
 
 
 def has_image_suffix(name: str) -> bool:

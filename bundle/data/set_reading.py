@@ -13,7 +13,8 @@ from bundle.data.known_sets import (
     PublicSet,
     SetOptions,
     dataset_entry,
-    left_out,
+    left_out_files,
+    linked_folders,
     missing_words,
     nested_folder,
     no_images,
@@ -64,9 +65,9 @@ class SetReader:
                 self._found.left_out.append(LeftOut(self.name, f"{self.folder}: no image in it", 0))
             return self._found
         self.faults += missing_words(self.name, known=self.known, count=len(pairing.pairs))
-        values = self._attempt(self._structures)
-        entry = self._attempt(lambda: mask_entry(self.name, values=values or {}, options=self.options))
-        sizes = self._attempt(self._pixel_sizes) or {}
+        values = self.attempt(self._structures)
+        entry = self.attempt(lambda: mask_entry(self.name, values=values or {}, options=self.options))
+        sizes = self.attempt(self._pixel_sizes) or {}
         self._found.datasets[self.name] = dataset_entry(self.known) | (entry or {})
         for file, labels in pairing.pairs:
             item = self._add_item(file, root=self.folder)
@@ -88,7 +89,7 @@ class SetReader:
         if not label_set and self.known.position:
             told = option("label-set", self.name, "NAME")
             self.faults.append(f"{self.folder}: expected the name of its label set, got none; add {told}.")
-        classes, of_folder = self._attempt(lambda: self._classes(list(of_label))) or ([], {})
+        classes, of_folder = self.attempt(lambda: self._classes(list(of_label))) or ([], {})
         self._found.datasets[self.name] = dataset_entry(self.known) | {"label_set": label_set, "classes": classes}
         for label, images in of_label.items():
             for file in images:
@@ -111,7 +112,7 @@ class SetReader:
         tables = sorted(self.folder.glob("*pixel_size*.csv"))
         return {name: size for table in tables for name, size in read_pixel_sizes(table).items()}
 
-    def _attempt(self, step: Callable[[], Result]) -> Result | None:
+    def attempt(self, step: Callable[[], Result]) -> Result | None:
         """The result of a step, or None when the user has to correct something first."""
         try:
             return step()
@@ -121,19 +122,19 @@ class SetReader:
             return None
 
     def _leave_out(self, files: Sequence[Path], reason: str) -> None:
-        self._found.left_out += left_out(self.name, files, reason)
+        self._found.left_out += left_out_files(self.name, files, reason)
 
     def _add_item(self, file: Path, *, root: Path, label: str = "") -> dict[str, Any]:
         """The new item of an image, to be filled in."""
-        patient = self._attempt(lambda: patient_of(self.name, image=file, root=root, known=self.known, label=label))
+        patient = self.attempt(lambda: patient_of(self.name, image=file, root=root, known=self.known, label=label))
         item: dict[str, Any] = {"image": str(file), "dataset": self.name, "patient": patient}
         self._found.items.append(item)
         return item
 
     def _image_files(self) -> list[Path]:
         """The image files below the folder; the others are accounted for."""
-        images, others = sort_files(self.folder)
-        self._found.left_out += no_images(self.name, others)
+        images, others, links = sort_files(self.folder)
+        self._found.left_out += no_images(self.name, others) + linked_folders(self.name, links)
         return images
 
     def _images_by_label(self) -> dict[str, list[Path]]:

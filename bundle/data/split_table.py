@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bundle.data.splits import SPLITS
+from bundle.failures import one_line
 
 Items = Sequence[Mapping[str, Any]]
 
@@ -73,10 +74,10 @@ def _rows(name: str, own: Items, *, sizes: Mapping[str, int], classes: Sequence[
             of_class[item["class"]][item["split"]] += 1
     return [
         [
-            name if split == SPLITS[0] else "",
+            one_line(name) if split == SPLITS[0] else "",
             split,
             *(_share(counts, split) for counts in columns),
-            "  ".join(f"{label} {_share(counts, split)}" for label, counts in of_class.items()) or "-",
+            "  ".join(f"{one_line(label)} {_share(counts, split)}" for label, counts in of_class.items()) or "-",
         ]
         for split in SPLITS
     ]

@@ -130,6 +130,19 @@ def _stored_mask(path: str, table: Mapping[int, int]) -> np.ndarray:
     return pixels
 
 
+class MaskValueError(ValueError):
+    """Values of a mask that are not in its table.
+
+    Attributes:
+        fault: the message without what to do, for those who have no data list yet.
+        values: in ascending order.
+    """
+
+    def __init__(self, message: str, *, fault: str = "", values: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.fault, self.values = fault, list(values)
+
+
 def _map_values(stored: np.ndarray, path: str, table: Mapping[int, int]) -> np.ndarray:
     """Structure indices (H, W) uint8 of stored values; every value must be in the table."""
     low, high = int(stored.min()), int(stored.max())
@@ -142,10 +155,8 @@ def _map_values(stored: np.ndarray, path: str, table: Mapping[int, int]) -> np.n
         if int(mapped.min()) >= 0:
             return mapped.astype(np.uint8)
     wrong = sorted({int(v) for v in np.unique(stored)} - set(table))
-    raise ValueError(
-        f"{path}: mask values must be in the table {dict(table)} (value: structure index), got {wrong[:10]};"
-        " correct mask_values in the data list, or the mask."
-    )
+    fault = f"{path}: mask values must be in the table {dict(table)} (value: structure index), got {wrong[:10]}"
+    raise MaskValueError(f"{fault}; correct mask_values in the data list, or the mask.", fault=fault, values=wrong)
 
 
 def _fill_outline(mask: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets in folders as people have them: every file is used, or accounted for with its reason."""
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bundle.data.folders import read_folders
-from bundle.data.known_sets import PublicSet, SetOptions
+from bundle.data.known_sets import NO_SET, PublicSet, SetOptions
 
 
 def touch(root: Path, *names: str) -> None:
@@ -92,7 +93,7 @@ def test_every_unused_file_is_counted_with_its_reason(tmp_path: Path) -> None:
     found = read(tmp_path)
     counts = {entry.reason.rsplit("got ")[-1].split(";")[0]: entry.count for entry in found.left_out}
     assert counts == {".mp4": 2, ".pdf": 1}
-    assert f"{root}/b.mp4 and 1 more: expected an image, got .mp4" in found.left_out[0].reason
+    assert f"{root}/b.mp4, {root}/clip.mp4: expected an image, got .mp4" in found.left_out[0].reason
 
 
 def test_images_of_a_folder_within_are_one_patient_unless_a_pattern_tells(tmp_path: Path) -> None:
@@ -159,18 +160,86 @@ def test_masks_do_not_become_images_of_a_class(tmp_path: Path) -> None:
     assert "c.png: expected images in class folders, got one beside them" in reasons
 
 
-def test_all_that_is_missing_is_asked_for_at_once(tmp_path: Path) -> None:
+def test_all_that_is_missing_is_asked_for_at_once_and_costs_no_other_set(tmp_path: Path) -> None:
     touch(tmp_path / "segmentation/A B", "imgs/a.png", "masks/a.png")
-    touch(tmp_path / "classification/C", "0/a.png", "1/b.png")
+    touch(tmp_path / "segmentation/S", "imgs/a.png", "masks/a.png")
+    touch(tmp_path / "classification/C", "0/a.png", "1/b.png", "0/c.mp4.png")
+    (tmp_path / "classification/C/clip.mp4").touch()
+    found = read(tmp_path)
+    assert pairs(found, tmp_path / "segmentation/S") == {"imgs/a.png": "masks/a.png"}
+    assert [(e.dataset, e.count) for e in found.left_out if e.whole] == [("A B", 1), ("C", 3)]
+    assert [(e.dataset, e.count) for e in found.left_out if not e.whole] == [("C", 1)]
     told = [
         r"data set 'A B': expected its position and its nature, got none",
         r"add --position 'A B=breast' --nature 'A B=tumor' \(or unknown\); 1 images wait",
         r"add --structure 'A B=255:NAME'",
-        r"--position C=breast --nature C=tumor \(or unknown\); 2 images wait",
+        r"--position C=breast --nature C=tumor \(or unknown\); 3 images wait",
         r"--classes C=NAME0,NAME1",
     ]
-    with pytest.raises(ValueError, match=r"(?s)" + ".*".join(told)):
-        read_folders(tmp_path)
+    assert re.search(r"(?s)" + ".*".join(told), "\n".join(e.reason for e in found.left_out if e.whole))
+
+
+def test_a_set_whose_lists_contradict_costs_no_other_set(tmp_path: Path) -> None:
+    for name in ("S", "T"):
+        root = tmp_path / "segmentation" / name
+        touch(root, "imgs/a.png", "masks/a.png")
+        (root / "train.txt").write_text("a.png\n")
+    (tmp_path / "segmentation/T/test.txt").write_text("a.png\n")
+    told = {key: dict.fromkeys("ST", value) for key, value in (("position", "liver"), ("nature", "tumor"))}
+    options = SetOptions(**told, structures={name: {255: "cyst"} for name in "ST"})
+    found = read_folders(tmp_path, options=options, given_splits=True)
+    assert [item["dataset"] for item in found.items] == ["S"]
+    (entry,) = found.left_out
+    assert (entry.dataset, entry.count, entry.whole) == ("T", 1, True)
+    assert "expected images that are in no other list" in entry.reason
+
+
+@pytest.mark.parametrize("place", ["", "segmentation/", "classification/"])
+def test_images_in_no_set_are_named_and_counted(tmp_path: Path, place: str) -> None:
+    touch(tmp_path, "segmentation/S/imgs/a.png", "segmentation/S/masks/a.png")
+    names = [f"{place}stray{n}.PNG" for n in range(6)]
+    touch(tmp_path, *names)
+    (tmp_path / place / "notes.txt").write_text("no image")
+    (tmp_path / place / ".hidden.png").touch()
+    found = read(tmp_path)
+    (entry,) = found.left_out
+    assert (entry.dataset, entry.count) == (NO_SET, 6)
+    assert entry.reason.startswith(", ".join(f"{tmp_path}/{name}" for name in names[:5]) + " and 1 more: expected ")
+
+
+def test_images_in_no_set_are_told_where_there_is_no_set(tmp_path: Path) -> None:
+    touch(tmp_path, "segmentation/a.png", "segmentation/a_mask.png")
+    with pytest.raises(ValueError, match=r"expected segmentation/SET/imgs and masks.* got the folders segmentation"):
+        read(tmp_path)
+
+
+def test_images_beside_sets_that_lie_side_by_side(tmp_path: Path) -> None:
+    touch(tmp_path, "S/images/a.png", "S/masks/a.png", "other/b.png", "other/deep/c.png", "d.png")
+    found = read(tmp_path)
+    assert [(e.dataset, e.count) for e in found.left_out] == [(NO_SET, 1)]
+    assert found.notices == [f"{tmp_path}: its folders other (2 images) belong to no set and are not read"]
+
+
+@pytest.mark.parametrize("link", ["a", "z"])
+def test_a_link_between_class_folders_is_named_and_counted(tmp_path: Path, link: str) -> None:
+    root = tmp_path / "classification/S"
+    touch(root, "ill/a.png", "ill/deep/b.png", "well/c.png")
+    (root / link).symlink_to(root / "ill")
+    found = classes(tmp_path)
+    assert [(Path(i["image"]).name, i["class"]) for i in found.items] == [
+        ("a.png", "ill"), ("b.png", "ill"), ("c.png", "well")
+    ]  # fmt: skip
+    (entry,) = found.left_out
+    assert (entry.dataset, entry.count) == ("S", 2)
+    assert entry.reason.startswith(f"{root}/{link}: expected a folder of its own, got a link to {root}/ill, ")
+
+
+def test_a_folder_with_the_name_of_an_image_is_read(tmp_path: Path) -> None:
+    root = tmp_path / "segmentation/S"
+    touch(root, "imgs/p.png/a.png", "masks/p.png/a.png", "imgs/x.dcm/b.png", "masks/x.dcm/b.png")
+    assert pairs(read(tmp_path), root) == {
+        "imgs/p.png/a.png": "masks/p.png/a.png", "imgs/x.dcm/b.png": "masks/x.dcm/b.png"
+    }  # fmt: skip
 
 
 def test_an_empty_set_is_named(tmp_path: Path) -> None:
@@ -192,9 +261,9 @@ def test_sets_side_by_side_and_folders_that_are_none(tmp_path: Path) -> None:
     touch(tmp_path, "S/images/a.png", "S/masks/a.png", "other/b.png")
     found = read(tmp_path)
     assert pairs(found, tmp_path) == {"S/images/a.png": "S/masks/a.png"}
-    assert found.notices == [f"{tmp_path}: its folders other belong to no set and are not read"]
+    assert found.notices == [f"{tmp_path}: its folders other (1 images) belong to no set and are not read"]
     touch(tmp_path, "segmentation/S/imgs/a.png", "segmentation/S/masks/a.png")
-    assert "its folders S, other belong to no set" in read(tmp_path).notices[-1]
+    assert "its folders S (2 images), other (1 images) belong to no set" in read(tmp_path).notices[-1]
 
 
 def test_lists_with_backslashes_folders_and_marks_are_read(tmp_path: Path) -> None:

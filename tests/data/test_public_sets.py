@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,31 +140,37 @@ def test_folders_reads_the_folder_of_one_set(layout: Path, name: str) -> None:
     ],
 )
 def test_what_is_not_known_is_asked_for_by_option(layout: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_folders(layout, options=SetOptions(**{"position": {"SET": "x"}, "nature": {"SET": "organ"}} | options))
+    told = SetOptions(**{"position": {"SET": "x"}, "nature": {"SET": "organ"}} | options)
+    found = read_folders(layout, options=told)
+    waiting = {entry.dataset: entry.reason for entry in found.left_out if entry.whole}
+    assert re.search(message, " ".join(waiting.values()))
+    assert found.datasets.keys() == {"USGRA", "GB_BiliaryAtresia", "SET"} - waiting.keys()
+
+
+def waits_for(root: Path, **options: Any) -> str:
+    """What has to be said of the one set below a folder."""
+    (entry,) = read_folders(root, options=SetOptions(**options)).left_out
+    assert entry.whole
+    return entry.reason
 
 
 def test_numbered_classes_need_names_and_nameless_structures_too(tmp_path: Path) -> None:
     touch(tmp_path, "classification/NEW/0/a.png", "classification/NEW/1/b.png")
     told = {"position": {"NEW": "unknown", "SEG": "liver"}, "nature": {"NEW": "organ", "SEG": "organ"}}
-    with pytest.raises(ValueError, match=r"NEW: expected the names of the classes .*--classes NEW=NAME0,NAME1"):
-        read_folders(tmp_path, options=SetOptions(**told))
-    with pytest.raises(ValueError, match=r"NEW: expected the name of its label set, got none; add --label-set NEW="):
-        read_folders(tmp_path, options=SetOptions(**told, classes={"NEW": ("well", "ill")}))
-    with pytest.raises(ValueError, match=r"NEW: expected label folders 0 to 0 or \['well'\], got \['0', '1'\]"):
-        read_folders(tmp_path, options=SetOptions(**told, classes={"NEW": ("well",)}, label_set={"NEW": "new"}))
+    reason = waits_for(tmp_path, **told)
+    assert re.search(r"NEW: expected the names of the classes .*--classes NEW=NAME0,NAME1", reason)
+    reason = waits_for(tmp_path, **told, classes={"NEW": ("well", "ill")})
+    assert "NEW: expected the name of its label set, got none; add --label-set NEW=" in reason
+    reason = waits_for(tmp_path, **told, classes={"NEW": ("well",)}, label_set={"NEW": "new"})
+    assert "NEW: expected label folders 0 to 0 or ['well'], got ['0', '1']" in reason
     touch(tmp_path, "segmentation/SEG/imgs/a.png", "segmentation/SEG/masks/a.png")
-    config = tmp_path / "segmentation/SEG/config.yaml"
-    config.write_text("0:background:0\n1:foreground:255\n")
-    with pytest.raises(
-        ValueError, match=r"config\.yaml: expected the name .* value 255, got 'foreground'.*SEG=255:NAME"
-    ):
-        read_folders(tmp_path / "segmentation/SEG", options=SetOptions(**told))
-    config.write_text("background 0\n")
-    with pytest.raises(
-        ValueError, match=r"config\.yaml, line 1: expected 'index:name' or 'index:name:value in the mask'.*got 'backgr"
-    ):
-        read_folders(tmp_path / "segmentation/SEG", options=SetOptions(**told))
+    folder = tmp_path / "segmentation/SEG"
+    (folder / "config.yaml").write_text("0:background:0\n1:foreground:255\n")
+    reason = waits_for(folder, **told)
+    assert re.search(r"config\.yaml: expected the name .* value 255, got 'foreground'.*SEG=255:NAME", reason)
+    (folder / "config.yaml").write_text("background 0\n")
+    reason = waits_for(folder, **told)
+    assert re.search(r"config\.yaml, line 1: expected 'index:name' or .*value in the mask'.*got 'backgr", reason)
 
 
 def test_given_splits_are_honored_and_unlisted_images_left_out(layout: Path) -> None:
@@ -176,8 +183,8 @@ def test_given_splits_are_honored_and_unlisted_images_left_out(layout: Path) -> 
     assert [(entry.dataset, entry.count) for entry in found.left_out] == [("USGRA", 1)]
     assert "1 images are in none of its lists, the first" in found.left_out[0].reason
     (folder / "test.txt").write_text("u0.png\n")
-    with pytest.raises(ValueError, match=r"test\.txt: expected images .* got 'u0\.png', which train\.txt names too"):
-        read_folders(folder, given_splits=True)
+    (entry,) = read_folders(folder, given_splits=True).left_out
+    assert re.search(r"test\.txt: expected images .* got 'u0\.png', which train\.txt names too", entry.reason)
 
 
 @pytest.mark.parametrize(
@@ -202,3 +209,16 @@ def test_the_real_sets_are_read(real_data: Path) -> None:
     assert "POCUS_Lung/p001" in lungs
     assert found.left_out == []
     assert read_busi(real_data / "Dataset_BUSI_with_GT").left_out == []
+
+
+def test_images_beside_the_folders_of_a_release_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "busi/benign/a.png", "busi/benign/a_mask.png", "busi/b.png", "busi/Cyst/c.png")
+    touch(tmp_path, "hc/training_set/0_HC.png", "hc/training_set/0_HC_Annotation.png", "hc/d.png")
+    for found, name, image in (
+        (read_busi(tmp_path / "busi"), "BUSI", "busi/b.png"),
+        (read_hc18(tmp_path / "hc"), "HC18", "hc/d.png"),
+    ):
+        (entry,) = found.left_out
+        assert (entry.dataset, entry.count) == (name, 1)
+        assert entry.reason.startswith(f"{tmp_path / image}: expected images in the folders ")
+        assert any("Cyst (1 images)" in notice for notice in found.notices) == (name == "BUSI")

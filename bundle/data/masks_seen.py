@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the masks of a data set were seen to show, and what the user should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bundle.data.examine import Examined
+from bundle.vocabulary import BACKGROUND
+
+
+@dataclass
+class Masks:
+    """Of a data set: images with masks, those whose masks have another size, and the structures that masks show."""
+
+    count: int = 0
+    scaled: int = 0
+    shown: set[str] = field(default_factory=set)
+
+    def add(self, item: Mapping[str, Any], seen: Examined) -> None:
+        """Count an item of the manifest."""
+        self.count += "label" in item
+        self.scaled += seen.scaled
+        self.shown |= seen.shown
+
+
+def mask_notices(seen: Mapping[str, Masks], datasets: Mapping[str, Any]) -> list[str]:
+    """A sentence per data set whose masks are scaled, are all empty, or lack a structure of its table."""
+    notices = []
+    for name, masks in seen.items():
+        absent = sorted(set(datasets[name].get("mask_values", {}).values()) - {BACKGROUND} - masks.shown)
+        if masks.scaled:
+            notices.append(
+                f"{name}: {masks.scaled} masks have another size than their image, of the same proportions; they are "
+                "scaled when read"
+            )
+        if masks.count and not masks.shown:
+            notices.append(
+                f"{name}: all {masks.count} masks are empty, its images only teach where no {' or '.join(absent)} is; "
+                "correct the masks where that is not meant"
+            )
+        elif masks.count and absent:
+            notices.append(f"{name}: none of its {masks.count} masks shows {' or '.join(absent)}")
+    return notices
