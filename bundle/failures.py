@@ -45,6 +45,11 @@ def named(names: Sequence[object], *, at_most: int = NAMED) -> str:
     return ", ".join(one_line(str(name)) for name in names[:at_most]) + more
 
 
+def clause(text: str) -> str:
+    """A message as a part of another sentence: in one line, without its final stop."""
+    return " ".join(text.split()).rstrip(".;,")
+
+
 def cause(error: BaseException) -> BaseException:
     """The error itself, without those of MONAI that only say which component or transform it passed."""
     while str(error).startswith(_MONAI) and error.__cause__ is not None:

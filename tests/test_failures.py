@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from bundle.failures import reason
+from bundle.failures import clause, named, reason
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +34,18 @@ def test_the_reason_is_the_first_error_below_the_wrappers() -> None:
     inner.__cause__ = OSError("detail")
     assert reason(wrapped(inner)) == "a.png: broken"
     assert reason(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    "text", ["must be whole; copy it again.", "must be whole;\n  copy it again", "must be whole; copy it again..\n"]
+)
+def test_a_message_within_another_has_no_stop_of_its_own(text: str) -> None:
+    assert clause(text) == "must be whole; copy it again"
+
+
+def test_more_names_than_a_message_holds_are_counted() -> None:
+    assert named(["a", "b\nc", "\udcff"]) == r"a, b\nc, \udcff"
+    assert named(list("abcdefg")) == "a, b, c, d, e and 2 more"
 
 
 class Broken(Dataset):

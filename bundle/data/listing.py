@@ -41,6 +41,8 @@ def _why_not(path: str) -> tuple[str, str] | None:
     if suffixed and not name.lower().endswith(DICOM_SUFFIXES):
         return None
     try:
+        if not os.path.isfile(path):
+            raise OSError("no plain file, such as a pipe, which would be waited for")
         with open(path, "rb") as file:
             head = file.read(PREAMBLE)
             dicom = suffixed or starts_as_dicom(head)

@@ -105,6 +105,8 @@ def is_image(path: Path) -> bool:
         return True
     if path.suffix and not path.suffix[1:].isdecimal():  # a DICOM UID as a name ends in ".<digits>"
         return False
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

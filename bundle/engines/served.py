@@ -17,6 +17,7 @@ import ignite.distributed as idist
 from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 
+from bundle.failures import clause
 from bundle.files import OutputFolder, sha256
 
 logger = logging.getLogger(__name__)
@@ -102,9 +103,11 @@ class SavedLabelTraining:
         if not self.labels.digest:
             wrong = self.labels.left_out
             reasons = (
-                f"{len(wrong)} that cannot: {'; '.join(wrong[:LISTED])}" if wrong else "none; save them in the client."
+                f"{len(wrong)} that cannot: {'; '.join(map(clause, wrong[:LISTED]))}"
+                if wrong
+                else "none; save them in the client"
             )
-            raise ValueError(f"training needs saved labels that can be used, got {reasons}")
+            raise ValueError(f"training needs saved labels that can be used, got {reasons}.")
         engine.add_event_handler(Events.COMPLETED, self._finish)  # after all other handlers
         options = {"request": _request(), "max_epochs": engine.state.max_epochs, "labels": self.labels.digest}
         options["learning_rates"] = [group["lr"] for group in engine.optimizer.param_groups]
@@ -164,7 +167,7 @@ class SavedLabelTraining:
         try:
             self.load(path=self.model_path)
         except ValueError as error:
-            return True, f"the former weights cannot be compared ({error}): the new weights are served"
+            return True, f"the former weights cannot be compared ({clause(str(error))}): the new weights are served"
         before, after = self._dice(), (self.load(path=best), self._dice())[1]
         scores = f"mean Dice on the labels kept aside ({count}): former weights {before:.3f}, new weights {after:.3f}"
         if after > before:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from bundle.data.listing import list_images
+from bundle.data.set_files import is_image
 
 US, MULTI, SR, DIRECTORY = "6.1", "3.1", "88.11", "1.2.840.10008.1.3.10"
 KINDS = {"KO": "88.59", "PDF": "104.1", "PR": "11.1", "SEG": "66.4", "PLAN": "481.5", "RAW": "66", "private": "1.2.3"}
@@ -140,6 +142,13 @@ def test_a_link_to_a_folder_that_is_read_is_named_and_read_once(
     with caplog.at_level(logging.INFO):
         assert names(tmp_path / "set") == ["b/z.png", "m/sub/x.png", "m/y.png"]
     assert caplog.messages == [f"1 links to folders that are read by another way are not followed: {first}."]
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.png", "b.dcm", "c"):
+        os.mkfifo(tmp_path / name)
+    assert names(tmp_path) == ["a.png", "b.dcm"]  # whose reading tells what is wrong
+    assert not is_image(tmp_path / "c")
 
 
 def test_a_link_to_a_hidden_folder_is_followed(tmp_path: Path) -> None:

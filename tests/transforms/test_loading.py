@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -477,8 +479,15 @@ def damaged(tmp_path: Path, kind: str) -> Path:
 )
 def test_bad_files_are_named(tmp_path: Path, kind: str, error: type[Exception], message: str) -> None:
     path = damaged(tmp_path, kind)
-    with pytest.raises(error, match=f"{path.name}: .*{message}"):
+    with pytest.raises(error, match=f"{path.name}: .*{message}") as found:
         load(path)
+    assert not re.search(r"[.;,?]\s*[.;,]", str(found.value).replace("...", ""))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(OSError, match=r"a\.png: must be a plain file, got a pipe, a socket or a device; remove it"):
+        load(tmp_path / "a.png")
 
 
 def test_one_pixel_and_a_large_image(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bundle.dicom import PREAMBLE, starts_as_dicom
+from bundle.failures import clause
 from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES, METAIMAGE_SUFFIXES, NIFTI_SUFFIXES
 from bundle.transforms.readers.dicom import read_dicom
 from bundle.transforms.readers.metaimage import is_metaimage, read_metaimage
@@ -59,7 +60,7 @@ def _read(path: str, as_mask: bool) -> Raw:
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from e
     except Exception as e:  # what damaged files make the libraries raise
-        reason = str(e).replace(path, "the file") or type(e).__name__
+        reason = clause(str(e).replace(path, "the file")) or type(e).__name__
         raise OSError(f"{path}: cannot be decoded: {reason}; copy it again or remove it from the data set.") from e
 
 
@@ -74,13 +75,15 @@ def read_file(path: str, *, as_mask: bool = False) -> Raw:
     Raises:
         FileNotFoundError: when there is no such file.
         IsADirectoryError: when it is a folder.
-        OSError: when the file is damaged or in no known format.
+        OSError: when the file is damaged, in no known format, or no plain file.
         ValueError: when it is empty, a volume, multi-frame, or too large. All name the file.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: file must exist, found none; correct the path.")
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path}: must be an image file, got a folder; name the file in it.")
+    if not os.path.isfile(path):
+        raise OSError(f"{path}: must be a plain file, got a pipe, a socket or a device; remove it.")
     raw = _read(path, as_mask)
     if raw.pixels.dtype.kind == "f" and not np.isfinite(raw.pixels).all():
         raise ValueError(f"{path}: pixels must be finite, got NaN or infinite values; repair or remove the file.")
