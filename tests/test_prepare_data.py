@@ -333,6 +333,17 @@ def test_values_outside_the_table_come_with_the_option_to_give(folders: Path, tm
     ) in done.stderr
 
 
+def test_a_stray_value_beside_one_structure_may_be_blur_or_a_structure(jpeg: Path, tmp_path: Path) -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[0, :2] = [7, 255]
+    for file in (jpeg / "segmentation/S/masks").iterdir():
+        file.unlink()
+        Image.fromarray(mask).save(file.with_suffix(".png"))
+    done = prepare("--folders", jpeg, "--output", tmp_path / "datalist.json", *TOLD)
+    assert done.stderr.count("got [7]; where compression or resampling blurred it, add --mask-threshold S=128") == 4
+    assert done.stderr.count("count), where they are structures, add --structure S=7:NAME, or correct the mask.") == 4
+
+
 def test_odd_names_break_neither_table_nor_manifest(folders: Path, tmp_path: Path) -> None:
     names = ["=1+1.png", 'a,"b"\nc.png', os.fsdecode(b"\xff.png")]
     folder = folders / "segmentation" / "B\n1"

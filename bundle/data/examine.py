@@ -89,15 +89,18 @@ def _read_masks(
 
 
 def _remedy(error: MaskValueError, loaded: Mapping[str, Any], *, dataset: str) -> str:
-    """The option that makes a mask readable whose values are not in the table."""
+    """The options that make a mask readable whose values are not in the table."""
+    remedies = []
     threshold = (max(loaded["mask_values"]) + 1) // 2
     if len(set(loaded["mask_values"].values()) - {0}) == 1 and not loaded["mask_threshold"]:
         mask, _ = _load({**loaded, "mask_scaled": True, "mask_threshold": threshold})
         if mask is not None and mask.any():
             told = option("mask-threshold", dataset, str(threshold))
-            return f"where compression or resampling blurred it, add {told} (it and all above count)"
-    told = " ".join(option("structure", dataset, f"{value}:NAME") for value in error.values[:STRUCTURES_NAMED])
-    return f"where they are structures, add {told}"
+            remedies.append(f"where compression or resampling blurred it, add {told} (it and all above count)")
+    if not remedies or len(error.values) <= STRUCTURES_NAMED:
+        told = " ".join(option("structure", dataset, f"{value}:NAME") for value in error.values[:STRUCTURES_NAMED])
+        remedies.append(f"where they are structures, add {told}")
+    return ", ".join(remedies)
 
 
 def _load(loaded: Mapping[str, Any]) -> tuple[torch.Tensor | None, Exception | None]:
