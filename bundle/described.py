@@ -7,15 +7,24 @@ file of others may hold such strings, also where PyTorch loads it with ``weights
 
 from __future__ import annotations
 
+import functools
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
+
 _SPECIAL = ("$", "@", "%")  # what ConfigParser gives a meaning to
 _LONGEST = 4000  # characters of a text
+_LONGEST_NAME = 100  # characters of a name
 _MOST = 10_000  # entries of a list or table
-_WIDEST = 4096  # channels of a decoder
+_MOST_NAMES = 255  # of a table: masks have 8 bits
+_WIDEST = 1024  # channels of a decoder
+_SHOWN = 60  # characters of a value in a message
+_HARMLESS = " _-.()"
+"""What a name may hold beside letters and digits to be repeated in a message."""
 
 Check = Callable[[Any], bool]
 
@@ -49,25 +58,46 @@ def _list_of(check: Check) -> Check:
     return lambda value: isinstance(value, (list, tuple)) and len(value) <= _MOST and all(map(check, value))
 
 
-def _table_of(key: Check, value: Check) -> Check:
+def _named(value: Any) -> bool:
+    return _text(value) and len(value) <= _LONGEST_NAME
+
+
+def _names(low: int) -> Check:
+    def check(value: Any) -> bool:
+        fits = isinstance(value, (list, tuple)) and low <= len(value) <= _MOST_NAMES and all(map(_named, value))
+        return fits and len(set(value)) == len(value)
+
+    return check
+
+
+@functools.cache
+def convnexts() -> frozenset[str]:
+    """timm's ConvNeXt names, those of its published weights too; none names a place to load from."""
+    names = set(timm.list_models(module="convnext"))
+    return frozenset(names | {name for name in timm.list_pretrained() if name.split(".")[0] in names})
+
+
+def _table_of(key: Check, value: Check, most: int = _MOST) -> Check:
     def check(table: Any) -> bool:
-        if not isinstance(table, dict) or len(table) > _MOST:
+        if not isinstance(table, dict) or len(table) > most:
             return False
         return all(key(name) and value(entry) for name, entry in table.items())
 
     return check
 
 
+_TWO = f"2 to {_MOST_NAMES} different names"
+
 NETWORK: dict[str, tuple[Check, str]] = {
-    "encoder": (_text, "a text"),
+    "encoder": (lambda value: isinstance(value, str) and value in convnexts(), "one of timm's ConvNeXt names"),
     "decoder_channels": (_whole(1, _WIDEST), f"a whole number from 1 to {_WIDEST}"),
-    "structures": (_list_of(_text), "a list of names"),
-    "label_sets": (_table_of(_name, _list_of(_text)), "a table of names and lists of names"),
-    "positions": (_list_of(_text), "a list of names"),
+    "structures": (_names(2), f"a list of {_TWO}"),
+    "label_sets": (_table_of(_name, _names(2), _MOST_NAMES), f"a table of names and lists of {_TWO}"),
+    "positions": (_names(1), f"a list of 1 to {_MOST_NAMES} different names"),
     "conditioning": (_one_of("film", "additive", "none"), "film, additive or none"),
     "norm": (_one_of("group", "batch"), "group or batch"),
     "pooling": (_one_of("avg", "avgmax"), "avg or avgmax"),
-    "guidance_channels": (_whole(0, 2), "a whole number from 0 to 2"),
+    "guidance_channels": (lambda value: _whole(0, 2)(value) and value != 1, "0 or 2"),
     "version": (_text, "a text"),
 }
 """Key of a checkpoint's ``network_config`` -> check of its value, and what it expects in words."""
@@ -81,7 +111,7 @@ EXPORTED: dict[str, tuple[Check, str]] = {
     "kept": (_list_of(_text), "a list of names"),
     "inputs": (_list_of(_text), "a list of names"),
     "image_channels": (_list_of(_text), "a list of names"),
-    "image_size": (_whole(1, 65536), "a whole number of pixels"),
+    "image_size": (_whole(32, 4096), "a whole number of pixels from 32 to 4096"),
     "image_mean": (_list_of(_number), "a list of numbers"),
     "image_std": (_list_of(_number), "a list of numbers"),
     "letterbox": (_text, "a text"),
@@ -103,6 +133,40 @@ EXPORTED: dict[str, tuple[Check, str]] = {
 _NEEDED = ("image_channels", "image_size", "prompt", "outputs", "structures", "label_sets", "positions")
 
 
+def harmless(value: Any) -> bool:
+    """Whether a value's text has only letters, digits, spaces and ``_-.()``: no shell and no config executes it."""
+    if isinstance(value, (list, tuple)):
+        return all(map(harmless, value))
+    if isinstance(value, dict):
+        return all(harmless(part) for entry in value.items() for part in entry)
+    if isinstance(value, str):
+        return all(character.isalnum() or character in _HARMLESS for character in value)
+    return value is None or isinstance(value, (bool, float)) or _whole(-(10**20), 10**20)(value)
+
+
+def as_flag(name: str, value: Any) -> str:
+    """``--name value`` to paste into a shell: with lists in double quotes, and the whole in single ones.
+
+    Args:
+        name: an id of the config.
+        value: harmless, see :func:`harmless`, or a path.
+    """
+    text = value if isinstance(value, str) else repr(value).replace("'", '"')
+    return f"--{name} {shlex.quote('$None' if value is None else text)}"
+
+
+def _repeated(value: Any) -> str:
+    """A value for a message: itself where it is short and harmless, else of which kind it is."""
+    if harmless(value) and len(text := repr(value)) <= _SHOWN:
+        return text
+    if isinstance(value, str):
+        special = value.lstrip().startswith(_SPECIAL)
+        return f"a text that begins with one of {' '.join(_SPECIAL)}" if special else "a text that is no plain name"
+    if isinstance(value, (list, tuple, dict)):
+        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
+    return "a number of more than 20 digits" if isinstance(value, int) else f"a value of type {type(value).__name__}"
+
+
 def described(content: Any, *, path: str | Path, name: str, table: Mapping[str, tuple[Check, str]]) -> dict[str, Any]:
     """What a file says of itself, once all of it is known keys with plain values.
 
@@ -114,7 +178,7 @@ def described(content: Any, *, path: str | Path, name: str, table: Mapping[str, 
 
     Raises:
         NotPlain: when it is no table, has an unknown key, or a value of another kind, such as a text that begins with
-            ``$``. The message names the key and does not repeat the value.
+            ``$``. The message names the key, and repeats the value where it is harmless.
     """
     safe = "Nothing of it was executed; use a file that you made or whose maker you trust."
     if not isinstance(content, dict):
@@ -125,10 +189,7 @@ def described(content: Any, *, path: str | Path, name: str, table: Mapping[str, 
             raise NotPlain(f"{path}: {name} must hold some of {', '.join(table)}, got {shown}. {safe}")
         check, expected = table[key]
         if not check(value):
-            raise NotPlain(
-                f"{path}: {name} must hold plain values, {expected} as {shown}; got something else, such as another "
-                f"type or a text that begins with {', '.join(_SPECIAL)}. {safe}"
-            )
+            raise NotPlain(f"{path}: {name} must hold {expected} as {shown}, got {_repeated(value)}. {safe}")
     return dict(content)
 
 

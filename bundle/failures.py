@@ -76,6 +76,29 @@ def _of_loader(text: str) -> str:
     return text
 
 
+def _speaks(error: BaseException) -> bool:
+    """Whether a failure tells the user what to do; others are faults of the program."""
+    found = cause(error)
+    return isinstance(found, _EXPECTED) or str(found).startswith(_LOADER)
+
+
+def failed(error: BaseException, *, status: int = 1) -> int:
+    """Tells a failure of a script in one line on stderr.
+
+    Args:
+        error: what was raised; a fault of the program is raised again.
+        status: the script's exit status.
+
+    Returns:
+        ``status``.
+    """
+    if not _speaks(error):
+        raise error
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {' '.join(reason(error).splitlines())}\n")
+    return status
+
+
 def report_failures() -> None:
     """On the command line of MONAI's bundles, ends a run that fails with one line that says what to do.
 
@@ -96,14 +119,12 @@ def _no_engine(record: logging.LogRecord) -> bool:
 
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Writes an uncaught error to stderr."""
-    found = cause(error)
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()  # else it is drawn once more when the process ends, behind the last line
     sys.stdout.flush()
-    speaks = isinstance(found, _EXPECTED) or str(found).startswith(_LOADER)
-    if not speaks or logging.getLogger().isEnabledFor(logging.DEBUG):
+    if not _speaks(error) or logging.getLogger().isEnabledFor(logging.DEBUG):
         traceback.print_exception(kind, error, trace)
-    if isinstance(found, KeyboardInterrupt):
+    if isinstance(cause(error), KeyboardInterrupt):
         sys.stderr.write("\nerror: interrupted.\n")
     else:
         sys.stderr.write(f"\nerror: {reason(error)}\n")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bundle.failures import failed
 from bundle.files import OutputFolder, writable_folder
 from bundle.metrics.bootstrap import Estimate, estimate, mean_estimate
 from bundle.networks.weights import load_network
@@ -49,9 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable(logging.INFO)
     try:
         return int(options.run(options))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return failed(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bundle import __version__  # noqa: E402
+from bundle.failures import failed  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
 from scripts.benchmarks.interleave import Options, Part  # noqa: E402
 
@@ -94,9 +95,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the parts one after the other; each one's table is printed, and kept in the JSON, as soon as it is there."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
     args = parse(arguments)
+    try:
+        _measure(args)
+    except Exception as error:
+        return failed(error)
+    print(f"All figures: {args.output}")
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> None:
+    """Runs the parts one after the other; each one's table is printed, and kept in the JSON, as soon as it is there."""
     options = Options(
         quick=args.quick,
         datalist=args.datalist,
@@ -114,8 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["parts"][name] = {**part.as_dict(), "seconds": round(time.monotonic() - start, 1)}
         folder.write(args.output.name, (json.dumps(result, indent=1) + "\n").encode())
         print(as_markdown(part), flush=True)
-    print(f"All figures: {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bundle.failures import failed
 from bundle.networks import UPerConvNeXt, conversion
 from bundle.networks.conversion import Conversion
 from bundle.networks.encoder import ConvNeXtEncoder
@@ -39,9 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         converted, config = convert(options)
         save_checkpoint(options.destination, model=converted.state, network_config=config)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return failed(error)
     print(report(converted))
     print(f"written: {options.destination}")
     if "structures" not in config:

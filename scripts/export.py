@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from bundle.export import PAIRS, PRECISIONS, Export, Exporter, load_source, planned, write_summary  # noqa: E402
+from bundle.failures import failed  # noqa: E402
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -102,9 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             exports.append(exporter.export(kind, precision))
             print(line(exports[-1]), file=sys.stderr if exports[-1].error else sys.stdout, flush=True)
         print(f"summary: {write_summary(source, exports, args.output)}")
-    except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return failed(error)
     return int(any(export.error for export in exports))
 
 

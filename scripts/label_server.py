@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bundle.failures import failed
 from bundle.label_server import (
     Address,
     app_folder,
@@ -105,9 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 address=address,
                 ready=functools.partial(_announce, address, studies),
             )
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return failed(error)
     return 0 if started else 1
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.engines.runtimes import RUNTIMES
+from bundle.failures import failed
 from bundle.files import OutputFolder
 from bundle.live import RunOptions, as_text, build_segmenter, check_outputs, open_source, run_live
 
@@ -95,9 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.summary:
             folder = OutputFolder(options.summary.parent, option="--summary", sources=source.files)
             folder.write(options.summary.name, json.dumps(summary, indent=1).encode())
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return failed(error)
     print(as_text(summary))
     return int(source.lost is not None or source.skipped > 0 or not summary["frames"])
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bundle.failures import failed
 from bundle.files import OutputFolder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,9 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
             files, seconds=int(git("show", "--no-patch", "--no-show-signature", "--format=%ct", commit))
         )
         path = OutputFolder(options.output, option="--output").write(f"{NAME}_v{version}.zip", content)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return failed(error)
     print(path)
     print(f"{len(content)} bytes ({len(content) / 1e6:.1f} MB), {len(files)} files of commit {commit}")
     print(f"SHA-256 {hashlib.sha256(content).hexdigest()}")

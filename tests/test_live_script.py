@@ -24,7 +24,8 @@ def clip(tmp_path: Path) -> Path:
     path = tmp_path / "Doe_Jane.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 72))
     for level in range(4):
-        picture = np.full((72, 96, 3), 100 + level, np.uint8)
+        speckle = np.random.default_rng(level).integers(60, 180, (36, 48, 1), np.uint8)
+        picture = np.repeat(speckle, 3, axis=2).repeat(2, axis=0).repeat(2, axis=1)
         cv2.circle(picture, (48, 36), 15, (10, 10, 10), -1)
         writer.write(picture)
     writer.release()
@@ -46,7 +47,10 @@ def test_a_clip_to_overlay_lines_and_report(clip: Path, tmp_path: Path) -> None:
     files = ("--output", out / "o.mp4", "--jsonl", out / "o.jsonl", "--summary", out / "report.json")
     done = run(clip, "--position", "breast", "--window", 3, "--loop", 2, *files)
     assert done.returncode == 0, done.stderr
-    assert "8 frames of a video, 0 dropped to keep up, 0 unreadable; ended: end of the source" in done.stdout
+    assert (
+        "8 frames of a video, 0 dropped to keep up, 0 unreadable, 0 not ultrasound; ended: end of the source"
+        in done.stdout
+    )
     assert "8/8" in done.stderr  # the progress bar
     summary = json.loads((out / "report.json").read_text())
     assert summary["frames"] == 8
@@ -76,6 +80,22 @@ def test_the_source_is_kept_to_the_byte(clip: Path, tmp_path: Path, option: str,
     assert main([str(word) for word in arguments]) == 1
     assert clip.read_bytes() == before
     assert not (tmp_path / "new").exists()  # refused before anything is opened
+
+
+def test_what_cannot_be_ultrasound_is_said_in_lines_and_report(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    speckle = np.random.default_rng(0).integers(60, 180, (72, 96), np.uint8)
+    for number, picture in enumerate((speckle, np.full((72, 96), 250, np.uint8), speckle)):
+        cv2.imwrite(str(tmp_path / f"frames/{number}.png"), picture)
+    files = ["--jsonl", str(tmp_path / "o.jsonl"), "--output", str(tmp_path / "o.mp4")]
+    done = run(tmp_path / "frames", "--position", "breast", *files)
+    assert done.returncode == 0, done.stderr
+    assert "3 frames of a folder, 0 dropped to keep up, 0 unreadable, 1 not ultrasound; ended" in done.stdout
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    note = "does not look like ultrasound (one value throughout); nothing is reported"
+    assert [line["notes"] for line in lines] == ["", note, ""]
+    assert [list(line["classes"]) for line in lines] == [["breast"], [], ["breast"]]
+    assert lines[1]["areas"]["lesion"] == {"pixels": None, "mm2": None}
 
 
 def test_the_message_names_the_option(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,6 +184,6 @@ def test_fine_tuning_starts_from_the_served_weights(run_training: Train, tiny_da
     }
     handlers = [loader, *ConfigParser.load_config_file(TRAIN)["train"]["handlers"]]
     request = label_request(tiny_data, val=1) | {"train#handlers": handlers}
-    run_training(tmp_path, learning_rate=0.0, **request)
+    run_training(tmp_path, labels_learning_rate=0.0, **request)
     second = read_file(tmp_path / "models/model.pt")["model"]
     assert all(torch.equal(value, second[name]) for name, value in first.items())

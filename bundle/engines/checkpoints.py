@@ -125,7 +125,13 @@ class Checkpoints:
                 "it back, or start anew in another --output_dir."
             )
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            try:
+                part.load_state_dict(state[name])
+            except Exception as error:  # a part of another shape or kind, whatever it does to PyTorch
+                raise ValueError(
+                    f"{last} must hold the state of this run's {name}, got one that does not fit "
+                    f"({type(error).__name__}); start anew in another --output_dir."
+                ) from error
         engine.state.epoch, engine.state.iteration = state["epoch"], state["epoch"] * engine.state.epoch_length
         if self.evaluator is not None:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = state["best"]
@@ -228,7 +234,8 @@ def read_state(path: Path) -> dict[str, Any]:
         if "network_config" in state:
             config = described_network(state["network_config"], path=path)
             state["identity"] = {"versions": {}, "options": config}
-        state["identity"] = plain_values(state["identity"], path=path, name="identity")
+        state["identity"] = _tables(plain_values(state["identity"], path=path, name="identity"))
+        _check_progress(state)
         return {key: state[key] for key in ("identity", "epoch", "best", *_PARTS)}
     except NotPlain:
         raise
@@ -237,6 +244,22 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path} must be the checkpoint of a training, got a damaged or different file ({type(e).__name__}), of "
             "which nothing was executed; start anew without --resume."
         ) from e
+
+
+def _tables(identity: Any) -> dict[str, Any]:
+    """An identity with all its tables, as far as it is one."""
+    found = {"versions": {}, "data": {}, "options": {}, "components": {}, **identity}
+    if strange := [name for name, table in found.items() if not isinstance(table, dict)]:
+        raise TypeError(f"tables expected, got others: {strange}")
+    return found
+
+
+def _check_progress(state: Mapping[str, Any]) -> None:
+    """Raises a TypeError where epoch or best score are no numbers, or a part has no table."""
+    score, best = state["best"]
+    numbers = isinstance(score, (int, float)) and all(type(epoch) is int for epoch in (state["epoch"], best))
+    if not numbers or state["epoch"] < 0 or not all(isinstance(state[name], dict) for name in _PARTS):
+        raise TypeError("numbers and tables expected, got others")
 
 
 def write_epoch_file(folder: OutputFolder, name: str, content: bytes | Callable[[Path], Any]) -> None:

@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import json
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bundle import __version__
+from bundle.described import as_flag, harmless
 from bundle.files import sha256
 
 _ABSENT = "nothing"
@@ -164,12 +164,26 @@ def refusal(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         first = differences(saved["components"], own["components"])
     if not first:
         return ""
-    texts = [f"{name}: run has {_short(one)}, got {_short(other)}" for name, one, other in first[:8]]
+    texts = [f"{_plain(name)}: run has {_plain(one)}, got {_short(other)}" for name, one, other in first[:8]]
     names = dict.fromkeys(name.split("#")[0] for name, _, _ in options if name != "processes")
-    flags = [f"--{name} {shlex.quote(str(saved['options'].get(name)))}" for name in names]
+    given = [(name, saved["options"].get(name)) for name in names]
+    safe = all(name in own["options"] and _is_plain(value) for name, value in given)
     more = [f"and {len(first) - 8} more"] if len(first) > 8 else []
-    remedy = f"resume with {' '.join(flags)}" if flags else "resume with what the run was started with"
+    remedy = "resume with what the run was started with"
+    if given and safe:
+        remedy = f"resume with {' '.join(as_flag(name, value) for name, value in given)}"
     return f"{'; '.join([*texts, *more])}; {remedy}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of a file can be repeated: it is harmless, or a path whose parts are."""
+    return harmless(value.replace("/", "") if isinstance(value, str) else value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str) and harmless(value.replace("/", "").replace("#", "")):
+        return _short(value)
+    return _short(value) if _is_plain(value) else "a value of other characters"
 
 
 def _short(value: Any) -> str:

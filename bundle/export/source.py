@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from bundle.failures import reason
 from bundle.networks import UPerConvNeXt
 from bundle.networks.weights import load_network, read_checkpoint
 
@@ -52,8 +53,8 @@ def load_source(
         if not Path(file).is_file():
             raise FileNotFoundError(f"config must be a file, got {file}, which is none; correct --config.")
     _, described = read_checkpoint(weights)
-    tables = {"guidance_channels": 0, "pooling": "avg", **described, "encoder_weights": None, "dropout": 0.0}
-    tables |= {"drop_path": 0.0, "device": "cpu", "num_workers": workers}
+    tables = {**described, "encoder_weights": None, "dropout": 0.0, "drop_path": 0.0}
+    tables |= {"device": "cpu", "num_workers": workers}
     tables.pop("version", None)
     files = [str(file) for file in config_files]
     config = ConfigParser(ConfigParser.load_config_files(files), globals={"checkpoint": tables})
@@ -63,7 +64,12 @@ def load_source(
         if not Path(datalist).is_file():
             raise FileNotFoundError(f"datalist must be a file, got {datalist}, which is none; correct --datalist.")
         config["datalist"] = str(datalist)
-    network = config.get_parsed_content("network_def")
+    try:
+        network = config.get_parsed_content("network_def")
+    except Exception as error:  # whatever a description does to the network's parts
+        raise ValueError(
+            f"{weights}: network_config must describe a network that can be built, got one that fails: {reason(error)}"
+        ) from error
     load_network(network, weights)
     _check_organs(config, config_files)
     return Source(network=network.eval(), weights=Path(weights), config=config)

@@ -116,7 +116,7 @@ class Window:
     """A window on the screen; q or Escape in it ends the run.
 
     Raises:
-        RuntimeError: when this OpenCV or this machine has no windows.
+        OSError: when this OpenCV or this machine has no windows.
     """
 
     title = "ultrasound"
@@ -125,7 +125,7 @@ class Window:
         try:
             cv2.namedWindow(self.title, cv2.WINDOW_NORMAL)
         except cv2.error as error:
-            raise RuntimeError(
+            raise OSError(
                 "--show needs an OpenCV with windows and a screen, got a build or a machine without; install"
                 " opencv-python in place of opencv-python-headless, or write a file with --output."
             ) from error
@@ -141,7 +141,7 @@ class Window:
 
 
 class JsonLines:
-    """One JSON object per line and frame: ``frame``, ``time`` and ``latency_ms``, ``classes``, ``areas``.
+    """One JSON object per line and frame: ``frame``, ``time`` and ``latency_ms``, ``classes``, ``areas``, ``notes``.
 
     Args:
         path: file to write, only an earlier run's is replaced; or a pipe.
@@ -165,6 +165,7 @@ class JsonLines:
             "latency_ms": round(result.latency * 1000, 2),
             "classes": result.found["classes"],
             "areas": result.found["areas"],
+            "notes": result.found["notes"],
         }
         self.file.write(json.dumps(line, allow_nan=False) + "\n")
 

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from bundle.live.pictures import Result, cv2
+from bundle.vocabulary import NOT_ULTRASOUND
 from bundle.writers import FILL, color
+
+WHITE = (255, 255, 255)
 
 
 def _paint(drawn: np.ndarray, inside: np.ndarray, *, bgr: tuple[int, int, int], width: int) -> None:
@@ -37,10 +40,11 @@ def _write(drawn: np.ndarray, lines: Sequence[tuple[str, tuple[int, int, int]]])
 def _captions(
     found: Mapping[str, Any], names: Mapping[int, str], colors: Mapping[int, tuple[int, int, int]]
 ) -> list[tuple[str, tuple[int, int, int]]]:
-    lines = [(names[index], bgr) for index, bgr in colors.items()]
+    lines = [("not ultrasound", WHITE)] if found["notes"].startswith(NOT_ULTRASOUND) else []
+    lines += [(names[index], bgr) for index, bgr in colors.items()]
     for label_set, classes in found["classes"].items():
         best = classes["predicted"]
-        lines.append((f"{label_set}: {best} {classes['probabilities'][best]:.2f}", (255, 255, 255)))
+        lines.append((f"{label_set}: {best} {classes['probabilities'][best]:.2f}", WHITE))
     return lines
 
 

@@ -66,7 +66,7 @@ class Result:
 
     Attributes:
         mask: (H, W) uint8 structure indices on the frame's own grid.
-        found: ``areas``, ``classes`` and ``spacing_mm`` as in ``bundle.transforms.DescribePredictiond``.
+        found: ``areas``, ``classes``, ``notes`` and ``spacing_mm`` as in ``bundle.transforms.DescribePredictiond``.
         work: seconds from pixels to result.
         latency: seconds from capture to result; beside the work the wait in the queue.
     """

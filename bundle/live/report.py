@@ -60,13 +60,14 @@ class LiveReport:
 
     def __init__(self) -> None:
         self.latency, self.work = Histogram(), Histogram()
-        self.frames = 0
+        self.frames = self.withheld = 0
         self.first = self.last = 0.0
         self.memory = {"start": resident_mb(), "warm": None, "end": None, "peak": None}
 
     def add(self, result: Result) -> None:
         """Counts one result."""
         self.frames += 1
+        self.withheld += bool(result.found.get("notes"))
         self.last = time.perf_counter()
         if self.frames == 1:
             self.first = self.last
@@ -100,6 +101,7 @@ class LiveReport:
             "frames": self.frames,
             "dropped": dropped,
             "skipped": skipped,
+            "not_ultrasound": self.withheld,
             "frames_per_second": round((self.frames - 1) / elapsed, 2) if elapsed > 0 else None,
             "latency_ms": self.latency.milliseconds(),
             "work_ms": self.work.milliseconds(),
@@ -118,7 +120,7 @@ def as_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"{summary['frames']} frames of a {summary['source']}, {summary['dropped']} dropped to keep up,"
-            f" {summary['skipped']} unreadable; ended: {summary['ended']}",
+            f" {summary['skipped']} unreadable, {summary['not_ultrasound']} not ultrasound; ended: {summary['ended']}",
             f"frames per second: {summary['frames_per_second'] or 'not known'}",
             f"latency, capture to result: {row(summary['latency_ms'], 'ms')}",
             f"work, pixels to result: {row(summary['work_ms'], 'ms')}",

@@ -16,8 +16,9 @@ from torch.nn.functional import interpolate
 from bundle.engines import PromptedInferer
 from bundle.live.pictures import Frame, Probabilities, Result, cv2
 from bundle.live.vote import TemporalVote
-from bundle.transforms import DescribePredictiond
+from bundle.transforms import DescribePredictiond, WithholdImplausible
 from bundle.transforms.letterbox import place_in_square
+from bundle.transforms.plausibility import implausible_picture, withheld_note
 from bundle.vocabulary import PROMPTS, encode_prompt
 
 
@@ -91,6 +92,7 @@ class FrameSegmenter:
         prompts: position, nature, task; absent is unknown.
         positions: the position table.
         window: frames of the vote.
+        check_images: whether frames that cannot be ultrasound get no result, see ``bundle.transforms.plausibility``.
 
     Raises:
         ValueError: when a prompt is in no table, or the window is smaller than 1.
@@ -106,11 +108,13 @@ class FrameSegmenter:
         prompts: Mapping[str, str],
         positions: Sequence[str],
         window: int,
+        check_images: bool,
     ) -> None:
+        self.check_images = check_images
         self.network, self.inferer, self.letterbox, self.describe = network, inferer, letterbox, describe
         self.prompts = {name: prompts[name] for name in PROMPTS if name in prompts}
         self.code = torch.tensor([encode_prompt(self.prompts, positions)])
-        self.vote = TemporalVote(window)
+        self.vote, self.withhold = TemporalVote(window), WithholdImplausible()
 
     @torch.inference_mode()
     def probabilities(self, pixels: np.ndarray) -> Probabilities:
@@ -125,14 +129,26 @@ class FrameSegmenter:
         }
         return Probabilities(seg, classes)
 
-    def __call__(self, frame: Frame) -> Result:
-        """The frame's mask on its own grid, areas and classes."""
-        start = time.perf_counter()
-        pixels = frame.picture.pixels
+    def _voted(self, pixels: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """Mask (H, W) and class probabilities of the vote with one more picture."""
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
         mean = self.vote.add(self.probabilities(pixels), shape)
-        mask = restore(mean.seg, shape)
-        item = {"pred": MetaTensor(torch.from_numpy(mask)), "probabilities": mean.classes}
-        found = self.describe({**self.prompts, **item, "spacing": frame.picture.spacing})["result"]
+        return restore(mean.seg, shape), mean.classes
+
+    def _withheld(self, pixels: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """Zeros, for a picture that the network does not see; it has no part in the vote."""
+        classes = {name: np.zeros(len(classes)) for name, classes in self.describe.label_sets.items()}
+        return np.zeros(pixels.shape[:2], np.uint8), classes
+
+    def __call__(self, frame: Frame) -> Result:
+        """The frame's mask on its own grid, areas and classes; none of them where it cannot be ultrasound."""
+        start = time.perf_counter()
+        pixels = frame.picture.pixels
+        reason = implausible_picture(pixels) if self.check_images else ""
+        mask, classes = self._withheld(pixels) if reason else self._voted(pixels)
+        item = {"pred": MetaTensor(torch.from_numpy(mask)), "probabilities": classes, "withheld": bool(reason)}
+        found = self.withhold(self.describe({**self.prompts, **item, "spacing": frame.picture.spacing}))["result"]
+        if reason:
+            found["notes"] = withheld_note(reason)
         end = time.perf_counter()
         return Result(frame, mask, found, work=end - start, latency=end - frame.captured)

@@ -15,7 +15,7 @@ from bundle.live.pictures import cv2
 from bundle.live.segmenter import FrameSegmenter, Letterbox
 from bundle.networks.weights import load_network
 from bundle.transforms import DescribePredictiond
-from bundle.vocabulary import check_prompted
+from bundle.vocabulary import check_prompted, switch
 
 PROMPTS = ("position", "nature", "task")
 
@@ -58,6 +58,7 @@ def build_segmenter(
         prompts=asked,
         positions=positions,
         window=window,
+        check_images=switch(get("check_images"), "check_images"),
     )
     # The first pass is slow: runtimes compile in it, and a live stream cannot wait.
     segmenter.probabilities(np.zeros((segmenter.letterbox.size,) * 2, np.uint8))

@@ -208,8 +208,9 @@ def play(source: Source, *, rate: float, realtime: bool, loops: int = 1) -> Iter
 
 
 def blank(height: int, width: int) -> Frame:
-    """A frame for trials: a dark disk in a bright square, uint8 (height, width, 3)."""
+    """A frame for trials: a dark disk in bright speckle, uint8 (height, width, 3)."""
     rows, columns = np.ogrid[:height, :width]
-    pixels = np.full((height, width, 3), 140, np.uint8)
+    speckle = np.random.default_rng(0).integers(100, 181, (height, width, 1), np.uint8)
+    pixels = np.repeat(speckle, 3, axis=2)
     pixels[(rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) / 5) ** 2] = 30
     return Frame(0, 0.0, time.perf_counter(), Picture(pixels))

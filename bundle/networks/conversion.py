@@ -184,7 +184,7 @@ def convert_authors(
 
 
 def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path: str | Path, whose: str = "") -> None:
-    """Refuses weights whose names or shapes are not those of a network.
+    """Refuses weights whose names, shapes or kinds of number are not those of a network.
 
     Args:
         state: the weights.
@@ -196,16 +196,26 @@ def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path:
         ValueError: naming the first three tensors that differ.
     """
 
-    def shape(tensors: Mapping[str, Any], name: str) -> str:
-        return str(list(tensors[name].shape)) if name in tensors else "absent"
+    def form(tensors: Mapping[str, Any], name: str) -> str:
+        return tensor_form(tensors[name]) if name in tensors else "absent"
 
     names = [*target, *(n for n in state if n not in target)]
-    if misfits := [n for n in names if shape(state, n) != shape(target, n)]:
-        shown = "; ".join(f"{n} is {shape(state, n)} in the file, expected {shape(target, n)}" for n in misfits[:3])
+    if misfits := [n for n in names if form(state, n) != form(target, n)]:
+        shown = "; ".join(f"{n} is {form(state, n)} in the file, expected {form(target, n)}" for n in misfits[:3])
         raise ValueError(
             f"{path} does not fit {whose or 'the network that it names; the file is damaged'}. "
             f"{len(misfits)} tensors differ: {shown}."
         )
+
+
+def tensor_form(value: Tensor) -> str:
+    """Shape, and what keeps a tensor from being a dense one of floats, such as whole numbers."""
+    shape = str(list(value.shape))
+    if value.device.type == "meta":
+        return f"{shape} of meta"
+    if value.layout != torch.strided:
+        return f"{shape} of {str(value.layout).removeprefix('torch.')}"
+    return shape if value.is_floating_point() else f"{shape} of {str(value.dtype).removeprefix('torch.')}"
 
 
 def _fold_normalization(

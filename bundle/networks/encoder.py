@@ -12,6 +12,7 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
+from bundle.described import convnexts
 from bundle.networks import weights
 
 Pooling = Literal["avg", "avgmax"]
@@ -155,7 +156,7 @@ def _widen_layer_scale(backbone: nn.Module) -> None:
 
 
 def _require_convnext(name: str) -> None:
-    if name.split(".")[0] not in timm.list_models(module="convnext"):
+    if name not in convnexts():
         raise ValueError(
             f"encoder must be one of timm's ConvNeXt names, such as convnext_atto or convnext_tiny, got {name!r}; "
             "list them with: python -c \"import timm; print(timm.list_models(module='convnext'))\"."

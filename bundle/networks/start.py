@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from bundle.networks.conversion import require_fit
+from bundle.networks.conversion import require_fit, tensor_form
 from bundle.networks.weights import complete, read_checkpoint, require_same
 from bundle.vocabulary import prompt_values
 
@@ -107,8 +107,8 @@ def _by_name(
         return target
     axes = [*names, *[None] * (target.dim() - len(names))]
     expected = [len(axis[0]) if axis else size for axis, size in zip(axes, target.shape, strict=True)]
-    if list(source.shape) != expected:
-        raise ValueError(f"{path} must have shape {expected}, got {list(source.shape)}; the file is damaged.")
+    if tensor_form(source) != str(expected):
+        raise ValueError(f"{path} must have shape {expected}, got {tensor_form(source)}; the file is damaged.")
     shared = [[name for name in axis[1] if name in axis[0]] if axis else [] for axis in axes]
     there, here = (
         torch.meshgrid(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bundle import __version__
-from bundle.described import described_network
+from bundle.described import as_flag, described_network, harmless
 from bundle.files import OutputFolder
 from bundle.networks.conversion import GUIDANCE_WEIGHT, Conversion, convert_encoder, require_fit, state_dict
+from bundle.vocabulary import prompt_values
+
+_NEEDED = ("encoder", "decoder_channels", "structures", "label_sets", "positions", "conditioning", "norm")
+"""What every version wrote into ``network_config`` of a whole network."""
 
 
 def read_file(path: str | Path) -> Any:
@@ -78,11 +81,26 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{path} must hold 'model' and 'network_config', got a file of another project; "
             "convert it with scripts/convert_checkpoint.py."
         )
-    config = described_network(content["network_config"], path=path)
+    config = {"guidance_channels": 0, "pooling": "avg", **described_network(content["network_config"], path=path)}
     if "structures" not in config:
         raise ValueError(
             f"{path} must hold a whole network, got the encoder {config.get('encoder')} alone; "
             "give it as encoder_weights."
+        )
+    if missing := [key for key in _NEEDED if key not in config]:
+        raise ValueError(
+            f"{path}: network_config must hold {', '.join(_NEEDED)}, got none of {', '.join(missing)}; use a file that "
+            "a training of this project wrote."
+        )
+    try:
+        prompt_values(config["positions"])
+    except ValueError as error:
+        raise ValueError(f"{path}: network_config: {error}") from None
+    if strange := [name for name, value in content["model"].items() if not isinstance(value, Tensor)]:
+        shown = repr(strange[0]) if harmless(strange[0]) else "a text that is no plain name"
+        raise ValueError(
+            f"{path}: model must be a table of names and tensors, got a value that is none: {shown}; use a file that a "
+            "training of this project wrote."
         )
     return dict(content["model"]), config
 
@@ -114,11 +132,10 @@ def complete(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint with what files from before there was guidance lack: no channels, or channels that do nothing."""
     channels = network.network_config()["guidance_channels"]  # type: ignore[operator]
-    config = {"guidance_channels": 0, **config}
     if channels and not config["guidance_channels"]:
         name = f"encoder.{GUIDANCE_WEIGHT}"
         state = {**state, name: torch.zeros_like(network.state_dict()[name])}
-        config["guidance_channels"] = channels
+        config = {**config, "guidance_channels": channels}
     return state, config
 
 
@@ -127,7 +144,7 @@ def require_same(config: Mapping[str, Any], own: Mapping[str, Any], *, keys: Ite
     if differing := [key for key in keys if config.get(key) != own[key]]:
         raise ValueError(
             f"{path} was made with {_listed(config, differing)}; this network has {_listed(own, differing)}; "
-            f"use {_as_flags(config, differing)}, or other weights."
+            f"{_remedy(config, differing)}."
         )
 
 
@@ -176,8 +193,14 @@ def load_encoder(encoder: nn.Module, *, name: str, path: str | Path) -> Conversi
 
 def _listed(config: Mapping[str, Any], keys: list[str]) -> str:
     words = {"decoder_channels": "decoder width", "label_sets": "label sets"}
-    return ", ".join(f"{words.get(key, key)} {config.get(key)}" for key in keys)
+    return ", ".join(
+        f"{words.get(key, key)} {config.get(key) if harmless(config.get(key)) else 'with names of other characters'}"
+        for key in keys
+    )
 
 
-def _as_flags(config: Mapping[str, Any], keys: list[str]) -> str:
-    return " ".join(f"--{key} {shlex.quote(str(config.get(key)))}" for key in keys)
+def _remedy(config: Mapping[str, Any], keys: list[str]) -> str:
+    """The options that fit a checkpoint; without its values where one has other than harmless characters."""
+    if all(harmless(config.get(key)) for key in keys):
+        return f"use {' '.join(as_flag(key, config.get(key)) for key in keys)}, or other weights"
+    return f"set {', '.join(keys)} in the config to what whoever made the file says, or use other weights"

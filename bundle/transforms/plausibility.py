@@ -6,7 +6,7 @@ Fixed measures, no training. They are made to let every ultrasound image pass; a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,30 @@ def implausible(image: torch.Tensor) -> str:
     plain = image.as_tensor() if isinstance(image, MetaTensor) else image
     step = max(1, round(max(plain.shape[1:]) / SAMPLES))
     shown = plain[:1] if plain.stride(0) == 0 else plain
-    sample = shown[:, ::step, ::step].numpy()
-    if _range(sample) <= MAX_BLANK and _range(shown.numpy()) <= MAX_BLANK:
+    return _reason(shown[:, ::step, ::step].numpy(), whole=lambda: _range(shown.numpy()))
+
+
+def withheld_note(reason: str) -> str:
+    """The note on an image whose result is left out."""
+    return f"{NOT_ULTRASOUND} ({reason}); nothing is reported"
+
+
+def implausible_picture(pixels: np.ndarray) -> str:
+    """The same of 8 bits, (H, W) gray or (H, W, 3) colors in OpenCV's order: blue, green, red."""
+    step = max(1, round(max(pixels.shape[:2]) / SAMPLES))
+    channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)[::-1]
+    sample = channels[:, ::step, ::step].astype(np.float32, order="C") / 255  # reductions are slow in other orders
+    return _reason(sample, whole=lambda: _range(channels) / 255)
+
+
+def _reason(sample: np.ndarray, *, whole: Callable[[], float]) -> str:
+    """See :func:`implausible`.
+
+    Args:
+        sample: evenly spaced pixels (C, H, W) of the image.
+        whole: gives the range of values of all its pixels.
+    """
+    if _range(sample) <= MAX_BLANK and whole() <= MAX_BLANK:
         return "one value throughout"
     if min(sample.shape[1:]) < MIN_SIDE:
         return ""
@@ -143,7 +165,7 @@ class CheckPlausibled(MapTransform):
         for key in self.key_iterator(item):
             if self.enabled and (reason := implausible(item[key])):
                 item["withheld"] = not item.get("guidance")
-                add_note(item[key], f"{NOT_ULTRASOUND} ({reason})" + "; nothing is reported" * item["withheld"])
+                add_note(item[key], withheld_note(reason) if item["withheld"] else f"{NOT_ULTRASOUND} ({reason})")
         return item
 
 

@@ -125,3 +125,17 @@ def test_a_refusal_names_options_before_components() -> None:
     assert refusal(identity(), {**other, "versions": {"bundle": "2"}}) == ""
     other = identity(options={"seed": 1, "processes": 1})
     assert refusal(identity(), other) == "seed: run has 0, got 1; resume with --seed 0"
+
+
+def test_a_refusal_offers_no_option_of_a_stranger() -> None:
+    """Neither a name nor a value of the file that a shell might run; a path, a list and none as they were."""
+    saved = {**identity(), "options": {**identity()["options"], "x; touch EXECUTED": 1}}
+    assert refusal(saved, identity()) == (
+        "a value of other characters: run has 1, got nothing; resume with what the run was started with"
+    )
+    saved = {**identity(), "options": {"seed": "$(touch EXECUTED)"}}
+    text = refusal(saved, identity())
+    assert "EXECUTED" not in text
+    assert "resume with what the run was started with" in text
+    for value, flag in (("/a/b c.pt", "'/a/b c.pt'"), (["a b", None], """'["a b", None]'"""), (None, "'$None'")):
+        assert refusal({**identity(), "options": {"seed": value}}, identity()).endswith(f"resume with --seed {flag}")

@@ -76,7 +76,12 @@ def trained(
     """Weights that know the squares, of three epochs on them."""
     folder = tmp_path_factory.mktemp("trained")
     items = [{"image": str(studies / f"{n}.png"), "label": str(studies / f"labels/final/{n}.png")} for n in NAMES]
-    given = {"train#dataset#data": items, "validate#dataset#data": [], "train#trainer#max_epochs": 3}
+    given = {
+        "train#dataset#data": items,
+        "validate#dataset#data": [],
+        "train#trainer#max_epochs": 3,
+        "labels_learning_rate": 0.001,
+    }
     run("run", config_file=TRAIN, logging_file=False, **tiny_options(folder, **given))
     return folder / "models/model.pt"
 
@@ -97,7 +102,7 @@ def test_better_weights_stay_served(
     train: Callable[..., str], studies: Path, trained: Path, served: Callable[[], bytes], tmp_path: Path
 ) -> None:
     serve(trained, tmp_path)
-    text = train(studies, learning_rate=1e-6)  # from random weights
+    text = train(studies, labels_learning_rate=1e-6)  # from random weights
     former, new = scores(text)
     assert former > 0.6 > new
     assert served() == trained.read_bytes()
@@ -113,9 +118,9 @@ def test_better_weights_stay_served(
 def test_better_new_weights_are_served_and_the_former_kept(
     train: Callable[..., str], studies: Path, served: Callable[[], bytes], tmp_path: Path
 ) -> None:
-    assert "no weights were served so far: the new weights are served" in train(studies, learning_rate=1e-6)
+    assert "no weights were served so far: the new weights are served" in train(studies, labels_learning_rate=1e-6)
     former = served()
-    text = train(studies, epochs=3, labels_steps=10)
+    text = train(studies, epochs=3, labels_steps=10, labels_learning_rate=0.001)
     before, after = scores(text)
     assert after > 0.6 > before
     assert "the new weights are served" in text
@@ -127,7 +132,7 @@ def test_equal_weights_change_nothing(
     train: Callable[..., str], studies: Path, trained: Path, served: Callable[[], bytes], tmp_path: Path
 ) -> None:
     serve(trained, tmp_path)
-    text = train(studies, start_weights=str(trained), learning_rate=0.0)
+    text = train(studies, start_weights=str(trained), labels_learning_rate=0.0)
     former, new = scores(text)
     assert former == new
     assert "the former weights stay served" in text
@@ -168,6 +173,22 @@ def test_an_epoch_has_ten_steps(train: Callable[..., str], studies: Path, tmp_pa
     assert [row["epoch"] for row in rows] == ["1", "2"]  # as many as the client said
     assert read_file(tmp_path / "run/last.pt")["lr_scheduler"]["last_epoch"] == 20
     assert ConfigParser.load_config_file(TRAIN)["labels_steps"] == 10
+
+
+def test_saved_labels_have_their_own_learning_rate(
+    train: Callable[..., str], studies: Path, tmp_path: Path, run_training: Train
+) -> None:
+    """The recipe's rate, made for random weights, ruins those that are served."""
+
+    def peak(folder: Path) -> float:
+        return float(read_file(folder / "run/last.pt")["optimizer"]["param_groups"][0]["initial_lr"])
+
+    train(studies)
+    assert peak(tmp_path) == ConfigParser.load_config_file(TRAIN)["labels_learning_rate"] < 0.001
+    train(studies, labels_learning_rate=0.002, learning_rate=0.5)
+    assert peak(tmp_path) == 0.002
+    run_training(tmp_path / "manifest", learning_rate=0.003)
+    assert peak(tmp_path / "manifest") == 0.003
 
 
 def test_equal_requests_are_one_training(

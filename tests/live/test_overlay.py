@@ -37,6 +37,7 @@ def test_result_says_structures_and_classes_on_grey_and_color() -> None:
     found = {
         "areas": {name: {"pixels": int((mask == i).sum())} for i, name in enumerate(STRUCTURES) if i},
         "classes": {"breast": {"predicted": "benign", "probabilities": {"benign": 0.8, "malignant": 0.2}}},
+        "notes": "",
     }
     for shape in ((300, 400), (300, 400, 3)):
         pixels = np.full(shape, 50, np.uint8)
@@ -115,5 +116,5 @@ def test_video_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("GUI:                           NONE" not in cv2.getBuildInformation(), reason="OpenCV has windows")
 def test_show_without_windows_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="--show needs an OpenCV with windows"):
+    with pytest.raises(OSError, match="--show needs an OpenCV with windows"):
         Window()

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from bundle.live import Frame, FrameSegmenter, Letterbox, Picture, Result, blank, build_segmenter
 from bundle.live.cine import to_picture
+from bundle.live.overlay import draw_result
 from bundle.live.segmenter import restore
 from bundle.networks.weights import load_network
 from bundle.transforms.readers import read_file
@@ -118,11 +120,53 @@ def test_restore_of_background_alone() -> None:
 
 
 def test_vote_acts_on_mask_and_classes(segmenter: FrameSegmenter) -> None:
-    bright, dark = blank(150, 200), Frame(1, 0.1, 0.0, Picture(np.zeros((150, 200), np.uint8)))
+    bright = blank(150, 200)
+    dark = Frame(1, 0.1, 0.0, Picture(bright.picture.pixels[..., 0] // 2))
     single = [segmenter(frame).found["classes"]["breast"]["probabilities"]["benign"] for frame in (bright, dark)]
     voting = build_segmenter(ROOT, window=2)
     voted = [voting(frame).found["classes"]["breast"]["probabilities"]["benign"] for frame in (bright, dark)]
     assert voted == pytest.approx([single[0], sum(single) / 2], abs=1e-4)
+
+
+def pictures() -> dict[str, np.ndarray]:
+    """Not ultrasound: one gray, a slope, and a page of text."""
+    page = np.full((150, 200), 250, np.uint8)
+    page[20:140:12, 10:190:3] = 20
+    return {
+        "one value throughout": np.full((150, 200, 3), 90, np.uint8),
+        "without grain": np.tile(np.linspace(60, 200, 200).astype(np.uint8), (150, 1)),
+        "it is white": page,
+    }
+
+
+@pytest.mark.parametrize("reason", pictures())
+def test_a_frame_that_cannot_be_ultrasound_has_no_result(segmenter: FrameSegmenter, reason: str) -> None:
+    result = segmenter(Frame(0, 0.0, time.perf_counter(), Picture(pictures()[reason])))
+    assert (result.mask.shape, result.mask.any()) == ((150, 200), False)
+    assert result.found["classes"] == {}
+    assert result.found["areas"]["lesion"] == {"pixels": None, "mm2": None}
+    assert re.fullmatch(rf"does not look like ultrasound \(.*{reason}\); nothing is reported", result.found["notes"])
+    shown = draw_result(result, ["background", *result.found["areas"]])
+    assert (shown != draw_result(segmenter_without_check()(result.frame), ["background", *result.found["areas"]])).any()
+
+
+def test_a_frame_that_cannot_be_ultrasound_has_no_part_in_the_vote() -> None:
+    bright, page = blank(150, 200), Frame(1, 0.1, 0.0, Picture(pictures()["it is white"]))
+    voting, alone = build_segmenter(ROOT, window=3), build_segmenter(ROOT, window=3)
+    mixed = [voting(frame).found for frame in (bright, page, bright)][2]
+    plain = [alone(frame).found for frame in (bright, bright)][1]
+    assert mixed == plain
+    assert plain["notes"] == ""
+
+
+def segmenter_without_check() -> FrameSegmenter:
+    return build_segmenter(ROOT, window=1, check_images=False)
+
+
+def test_the_check_can_be_switched_off() -> None:
+    result = segmenter_without_check()(Frame(0, 0.0, 0.0, Picture(pictures()["it is white"])))
+    assert list(result.found["classes"]) == ["breast", "lung", "gallbladder"]
+    assert result.found["notes"] == ""
 
 
 def test_wrong_prompts_weights_and_models_are_refused(tmp_path: Path) -> None:

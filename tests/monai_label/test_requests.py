@@ -290,13 +290,16 @@ def test_requests_of_the_document_work(server: Server, tmp_path: Path) -> None:
     lines = [line for line in text.splitlines() if re.search(r"\bcurl .*/(infer|datastore|activelearning)/", line)]
     assert len(lines) == 9
     (tmp_path / ".curlrc").write_text("fail\nsilent\nshow-error\n")
-    for line in lines:
-        command = line.replace("http://127.0.0.1:8000", server.url)
-        environment = os.environ | {"CURL_HOME": str(tmp_path)}
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    try:
+        for line in lines:
+            command = line.replace("http://127.0.0.1:8000", server.url)
+            environment = os.environ | {"CURL_HOME": str(tmp_path)}
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+    finally:
+        server.remove_label("breast1")  # no other test trains on it
     assert Image.open(tmp_path / "mask.png").size == (104, 70)
 
 

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from bundle.data.phantom.store import synthesize
 from bundle.live.sources import open_source
 from bundle.transforms import CheckPlausibled, LoadUltrasoundd
-from bundle.transforms.plausibility import implausible
+from bundle.transforms.plausibility import implausible, implausible_picture
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs/inference.yaml")
 SKIMAGE = Path(skimage.__file__).parent / "data"
@@ -290,3 +290,23 @@ def test_ultrasound_gets_its_result(shipped: Callable[..., dict[str, Any]], tmp_
     found, unchecked = (shipped(tmp_path / "speckle.png", check_images=value) for value in (True, False))
     assert found["result"] == unchecked["result"]
     assert found["result"]["areas"]["lesion"]["pixels"] == 120 * 160
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (131, 97), (300, 400, 3)])
+def test_pictures_of_8_bits_are_judged_as_images_are(shape: tuple[int, ...]) -> None:
+    """The measures agree whether the pixels come as [0, 1] or as bytes in OpenCV's order of colors."""
+    rng = np.random.default_rng(0)
+    photograph = np.linspace(40, 220, shape[1])[None, :, None] * np.array([1.0, 0.6, 0.1])
+    pictures = [
+        rng.integers(0, 256, shape, np.uint8),
+        np.full(shape, 90, np.uint8),
+        np.broadcast_to(photograph if len(shape) == 3 else photograph[..., 0], shape).astype(np.uint8),
+        np.where(rng.random(shape) < 0.02, 20, 245).astype(np.uint8),
+    ]
+    reasons = []
+    for picture in pictures:
+        channels = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)[::-1]
+        image = torch.from_numpy(channels.copy()).float() / 255
+        reasons.append(implausible_picture(picture))
+        assert reasons[-1] == implausible(image.expand(3, *image.shape[1:]))
+    assert [bool(reason) for reason in reasons] == [False, True, True, True]
