@@ -2,7 +2,7 @@
 """Makes the release zip of a commit: the same bytes from the same commit, whoever makes it and wherever.
 
   python scripts/make_release.py
-  python scripts/make_release.py --commit v0.6.0 --output releases
+  python scripts/make_release.py --commit v0.6.1 --output releases
 
 Only what is committed goes in: no caches, no data, no local changes. Entries are ultrasound_uperconvnext/..., as
 monai.bundle download and MONAI Label want them. Prints path, size and SHA-256.

@@ -224,3 +224,18 @@ def test_training_sees_what_inference_sees(tiny_options: Callable[..., dict[str,
         assert seen.shape == expected.shape
         assert (seen - expected).abs().mean() < 0.02
         assert expected.std() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "share", "rate"), [("PhantomBreast", 0.8, 0.002), ("BUSI", 0.0, 0.001), (None, 0.0, 0.001)]
+)
+def test_only_the_phantom_in_float32_is_trained_on_small_images(dataset: str | None, share: float, rate: float) -> None:
+    """The labels of a MONAI Label server name no data set."""
+    item = {"image": "a.png", "label": "b.png"} | ({} if dataset is None else {"dataset": dataset})
+    content = parser("train.yaml", amp=False, phantom={"_target_": "bundle.data.phantom.is_phantom", "items": [item]})
+    assert content.get_parsed_content("small_share") == share
+    assert content.get_parsed_content("learning_rate") == rate
+
+
+def test_the_phantom_in_bfloat16_is_trained_on_full_images() -> None:
+    assert parser("train.yaml", phantom=True, precision=torch.bfloat16).get_parsed_content("small_share") == 0.0

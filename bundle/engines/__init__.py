@@ -4,6 +4,7 @@
 from bundle.engines.batches import (
     PromptedInferer,
     TrainingNetwork,
+    autocast_dtype,
     distributed_network,
     prepare_batch,
     prepare_evaluation,
@@ -23,6 +24,7 @@ from bundle.engines.identity import run_identity
 from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.processes import ShareEvaluator
+from bundle.engines.resizing import ProgressiveResizing
 from bundle.engines.run_folder import run_folder
 from bundle.engines.schedule import warmup_polynomial
 from bundle.engines.served import SavedLabelTraining
@@ -32,6 +34,7 @@ __all__ = [
     "GradientClipping",
     "MetricsHistory",
     "OverlappedEvaluator",
+    "ProgressiveResizing",
     "PromptedInferer",
     "RunSummary",
     "SavedLabelTraining",
@@ -41,6 +44,7 @@ __all__ = [
     "TrainingNetwork",
     "TrainingProgress",
     "UpdateAverage",
+    "autocast_dtype",
     "distributed_network",
     "ema_model",
     "prepare_batch",

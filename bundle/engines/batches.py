@@ -61,14 +61,18 @@ def prepare_items(
     return image.to(device=device, non_blocking=non_blocking, **kwargs), None, (), {"prompt": prompt.to(device=device)}
 
 
-def autocast_dtype(amp: bool, device: torch.device | str) -> torch.dtype | None:
-    """The reduced precision that pays on ``device``: bfloat16 where the hardware computes in it, else None."""
-    if not amp:
+def autocast_dtype(amp: bool | str, device: torch.device | str) -> torch.dtype | None:
+    """The reduced precision that pays on ``device``: bfloat16 where the hardware computes in it, else None.
+
+    On a CPU that is AVX-512 with bfloat16 or AMX; ``ATEN_CPU_CAPABILITY=avx2`` switches it off like PyTorch's own.
+    """
+    if not switch(amp, "amp"):
         return None
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else None
+    computes = capable.get("avx512_bf16") or capable.get("amx_bf16")
+    return torch.bfloat16 if computes and torch.backends.cpu.get_cpu_capability() == "AVX512" else None
 
 
 _CERTAIN = 4.0
@@ -92,7 +96,7 @@ class TrainingNetwork(nn.Module):
         super().__init__()
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device_type = torch.device(device).type
-        self.dtype = autocast_dtype(switch(amp, "amp"), device)
+        self.dtype = autocast_dtype(amp, device)
         self.synchronized = any(isinstance(m, SynchronizedBatchNorm2d) for m in network.modules())
 
     def forward(self, image: Tensor, prompt: Tensor | None = None, labeled: Tensor | None = None) -> dict[str, Tensor]:

@@ -115,8 +115,7 @@ class TrainingProgress(ProgressBar):
 
     def _shown(self, output: Mapping[str, Any]) -> dict[str, float]:
         metrics = {} if self.evaluator is None else self.evaluator.state.metrics
-        names = {"val_dice": "Dice", "val_auroc": "AUROC"}
-        return {"loss": output["loss"].item()} | {names[k]: float(metrics[k]) for k in names if k in metrics}
+        return {"loss": output["loss"].item()} | _named(metrics)
 
 
 class MetricsHistory:
@@ -175,7 +174,7 @@ class MetricsHistory:
 
 
 class RunSummary:
-    """Logs, when a run completes, its best score and where its files lie; the last handler of the list.
+    """Logs, when a run completes, its time, its best score and where its files lie; the last handler of the list.
 
     Args:
         files: what it is -> path.
@@ -185,17 +184,36 @@ class RunSummary:
     def __init__(self, files: Mapping[str, str], evaluator: Engine | None = None) -> None:
         self.files = dict(files)
         self.evaluator = evaluator
+        self.best: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an engine."""
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._remember)
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def __call__(self) -> None:
+    def _remember(self, evaluator: Engine) -> None:
+        """Keeps Dice and AUROC of the best validation."""
+        if evaluator.state.best_metric_epoch == evaluator.state.epoch:
+            self.best = _named(evaluator.state.metrics)
+
+    def __call__(self, engine: Engine) -> None:
         """Logs the summary."""
         if idist.get_rank() != 0:
             return
+        minutes, seconds = divmod(round(engine.state.times[Events.COMPLETED.name] or 0), 60)
+        logger.info(f"trained for {minutes} min {seconds} s")
         if self.evaluator is not None and self.evaluator.state.best_metric_epoch > 0:
             state = self.evaluator.state
-            logger.info(f"best {state.key_metric_name} {state.best_metric:.4f} in epoch {state.best_metric_epoch}")
+            scores = "".join(f", {name} {value:.4f}" for name, value in self.best.items())
+            logger.info(
+                f"best {state.key_metric_name} {state.best_metric:.4f} in epoch {state.best_metric_epoch}{scores}"
+            )
         for name, path in self.files.items():
             logger.info(f"{name}: {path}" if Path(path).exists() else f"{name}: {path} (not written)")
+
+
+def _named(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Mean Dice and AUROC among a validation's metrics, under the names that people know."""
+    names = {"val_dice": "Dice", "val_auroc": "AUROC"}
+    return {name: float(metrics[key]) for key, name in names.items() if key in metrics}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bundle.data.datalist import load_split
 from bundle.data.manifest import read_datalist
-from bundle.data.phantom import datalist_path, synthesize
+from bundle.data.phantom import datalist_path, is_phantom, synthesize
 from bundle.data.phantom.store import _plan
 from bundle.files import LEDGER
 
@@ -173,3 +174,16 @@ def test_messages(tmp_path):
     with pytest.raises(ValueError, match=r"patients must be at least 15.*got 14"):
         synthesize(tmp_path / "few", seed=0, patients=14)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_its_items_are_told_from_those_of_other_sets_and_from_saved_labels(phantom):
+    items = load_split(
+        phantom / "datalist.json",
+        split="train",
+        structures=["background", "lesion", "head", "nerve", "vessel"],
+        label_sets={"breast": ["normal", "benign", "malignant"]},
+        positions=["breast", "head", "limb", "indis"],
+    )
+    assert is_phantom(items)
+    assert not is_phantom([*items, {**items[0], "dataset": "BUSI"}])
+    assert not is_phantom([{"image": "a.png", "label": "a_mask.png"}])

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -73,6 +76,13 @@ def test_without_amp_nothing_is_computed_in_reduced_precision() -> None:
     assert autocast_dtype(False, "cpu") is None
     network = TrainingNetwork(make_network(), device="cpu", amp="false")  # type: ignore[arg-type]
     assert {v.dtype for v in network(torch.rand(1, 3, 32, 32)).values()} == {torch.float32}
+
+
+def test_a_cpu_that_is_held_to_avx2_computes_in_float32() -> None:
+    code = "from bundle.engines import autocast_dtype; print(autocast_dtype(True, 'cpu'))"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None"]
 
 
 def test_decoder_sees_the_samples_with_a_mask_alone() -> None:

@@ -170,14 +170,23 @@ def test_history_of_a_resumed_run_drops_what_it_repeats(tmp_path: Path) -> None:
     assert [(row["epoch"], row["loss"]) for row in rows(path)] == [("1", "2.000000")]
 
 
-def test_summary_names_the_best_score_and_each_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_summary_tells_the_time_the_best_score_and_each_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "here").touch()
-    trainer = engine()
-    RunSummary({"weights": str(tmp_path / "here"), "sheet": str(tmp_path / "absent")}, validator()).attach(trainer)
+    trainer, evaluator = engine(), validator()
+
+    def validate(trainer: Engine) -> None:
+        """The second epoch is the worse one."""
+        evaluator.state.epoch = trainer.state.epoch
+        evaluator.state.metrics = {"val_dice": 0.75 / trainer.state.epoch, "val_auroc": 0.25}
+        evaluator.fire_event(Events.COMPLETED)
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+    RunSummary({"weights": str(tmp_path / "here"), "sheet": str(tmp_path / "absent")}, evaluator).attach(trainer)
     with caplog.at_level(logging.INFO):
-        trainer.run([1.0], max_epochs=1)
+        trainer.run([1.0], max_epochs=2)
     assert [record.message for record in caplog.records if record.name == "bundle.engines.handlers"] == [
-        "best val_score 0.5000 in epoch 1",
+        "trained for 0 min 0 s",
+        "best val_score 0.5000 in epoch 1, Dice 0.7500, AUROC 0.2500",
         f"weights: {tmp_path / 'here'}",
         f"sheet: {tmp_path / 'absent'} (not written)",
     ]

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,11 @@ def datalist_path(dataset_dir: str, *, phantom_dir: str, seed: int, patients: in
             f"{phantom_dir}."
         )
     return str(folder / "datalist.json")
+
+
+def is_phantom(items: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all items are of the phantom's data sets."""
+    return all(item.get("dataset") in {kind.name for kind in KINDS} for item in items)
 
 
 def synthesize(root: Path, *, seed: int, patients: int) -> Path:
