@@ -49,6 +49,22 @@ def send(server: Server, method: str, target: str, body: bytes = b"", **headers:
         connection.close()
 
 
+def send_kinds(server: Server, path: str, body: bytes, kinds: list[str]) -> Reply:
+    """A POST with several headers that say of what kind its body is."""
+    address = urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=120)
+    try:
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Length", str(len(body)))
+        for kind in kinds:
+            connection.putheader("Content-Type", kind)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace"), {}
+    finally:
+        connection.close()
+
+
 def form(name: str, filename: str, content: bytes, **fields: str) -> tuple[bytes, str]:
     """A multipart form with one file, and its content type."""
     parts = [f'--x\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
@@ -273,6 +289,32 @@ def test_setting_that_is_code_or_a_path_is_refused(server: Server, outside: Path
     assert [status for status, _, _ in sent] == [400] * len(sent)
     assert all(next(iter(settings)) in text or "_target_" in text or "deep" in text for _, text, _ in sent)
     assert not left_over(server)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["application/json; x=multipart/form-data"],
+        ["application/json;application/x-www-form-urlencoded"],
+        ["application/json", "multipart/form-data; boundary=x"],
+        ["application/json", "application/x-www-form-urlencoded"],
+        ["application/vnd.api+json; multipart/form-data"],
+        ["application/json, multipart/form-data"],
+    ],
+    ids=str,
+)
+def test_kind_of_a_body_hides_no_code(server: Server, outside: Path, kinds: list[str]) -> None:
+    body = json.dumps({"max_epochs": EXPRESSION, "device": EXPRESSION}).encode()
+    for path in (*(f"/{task}/{server.model}" for task in TASKS), "/activelearning/first"):
+        status, text, _ = send_kinds(server, path, body, kinds)
+        assert status in (400, 415), f"{path}: {status} {text}"
+
+
+def test_body_that_is_json_and_a_form_hides_no_setting(server: Server, outside: Path) -> None:
+    settings = quote(json.dumps({"device": EXPRESSION}))
+    body = json.dumps({"x": f"&params={settings}&"}).encode()
+    kinds = [FORM["Content_Type"], JSON["Content_Type"]]
+    assert send_kinds(server, f"/infer/{server.model}?image=gray", body, kinds)[0] == 415
 
 
 @pytest.mark.parametrize("text", ["no json", "[1]", '"x"', "[" * 100_000], ids=["text", "list", "word", "deep"])
