@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -466,3 +467,26 @@ def test_ctrl_c_ends_a_training_too_and_leaves_nothing(
         assert not alive
         assert not list((tmp_path / "temporary").iterdir())
         assert {path.name for path in (tmp_path / "app/model").iterdir()} == {server.model, server.click_model}
+
+
+@pytest.mark.parametrize("state", ["read only", "list of another version"])
+def test_start_that_fails_ends_with_a_line_that_says_what_to_do(
+    label_python: str, project: Path, tmp_path: Path, state: str
+) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    words = [label_python, str(project / "scripts/label_server.py"), "--studies", str(studies), "--port", "0"]
+    if state == "read only":
+        message = f"error: {studies} must be a writable folder, got: "
+        studies.chmod(0o555)
+        if os.access(studies, os.W_OK):  # as root, who needs no permission unless it is taken away
+            words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *words]
+    else:
+        message = "error: MONAI Label did not start; the reason stands above, in its log."
+        listed = {"name": "x", "description": "", "objects": {"a": {"image": {"ext": ".png", "info": 5}, "labels": {}}}}
+        (studies / "datastore_v2.json").write_text(json.dumps(listed))
+    environment = os.environ | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(message)
+    assert not list(tmp_path.glob("ultrasound_label_*"))
