@@ -17,8 +17,13 @@ LONGEST_NAME = 251  # bytes; file systems take 255, with the suffix
 EXPRESSION_MARKS = ("$", "@", "%")
 """First characters of what MONAI evaluates, refers to or includes when it stands in a config."""
 
-SERVERS_OWN = ("image", "image_path", "session", "bundle_path", "tracking_uri", "result_write_to_file", "latencies")
+SERVERS_OWN = (
+    "image", "image_path", "session", "bundle_path", "tracking_uri", "result_write_to_file", "latencies",
+    "force_multi_gpu",
+)  # fmt: skip
 """Settings of a request that MONAI Label uses as paths, as places of code or of records, or for itself."""
+
+MOST_EPOCHS = 100_000
 
 CHOICES = {
     "run_id": ("run", "training"),
@@ -173,6 +178,15 @@ def _pairs(value: Any, key: str = "params") -> Iterator[tuple[str, Any]]:
                 yield from _pairs(inner, key)
 
 
+def _check_number(key: str, value: Any) -> None:
+    """Refuses a number of a training's settings that is none, or too low or high."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+    if key == "max_epochs" and not (number in range(1, MOST_EPOCHS + 1) and isinstance(number, int)):
+        raise Refused(f"max_epochs must be a whole number from 1 to {MOST_EPOCHS}, got {str(value)[:80]}.")
+    if key == "val_split" and not (number == -1 or 0 <= number < 1):
+        raise Refused(f"val_split must be -1, or a number from 0 to below 1, got {str(value)[:80]}.")
+
+
 def _check_setting(key: str, value: Any) -> None:
     """Refuses a value of a setting that the server uses as a path, a suffix, a section or a device list."""
     if value in (None, ""):
@@ -186,5 +200,6 @@ def _check_setting(key: str, value: Any) -> None:
         raise Refused(f"{key} must be one of {', '.join(CHOICES[key])}, got {str(value)[:80]!r}.")
     if key == "device" and not isinstance(value, (str, Mapping)):
         raise Refused(f"device must be a text or a list of them, got {str(value)[:80]}.")
+    _check_number(key, value)
     if key == "gpus" and not re.fullmatch(r"all|\d+(,\d+)*", text):
         raise Refused(f"{key} must be all or numbers with commas between them, got {str(value)[:80]!r}.")

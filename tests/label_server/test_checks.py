@@ -89,6 +89,7 @@ def test_settings_of_clients_pass() -> None:
         "multi_gpu": True,
         "val_split": 0.2,
         "logging": "WARNING",
+        "max_epochs": 50,
     }
     clicked = {"label": "lesion", "lesion": [[1, 2, 0]], "background": [], "slice": None, "mask": "iVBORw0KGgo/+/=="}
     result = {"result_extension": ".nrrd", "result_dtype": "uint8", "restore_label_idx": False, "client_id": None}
@@ -125,6 +126,15 @@ def test_settings_of_clients_pass() -> None:
         ({"result_dtype": "banana"}, "result_dtype must be one of uint8, int8"),
         ({"result_write_to_file": False}, "result_write_to_file must not be a setting"),
         ({"latencies": 5}, "latencies must not be a setting"),
+        ({"force_multi_gpu": True}, "force_multi_gpu must not be a setting"),
+        ({"max_epochs": "x"}, "max_epochs must be a whole number from 1 to 100000, got x"),
+        ({"max_epochs": 0}, "max_epochs must be a whole number from 1 to 100000, got 0"),
+        ({"max_epochs": 1.5}, "max_epochs must be a whole number"),
+        ({"max_epochs": True}, "max_epochs must be a whole number"),
+        ({"net": {"max_epochs": -1}}, "max_epochs must be a whole number"),
+        ({"val_split": 5}, "val_split must be -1, or a number from 0 to below 1, got 5"),
+        ({"val_split": "x"}, "val_split must be -1, or a number"),
+        ({"val_split": float("nan")}, "val_split must be -1, or a number"),
     ],
 )
 def test_setting_that_is_code_or_a_path_is_named(settings: dict[str, Any], message: str) -> None:
