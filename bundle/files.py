@@ -47,20 +47,20 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def writable_folder(path: str) -> str:
-    """``path``, a folder that is made if need be and can be written to.
+def writable_folder(path: str, *, options: str = "--output_dir and --ckpt_dir") -> str:
+    """``path``, a folder that is made if need be and can be written to; ``options`` are for the message.
 
     Raises:
-        OSError: when it cannot.
+        OSError: when it cannot, or the path is empty, as an unset variable of a shell is.
     """
     try:
+        if not path:
+            raise OSError("an empty name")
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as e:
-        raise OSError(
-            f"{path} must be a writable folder, got: {e}; choose others with --output_dir and --ckpt_dir."
-        ) from e
+        raise OSError(f"{path or repr(path)} must be a writable folder, got: {e}; choose others with {options}.") from e
     return path
 
 

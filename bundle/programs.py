@@ -39,8 +39,9 @@ class NotComputing(ValueError):
 def check_script(path: Path) -> None:
     """Refuses a TorchScript file whose program does more than compute.
 
-    Each call must be of a known operator, of a module's ``forward`` or of a conversion of numbers; methods that run by
-    themselves, and any other use of PyTorch's name, are refused. What ``torch.jit.trace`` writes of a network passes.
+    Each call must be of a known operator, of a module's ``forward`` or of a conversion of numbers; loops, methods that
+    run by themselves, and any other use of PyTorch's name are refused. What ``torch.jit.trace`` writes of a network
+    passes.
 
     Raises:
         NotComputing: when it does, or the program cannot be read for sure; nothing of it was executed.
@@ -68,6 +69,8 @@ def _check_source(source: bytes) -> None:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("__"):
             raise NotComputing(f"its program must only compute, got the method {node.name}")
+        if isinstance(node, (ast.While, ast.For, ast.AsyncFor, ast.comprehension)):
+            raise NotComputing("its program must compute in a fixed number of steps, got a loop, which may have no end")
         if isinstance(node, ast.Call):
             allowed |= _check_call(node)
     for node in ast.walk(tree):

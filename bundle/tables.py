@@ -65,7 +65,7 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             names, *rows = list(csv.reader(file)) or [[]]
-    except csv.Error as error:
+    except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected a CSV table, got what is none ({error}); write it again.") from error
     columns = [plain_cell(name) for name in names]
     return [dict(zip(columns, map(plain_cell, row), strict=False)) for row in rows if row]

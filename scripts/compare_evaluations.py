@@ -38,7 +38,7 @@ def read_dice(folder: Path) -> dict[Key, tuple[float, str]]:
             for row in read_table(path)
             if row["protocol"] == "native" and row["present"] == "True"
         }
-    except (OSError, KeyError) as e:
+    except (OSError, KeyError, ValueError) as e:
         raise ValueError(f"{path}: the per_image.csv of an evaluation expected, got {e}; evaluate first.") from e
 
 

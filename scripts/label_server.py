@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.failures import failed
+from bundle.files import writable_folder
 from bundle.label_server import (
     Address,
     app_folder,
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         installed_label(ROOT / "requirements-label.txt")
         if not studies.is_dir():
             raise NotADirectoryError(f"{options.studies} must be a folder of images (--studies), got no folder.")
+        writable_folder(str(studies), options="--studies")  # for labels
         check_listed(studies / "datastore_v2.json")
         for link in links_out(studies, studies):
             print(f"warning: {link} leads out of the studies and is not served; replace it by a copy", file=sys.stderr)
@@ -106,9 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 address=address,
                 ready=functools.partial(_announce, address, studies),
             )
+        if not started:
+            raise OSError("MONAI Label did not start; the reason stands above, in its log.")
     except Exception as error:
         return failed(error)
-    return 0 if started else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -67,6 +67,10 @@ def test_other_images_and_absent_tables_are_refused(tmp_path: Path, capsys: pyte
     assert "all evaluations must hold the same images, got 3 and 2" in capsys.readouterr().err
     assert main([str(first), str(tmp_path / "none")]) == 2
     assert "the per_image.csv of an evaluation expected" in capsys.readouterr().err
+    for content in (b"\xff\xfe", (tmp_path / "a/per_image.csv").read_bytes().replace(b"0.2", b"x")):
+        (tmp_path / "b/per_image.csv").write_bytes(content)
+        assert main([str(first), str(second)]) == 2
+        assert "b/per_image.csv: the per_image.csv of an evaluation expected" in capsys.readouterr().err
 
 
 def test_names_that_a_table_protects_are_those_of_the_structures(

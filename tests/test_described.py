@@ -241,6 +241,9 @@ BODIES = {
     "library": "  ops.image.write_file('EXECUTED', x)\n",
     "print": "  print(x)\n",
     "no program": "  def def\n",
+    "loop without end": "  while True:\n    x = torch.relu(x)\n",
+    "long loop": "  for i in x:\n    x = torch.relu(x)\n",
+    "comprehension": "  y = [torch.relu(z) for z in x]\n",
 }
 
 

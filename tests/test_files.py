@@ -247,6 +247,8 @@ def test_a_probe_leaves_nothing_and_names_the_options(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file must be a writable folder, got: .*--output_dir"):
         writable_folder(str(tmp_path / "file"))
+    with pytest.raises(OSError, match="'' must be a writable folder, got: an empty name; choose others with --studies"):
+        writable_folder("", options="--studies")
 
 
 def test_the_hash_is_that_of_the_standard(tmp_path: Path) -> None:

@@ -120,6 +120,26 @@ def test_weights_are_not_replaced(clip: Path, tmp_path: Path) -> None:
     assert weights.read_bytes() == (ROOT / "models/model.pt").read_bytes()
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for option in ("--output", "--jsonl", "--summary"):
+        assert main([str(clip), option, str(tmp_path / "file/out.mp4")]) == 1
+        assert "file" in (told := capsys.readouterr().err)
+        assert told.rstrip().endswith(f"another {option}.")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    words = [sys.executable, str(ROOT / "scripts/live.py"), str(clip), "--jsonl", str(locked / "a.jsonl")]
+    if os.access(locked, os.W_OK):  # as root, who needs no permission unless it is taken away
+        words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *words]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith(f"error: {locked} must be a writable folder, got: ")
+    assert last.endswith("choose others with --jsonl.")
+
+
 def test_lines_go_into_a_pipe(clip: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     done: list[int] = []

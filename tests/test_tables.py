@@ -47,6 +47,9 @@ def test_what_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
     path.write_text('file\n"' + "x" * 140_000)
     with pytest.raises(ValueError, match=r"table\.csv: expected a CSV table, got what is none \(field larger"):
         read_table(path)
+    path.write_bytes(b"file\n\xff\n")
+    with pytest.raises(ValueError, match=r"table\.csv: expected a CSV table, got what is none \('utf-8' codec"):
+        read_table(path)
     path.write_text("")
     assert read_table(path) == []
 

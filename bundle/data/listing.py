@@ -83,9 +83,10 @@ def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
                 f" instead, --dataset_dir {top.parent}."
             )
         return [{"image": str(top)}]
-    if not top.is_dir():
+    if not str(dataset_dir) or not top.is_dir():
         raise FileNotFoundError(
-            f"dataset_dir {top}: expected a folder with images, got no such folder; correct --dataset_dir."
+            f"dataset_dir {dataset_dir or repr('')}: expected a folder with images, got no such folder; correct"
+            " --dataset_dir."
         )
     found: list[str] = []
     passed: dict[str, list[tuple[str, str]]] = {}

@@ -38,8 +38,10 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
     beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png`` beside ``x.png``).
 
     Raises:
-        ValueError: when nothing is left.
+        ValueError: when nothing is left, or ``output_dir`` is empty.
     """
+    if not output_dir:
+        raise ValueError("output_dir must name a folder, got an empty name; correct --output_dir.")
     top, results = Path(dataset_dir).absolute(), Path(output_dir).absolute()
     items = [{**item, "file": _relative(str(item["image"]), top)} for item in data]
     stems, files = Counter(_stem(item["file"]) for item in items), {item["file"] for item in items}

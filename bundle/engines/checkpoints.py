@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from bundle import __version__
 from bundle.described import NotPlain, described_network, plain_values
 from bundle.engines.identity import refusal
+from bundle.engines.running import release
 from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.vocabulary import switch
 
@@ -95,6 +96,7 @@ class Checkpoints:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_epoch)
         engine.add_event_handler(Events.COMPLETED, self._serve)
+        engine.add_event_handler(Events.COMPLETED, lambda: release(self.output_dir))
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._interrupted)
 
     def _start(self, engine: Engine) -> None:
@@ -218,6 +220,7 @@ class Checkpoints:
                     "--resume true."
                 )
             logger.warning(f"interrupted in epoch {engine.state.epoch} of {engine.state.max_epochs}; {remedy}")
+        release(self.output_dir)
         raise error
 
 

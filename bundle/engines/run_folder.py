@@ -12,6 +12,7 @@ from pathlib import Path
 import ignite.distributed as idist
 
 from bundle.engines.checkpoints import BEST, LAST, read_state
+from bundle.engines.running import hold
 from bundle.files import LEDGER, OutputFolder, writable_folder
 from bundle.vocabulary import switch
 
@@ -39,10 +40,13 @@ def run_folder(path: str, *, resume: bool | str, start_weights: str | None = Non
         start_weights: file that the training starts from; it must not be one of those that move.
 
     Raises:
-        OSError: when the folder cannot be made or written to, or holds files of these names that are of no run.
+        OSError: when the folder cannot be made or written to, holds files of these names that are of no run, or
+            another training runs in it; one that a MONAI Label client asks for waits instead.
         ValueError: when ``start_weights`` is the earlier run's own file.
     """
     folder = Path(writable_folder(path))
+    if idist.get_rank() == 0:
+        hold(folder)
     if switch(resume, "resume"):
         return path
     if start_weights is not None and Path(start_weights).resolve() in [(folder / n).resolve() for n in (BEST, LAST)]:

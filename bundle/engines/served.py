@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,9 @@ import ignite.distributed as idist
 from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 
+from bundle.engines.checkpoints import BEST
+from bundle.engines.run_folder import earlier_runs
+from bundle.engines.running import label_request
 from bundle.failures import clause
 from bundle.files import OutputFolder, sha256
 
@@ -92,6 +94,7 @@ class SavedLabelTraining:
         self.output_dir, self.model_path = Path(output_dir), Path(model_path)
         self.lock = FileLock(self.output_dir / ".saved_labels.lock")
         self.identity, self.outcome, self.repeated = "", "", False
+        self.refused: Path | None = None  # new weights that are not served
 
     def attach(self, engine: Engine) -> None:
         """Registers it with a trainer, before ``Checkpoints``, whose handler of errors raises them."""
@@ -109,18 +112,18 @@ class SavedLabelTraining:
             )
             raise ValueError(f"training needs saved labels that can be used, got {reasons}.")
         engine.add_event_handler(Events.COMPLETED, self._finish)  # after all other handlers
-        options = {"request": _request(), "max_epochs": engine.state.max_epochs, "labels": self.labels.digest}
+        options = {"request": label_request(), "max_epochs": engine.state.max_epochs, "labels": self.labels.digest}
         options["learning_rates"] = [group["lr"] for group in engine.optimizer.param_groups]
         self.identity = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
         record = self._wait() if idist.get_rank() == 0 else {}
         self.repeated = bool(idist.broadcast(float(record.get("identity") == self.identity), src=0))
         if self.repeated:
-            self.outcome = f"nothing has changed since the last training, which is not repeated: {record['outcome']}"
+            self.outcome = f"nothing has changed since the last training, which is not repeated: {self._again(record)}"
             engine.terminate()
 
     def _failed(self, error: BaseException) -> None:
         self.lock.release()
-        if not self.labels.digest and _request():
+        if not self.labels.digest and label_request():
             raise SystemExit(
                 str(error)
             )  # the last line of MONAI Label's process: of a traceback it shows the end alone
@@ -151,18 +154,32 @@ class SavedLabelTraining:
             return False
         better, self.outcome = self._compare(best)
         if not better and idist.get_rank() == 0:
+            self.refused = best
             os.utime(self.model_path)  # compared anew: to MONAI Label and its clients the file's time says so
         return better
 
+    def _again(self, record: Mapping[str, Any]) -> str:
+        """What the last training said, and where its weights are now: this run has moved them aside."""
+        if not record.get("best"):
+            return str(record["outcome"])
+        for folder in (self.output_dir, *reversed(earlier_runs(self.output_dir))):
+            if (folder / BEST).is_file() and sha256(folder / BEST) == record["best"]:
+                return f"{record['outcome']}{self._remedy(folder / BEST)}"
+        return f"{record['outcome']}, the file of the new ones is gone"
+
+    def _remedy(self, best: Path) -> str:
+        files = [path.resolve() for path in (best, self.model_path)]  # links to the bundle may go with the server
+        command = " ".join(shlex.quote(str(path)) for path in files)
+        return f", the new ones are in {files[0]}, until the next training; to serve them: cp {command}"
+
     def _compare(self, best: Path) -> tuple[bool, str]:
-        files = " ".join(shlex.quote(str(path)) for path in (best, self.model_path))
-        new = f"the new ones are in {best}, until the next training; to serve them: cp {files}"
         count = len(self.labels.aside)
         if not self.model_path.is_file():
             return True, "no weights were served so far: the new weights are served"
         if not count:
-            return False, (
-                f"one label alone, none to compare weights on: the former weights stay served, {new}. Save two or more."
+            return (
+                False,
+                "one label alone, none to compare weights on (save two or more): the former weights stay served",
             )
         try:
             self.load(path=self.model_path)
@@ -172,7 +189,7 @@ class SavedLabelTraining:
         scores = f"mean Dice on the labels kept aside ({count}): former weights {before:.3f}, new weights {after:.3f}"
         if after > before:
             return True, f"{scores}: the new weights are served"
-        return False, f"{scores}: the former weights stay served, {new}"
+        return False, f"{scores}: the former weights stay served"
 
     def _dice(self) -> float:
         self.evaluator.run()
@@ -183,18 +200,11 @@ class SavedLabelTraining:
             left_out = self.labels.left_out
             more = [f"{len(left_out) - LISTED} more labels left out, see the log"] if len(left_out) > LISTED else []
             named = [f"label left out: {line}" for line in left_out[:LISTED]]
-            for line in (*named, *more, self.labels.summary(), *self.labels.notes[:2], self.outcome):
+            outcome = self.outcome + (self._remedy(self.refused) if self.refused else "")
+            for line in (*named, *more, self.labels.summary(), *self.labels.notes[:2], outcome):
                 logger.info(line)
             if not self.repeated:
                 record = {"identity": self.identity, "served": sha256(self.model_path), "outcome": self.outcome}
+                record["best"] = sha256(self.refused) if self.refused else ""
                 OutputFolder(self.output_dir).write(RECORD, json.dumps(record).encode())
         self.lock.release()
-
-
-def _request() -> Mapping[str, Any]:
-    """What the client asked for, but for the model's name: MONAI Label gives the request to its training as ``-r``."""
-    try:
-        request: dict[str, Any] = json.loads(sys.argv[sys.argv.index("-r") + 1])
-        return {key: value for key, value in request.items() if key not in ("model", "bundle_path", "local_rank")}
-    except (ValueError, IndexError, AttributeError):
-        return {}

@@ -17,11 +17,23 @@ LONGEST_NAME = 251  # bytes; file systems take 255, with the suffix
 EXPRESSION_MARKS = ("$", "@", "%")
 """First characters of what MONAI evaluates, refers to or includes when it stands in a config."""
 
-SERVERS_OWN = ("image", "image_path", "session", "bundle_path", "tracking_uri")
-"""Settings of a request that MONAI Label uses as paths, or as places of code or of records."""
+SERVERS_OWN = (
+    "image", "image_path", "session", "bundle_path", "tracking_uri", "result_write_to_file", "latencies",
+    "force_multi_gpu",
+)  # fmt: skip
+"""Settings of a request that MONAI Label uses as paths, as places of code or of records, or for itself."""
 
-RUN_IDS = ("", "run", "training")
-TRACKING = ("", "none", "mlflow")
+MOST_EPOCHS = 100_000
+
+CHOICES = {
+    "run_id": ("run", "training"),
+    "tracking": ("none", "mlflow"),
+    "result_extension": (*SUFFIXES, ".seg.nrrd"),
+    "result_dtype": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
+    "logging": ("debug", "info", "warning", "error", "critical"),
+}
+"""What a setting may be, in lower case, if it is not empty."""
+
 GROUPS = ("all", "labeled", "unlabeled")
 
 
@@ -65,20 +77,42 @@ def _check_plain(key: str, name: str) -> None:
 
 
 def check_listed(file: Path) -> None:
-    """Refuses the list that MONAI Label keeps of the studies when an earlier server let paths into it.
+    """Refuses the list that MONAI Label keeps of the studies where it is damaged or leads out of them.
 
     Args:
         file: ``datastore_v2.json`` of the studies; it need not be there.
 
     Raises:
-        Refused: with the file and the name; a ValueError too when it is no such list.
+        ValueError: with the file, and with the name that leads out (``Refused``) or what to do.
     """
     if not file.exists():
         return
-    for image, study in json.loads(file.read_text(encoding="utf-8")).get("objects", {}).items():
-        check_name(f"{file}: image", image)
-        for tag in study.get("labels", {}):
-            check_name(f"{file}: tag", tag)
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        for key in ("name", "description"):
+            table[key] + ""
+        _check_folders(file, table)
+        for image, study in table.get("objects", {}).items():
+            check_name(f"{file}: image", image)
+            parts = {"image": study["image"], **study["labels"]}
+            for tag, part in parts.items():
+                check_name(f"{file}: tag", tag)
+                if part["ext"] != "":
+                    check_name(f"{file}: suffix", part["ext"])
+    except Refused:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file}: expected the list that MONAI Label writes, got a damaged or different file; correct it, or move"
+            " it away: a new one is made, without the scores and notes that stood in it."
+        ) from error
+
+
+def _check_folders(file: Path, table: Mapping[str, Any]) -> None:
+    """Refuses a list whose folders are others than those that are watched."""
+    for key, allowed in (("images_dir", (".", "")), ("labels_dir", ("labels",))):
+        if (found := table.get(key, allowed[0])) not in allowed:
+            raise Refused(f"{file}: {key} must be {allowed[0]!r}, got {found!r}; correct it.")
 
 
 def check_file_name(key: str, name: Any, *, stored: bool) -> None:
@@ -97,7 +131,7 @@ def check_file_name(key: str, name: Any, *, stored: bool) -> None:
         raise Refused(f"{key}: the name of the file must not lead out of its folder, got {str(name)[:80]!r}.")
     check_name(f"{key}: the name of the file", parts[-1])
     lower = parts[-1].lower()
-    if stored and not any(lower.endswith(suffix) and lower != suffix for suffix in SUFFIXES):
+    if stored and not any(lower.endswith(suffix) and lower.removesuffix(suffix).strip(". ") for suffix in SUFFIXES):
         raise Refused(f"{key} must be one of {' '.join(SUFFIXES)}, got {parts[-1]!r}; convert it.", status=415)
 
 
@@ -144,6 +178,15 @@ def _pairs(value: Any, key: str = "params") -> Iterator[tuple[str, Any]]:
                 yield from _pairs(inner, key)
 
 
+def _check_number(key: str, value: Any) -> None:
+    """Refuses a number of a training's settings that is none, or too low or high."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+    if key == "max_epochs" and not (number in range(1, MOST_EPOCHS + 1) and isinstance(number, int)):
+        raise Refused(f"max_epochs must be a whole number from 1 to {MOST_EPOCHS}, got {str(value)[:80]}.")
+    if key == "val_split" and not (number == -1 or 0 <= number < 1):
+        raise Refused(f"val_split must be -1, or a number from 0 to below 1, got {str(value)[:80]}.")
+
+
 def _check_setting(key: str, value: Any) -> None:
     """Refuses a value of a setting that the server uses as a path, a suffix, a section or a device list."""
     if value in (None, ""):
@@ -153,8 +196,10 @@ def _check_setting(key: str, value: Any) -> None:
         raise Refused(f"{key} must not be a setting: the server decides it. Name an image in the address, image=NAME.")
     if key in ("label_tag", "model", "model_filename", "images"):
         check_name(key, value)
-    allowed = {"run_id": RUN_IDS, "tracking": TRACKING, "result_extension": (*SUFFIXES, ".seg.nrrd")}.get(key)
-    if allowed is not None and text not in allowed:
-        raise Refused(f"{key} must be one of {', '.join(filter(None, allowed))}, got {str(value)[:80]!r}.")
+    if text not in CHOICES.get(key, (text,)):
+        raise Refused(f"{key} must be one of {', '.join(CHOICES[key])}, got {str(value)[:80]!r}.")
+    if key == "device" and not isinstance(value, (str, Mapping)):
+        raise Refused(f"device must be a text or a list of them, got {str(value)[:80]}.")
+    _check_number(key, value)
     if key == "gpus" and not re.fullmatch(r"all|\d+(,\d+)*", text):
         raise Refused(f"{key} must be all or numbers with commas between them, got {str(value)[:80]!r}.")

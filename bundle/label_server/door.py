@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from bundle.failures import reason
 from bundle.label_server.checks import (
     Refused,
     check_file_name,
@@ -25,11 +26,13 @@ from bundle.label_server.checks import (
 )
 from bundle.label_server.folders import links_out
 from bundle.label_server.requests import (
+    FORMS,
     App,
     Message,
     Receive,
     Request,
     Send,
+    body_kind,
     check_route,
     check_sender,
     check_session,
@@ -121,11 +124,10 @@ class Door:
         from starlette.formparsers import MultiPartException
         from starlette.requests import Request as Reader
 
-        kind = dict(request.scope["headers"]).get(b"content-type", b"").decode("latin-1").lower()
-        if not ("multipart/form-data" in kind or "application/x-www-form-urlencoded" in kind):
-            if request.body.strip():
-                check_settings(parsed_settings("the body", request.body))
+        if not request.body.strip():
             return
+        if body_kind(request.scope["headers"]) not in FORMS:
+            return check_settings(parsed_settings("the body", request.body))
         scope = {key: value for key, value in request.scope.items() if key != "app"}
         try:
             form = await Reader(scope, request.receiver()).form()
@@ -192,10 +194,3 @@ async def answer(send: Send, status: int, detail: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *FIXED_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def reason(error: BaseException) -> str:
-    """What the first cause of an error says."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) or type(error).__name__

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,6 +16,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+KINDS = ("application/json", *FORMS)
 LARGEST_BODY = 100 * 2**20  # bytes of one request
 ROUTES = {
     r"/(?:docs|openapi\.json|favicon\.ico)?|/(?:info|logs)/?": "GET HEAD",
@@ -90,7 +92,7 @@ def check_sender(scope: Message, hosts: Collection[str]) -> None:
     called = sent.get(b"host", [])
     match = re.fullmatch(r"([^:]+)(:\d+)?", called[0]) if len(called) == 1 else None
     if match is None or match[1] not in hosts:
-        raise Refused(f"Host must be {' or '.join(hosts)}, got {called}; use that address.", status=403)
+        raise Refused(f"Host must be {' or '.join(dict.fromkeys(hosts))}, got {called}; use that address.", status=403)
     if any(origin != f"http://{called[0]}" for origin in sent.get(b"origin", [])):
         raise Refused("pages of other origins are not answered.", status=403)
     if any(site not in ("same-origin", "none") for site in sent.get(b"sec-fetch-site", [])):
@@ -109,6 +111,21 @@ def check_route(scope: Message) -> Mapping[str, str]:
                 raise Refused(f"{scope['method'][:20]} is not served here; {methods} are.", status=405)
             return match.groupdict()
     raise Refused("this path is not served; the docs at / list all of MONAI Label's.", status=404)
+
+
+def body_kind(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Of what kind a request says that its body is: JSON, one of two forms, or "".
+
+    MONAI Label and the parser of forms read this header in different ways; only what they agree on is passed on.
+
+    Raises:
+        Refused: with status 415 for another kind, or several.
+    """
+    sent = [value.decode("latin-1") for key, value in headers if key == b"content-type"]
+    kind = "".join(sent).partition(";")[0].strip().lower()
+    if len(sent) > 1 or kind not in ("", *KINDS):
+        raise Refused(f"Content-Type must be one of {', '.join(KINDS)}, got {', '.join(sent)[:80]!r}.", status=415)
+    return kind
 
 
 def check_session(name: str) -> None:

@@ -110,6 +110,8 @@ def serve(
         started = bool(server.started)
     except KeyboardInterrupt:
         started = True
+    except SystemExit:  # of uvicorn, which has told why
+        started = False
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         listener.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bundle.files import OutputFolder
+from bundle.files import OutputFolder, writable_folder
 from bundle.live.pictures import Result, cv2
 
 _MAX_TICKS = 65535  # of MPEG-4's clock in a second, which OpenCV takes as the rate without its decimal point
@@ -29,6 +29,7 @@ def check_outputs(paths: Mapping[str, Path | None], *, sources: Iterable[str | P
 
     Raises:
         FileExistsError: when a file is not an earlier run's, or is read.
+        OSError: when a folder cannot be written to.
         ValueError: when two are the same.
     """
     options: dict[str, str] = {}
@@ -39,6 +40,9 @@ def check_outputs(paths: Mapping[str, Path | None], *, sources: Iterable[str | P
                 raise ValueError(f"{other} and {option} must be two files, got {path} for both; rename one of them.")
             if option != "--jsonl" or not _is_stream(path):
                 OutputFolder(path.parent, option=option, sources=sources).check([path.name])
+    for name, option in options.items():  # once all is well, as it makes folders
+        if not _is_stream(Path(name)):
+            writable_folder(os.path.dirname(name), options=option)
 
 
 def _is_stream(path: Path) -> bool:

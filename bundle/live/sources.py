@@ -174,15 +174,15 @@ def open_source(name: str) -> Source:
         ValueError: when a DICOM file holds no picture.
     """
     path = Path(name)
-    if path.is_dir():
+    if name and path.is_dir():
         return FolderSource(path)
     if path.is_file():
         return DicomSource(path) if is_dicom(path) else CaptureSource(str(path), camera=False)
     if name.isdecimal():
         return CaptureSource(int(name), camera=True)
     raise FileNotFoundError(
-        f"{name}: expected a video file, a DICOM file, a folder of images or the index of a camera, got no such file;"
-        " correct the path."
+        f"{name or repr(name)}: expected a video file, a DICOM file, a folder of images or the index of a camera, got"
+        " no such file; correct the path."
     )
 
 

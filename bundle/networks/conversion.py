@@ -14,6 +14,7 @@ import torch
 from timm.models.convnext import checkpoint_filter_fn
 from torch import Tensor, nn
 
+from bundle.failures import named
 from bundle.vocabulary import PAPER_POSITIONS
 
 AUTHORS_NETWORK: dict[str, Any] = {
@@ -184,7 +185,7 @@ def convert_authors(
 
 
 def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path: str | Path, whose: str = "") -> None:
-    """Refuses weights whose names, shapes or kinds of number are not those of a network.
+    """Refuses weights whose names, shapes or kinds of number are not those of a network, or that are not finite.
 
     Args:
         state: the weights.
@@ -193,7 +194,7 @@ def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path:
         whose: what they ought to fit, for the message.
 
     Raises:
-        ValueError: naming the first three tensors that differ.
+        ValueError: naming the first three tensors that differ, or are not finite.
     """
 
     def form(tensors: Mapping[str, Any], name: str) -> str:
@@ -206,6 +207,17 @@ def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path:
             f"{path} does not fit {whose or 'the network that it names; the file is damaged'}. "
             f"{len(misfits)} tensors differ: {shown}."
         )
+    if broken := [name for name in target if not _finite(state[name])]:
+        raise ValueError(
+            f"{path}: weights must be finite, got NaN or infinite values in {named(broken, at_most=3)}; use weights"
+            " from before their training diverged."
+        )
+
+
+def _finite(value: Tensor) -> bool:
+    """Whether a dense tensor holds numbers alone; others are refused for their form."""
+    dense = value.layout == torch.strided and value.device.type != "meta"
+    return not dense or bool(torch.isfinite(value).all())
 
 
 def tensor_form(value: Tensor) -> str:

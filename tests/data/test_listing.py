@@ -129,6 +129,15 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         list_images(tmp_path / "none")
 
 
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an unset variable of a shell."""
+    (tmp_path / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="dataset_dir '': expected a folder with images, got no such folder"):
+        list_images("")
+    assert list_images(".") == [{"image": "./a.png"}]
+
+
 @pytest.mark.parametrize("first", ["a", "z"])
 def test_a_link_to_a_folder_that_is_read_is_named_and_read_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str

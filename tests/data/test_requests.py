@@ -46,6 +46,11 @@ def test_a_folder_of_results_alone_is_refused(tmp_path: Path) -> None:
         named(tmp_path, "out/a_mask.png")
 
 
+def test_an_empty_name_is_no_folder_for_results(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="output_dir must name a folder, got an empty name"):
+        name_items([{"image": str(tmp_path / "a.png")}], dataset_dir=str(tmp_path), output_dir="")
+
+
 def test_files_from_elsewhere_go_by_their_name(tmp_path: Path) -> None:
     items = name_items([{"image": "/elsewhere/x.png"}], dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
     assert (items[0]["file"], items[0]["output"]) == ("x.png", "x")

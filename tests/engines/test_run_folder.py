@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bundle.engines import run_folder
 from bundle.engines.run_folder import earlier_runs
+from bundle.engines.running import LOCK
 from bundle.files import LEDGER, OutputFolder
 
 
@@ -35,7 +37,7 @@ def test_an_earlier_run_moves_aside_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in kept.rglob("*") if path.is_file()) == [
         LEDGER, "best.pt", "contact_sheet.png", "events.out.tfevents.1.host.7.0", "last.pt", "metrics.csv",
     ]  # fmt: skip
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "notes.txt", "previous"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, LEDGER, "notes.txt", "previous"]
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "best.pt", "last.pt", "contact_sheet.png"])
@@ -44,7 +46,7 @@ def test_files_that_are_of_no_run_are_not_moved(tmp_path: Path, name: str) -> No
     with pytest.raises(FileExistsError, match=rf"{name}: expected a free name"):
         run_folder(str(tmp_path), resume=False)
     assert (tmp_path / name).read_text() == "mine"
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {LOCK, name}
 
 
 @pytest.mark.parametrize("resume", [True, "true"])
@@ -72,13 +74,13 @@ def test_what_did_not_complete_an_epoch_pushes_no_run_out(tmp_path: Path) -> Non
     leave_run(tmp_path, "good", hour=0)
     for _ in range(5):
         run_folder(str(tmp_path), resume=False)
-        parts = dict.fromkeys(("network", "average", "optimizer", "lr_scheduler", "identity"))
+        parts: dict[str, Any] = {name: {} for name in ("network", "average", "optimizer", "lr_scheduler", "identity")}
         torch.save({**parts, "epoch": 0, "best": (-1.0, -1)}, tmp_path / "last.pt")
         (tmp_path / "tensorboard").mkdir()
         (tmp_path / "tensorboard/events.out.tfevents.2.host.7.0").touch()
     run_folder(str(tmp_path), resume=False)
     assert [(folder / "last.pt").read_text() for folder in earlier_runs(tmp_path)] == ["good"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "previous"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, LEDGER, "previous"]
 
 
 def test_starting_from_weights_that_would_move_is_refused(tmp_path: Path) -> None:

@@ -209,6 +209,34 @@ def test_equal_requests_are_one_training(
     assert "epoch 2/2: loss" in train(studies, epochs=2)  # another request
 
 
+def test_a_repeated_request_says_where_the_new_weights_are_now(
+    train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path
+) -> None:
+    """The second start moves the files of the first aside."""
+
+    def told(text: str) -> Path:
+        found = re.search(r"the new ones are in (\S+), until the next training; to serve them: cp (\S+) (\S+)\n", text)
+        assert found is not None, text
+        assert found[1] == found[2]
+        assert found[3] == str(tmp_path / "models/model.pt")
+        return Path(found[1])
+
+    serve(trained, tmp_path)
+    alone = tmp_path / "alone"
+    shutil.copytree(studies, alone)
+    for label in sorted((alone / "labels/final").glob("*.png"))[1:]:
+        label.unlink()
+    first = told(train(alone, val=0))
+    weights = first.read_bytes()
+    for _ in range(2):
+        again = train(alone, val=0)
+        assert "which is not repeated: one label alone, none to compare weights on (save two or more)" in again
+        assert told(again) != first
+        assert told(again).read_bytes() == weights
+    told(again).unlink()
+    assert "the former weights stay served, the file of the new ones is gone\n" in train(alone, val=0)
+
+
 def test_other_labels_or_weights_train_again(
     train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -277,7 +305,8 @@ def test_one_label_replaces_nothing(
     for name in ("study0.png", "labels/final/study0.png"):
         shutil.copy(studies / name, tmp_path / "copy" / name)
     text = train(tmp_path / "copy", val=0)
-    assert "one label alone, none to compare weights on: the former weights stay served, the new ones are in" in text
+    alone = "one label alone, none to compare weights on (save two or more)"
+    assert f"{alone}: the former weights stay served, the new ones are in" in text
     assert served() == trained.read_bytes()
 
 

@@ -64,7 +64,7 @@ def test_file_of_a_client_counts_by_the_last_part_of_its_path(name: str) -> None
     check_file_name("file", name, stored=True)
 
 
-@pytest.mark.parametrize("name", ["x.json", "x", ".png", "x.png.exe", "x.svs", "x.dcm", "x.jpeg"])
+@pytest.mark.parametrize("name", ["x.json", "x", ".png", "..png", ". .png", "x.png.exe", "x.svs", "x.dcm", "x.jpeg"])
 def test_only_images_are_stored(name: str) -> None:
     with pytest.raises(
         Refused, match=re.escape(f"file must be one of .nii.gz .nii .nrrd .jpg .png .tif, got {name!r}")
@@ -88,6 +88,8 @@ def test_settings_of_clients_pass() -> None:
         "tracking_experiment_name": "",
         "multi_gpu": True,
         "val_split": 0.2,
+        "logging": "WARNING",
+        "max_epochs": 50,
     }
     clicked = {"label": "lesion", "lesion": [[1, 2, 0]], "background": [], "slice": None, "mask": "iVBORw0KGgo/+/=="}
     result = {"result_extension": ".nrrd", "result_dtype": "uint8", "restore_label_idx": False, "client_id": None}
@@ -118,6 +120,21 @@ def test_settings_of_clients_pass() -> None:
         ({"model": "../x"}, "model must be a plain name"),
         ({"gpus": "0,"}, "gpus must be all or numbers"),
         ({"tracking": ["x.json"]}, "tracking must be one of none, mlflow"),
+        ({"device": 7}, "device must be a text or a list of them, got 7"),
+        ({"logging": "banana"}, "logging must be one of debug, info, warning, error, critical, got 'banana'"),
+        ({"logging": 5}, "logging must be one of debug, info"),
+        ({"result_dtype": "banana"}, "result_dtype must be one of uint8, int8"),
+        ({"result_write_to_file": False}, "result_write_to_file must not be a setting"),
+        ({"latencies": 5}, "latencies must not be a setting"),
+        ({"force_multi_gpu": True}, "force_multi_gpu must not be a setting"),
+        ({"max_epochs": "x"}, "max_epochs must be a whole number from 1 to 100000, got x"),
+        ({"max_epochs": 0}, "max_epochs must be a whole number from 1 to 100000, got 0"),
+        ({"max_epochs": 1.5}, "max_epochs must be a whole number"),
+        ({"max_epochs": True}, "max_epochs must be a whole number"),
+        ({"net": {"max_epochs": -1}}, "max_epochs must be a whole number"),
+        ({"val_split": 5}, "val_split must be -1, or a number from 0 to below 1, got 5"),
+        ({"val_split": "x"}, "val_split must be -1, or a number"),
+        ({"val_split": float("nan")}, "val_split must be -1, or a number"),
     ],
 )
 def test_setting_that_is_code_or_a_path_is_named(settings: dict[str, Any], message: str) -> None:
@@ -133,10 +150,48 @@ def test_settings_must_be_an_object(text: str | bytes) -> None:
     assert parsed_settings("params", "") == {}
 
 
-def test_listed_images_and_tags_must_be_names(tmp_path: Path) -> None:
+LISTED: dict[str, Any] = {"name": "x", "description": "", "images_dir": ".", "labels_dir": "labels"}
+
+
+def objects(image: str = "gray", *, suffix: Any = ".png", tag: str = "final", label: Any = ".png") -> dict[str, Any]:
+    return {"objects": {image: {"image": {"ext": suffix}, "labels": {tag: {"ext": label}}}}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (objects("../x"), r"image must be a plain name .+ got '\.\./x'"),
+        (objects(tag="../.."), r"tag must be a plain name .+ got '\.\./\.\.'"),
+        (objects(suffix="/../../x.png"), r"suffix must be a plain name .+ got '/\.\./\.\./x\.png'"),
+        (objects(label="/../../../x.png"), r"suffix must be a plain name .+ got '/\.\./\.\./\.\./x\.png'"),
+        (objects(label=5), "suffix must be a plain name"),
+        ({"images_dir": "/etc"}, "images_dir must be '.', got '/etc'"),
+        ({"labels_dir": "../outside"}, r"labels_dir must be 'labels', got '\.\./outside'"),
+        ({"labels_dir": None}, "labels_dir must be 'labels', got None"),
+    ],
+)
+def test_list_of_studies_must_not_lead_out_of_them(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     file = tmp_path / "datastore_v2.json"
     check_listed(file)
-    for objects, message in (({"../x": {"labels": {}}}, "image"), ({"x": {"labels": {"../..": {}}}}, "tag")):
-        file.write_text(json.dumps({"objects": {"gray": {"labels": {"final": {}}}, **objects}}))
-        with pytest.raises(ValueError, match=rf"datastore_v2.json: {message} must be a plain name .+ got '\.\./"):
-            check_listed(file)
+    for good in (LISTED | objects(), LISTED | objects(suffix=".PNG", label=""), LISTED | {"images_dir": ""}):
+        file.write_text(json.dumps(good))
+        check_listed(file)
+    file.write_text(json.dumps(LISTED | changed))
+    with pytest.raises(ValueError, match=f"datastore_v2.json: {message}"):
+        check_listed(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"{", b"\xff\xfe", b"[]", b"", b"[" * 100_000, b'{"objects": {}}'),
+        *(json.dumps(LISTED | {"objects": listed}).encode() for listed in (5, {"a": 5}, {"a": {"labels": {}}})),
+        json.dumps(LISTED | {"objects": {"a": {"image": {"ext": ""}, "labels": {"final": 5}}}}).encode(),
+    ],
+    ids=lambda content: str(content[-40:]),
+)
+def test_damaged_list_of_studies_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "datastore_v2.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"datastore_v2\.json: expected the list .+ move it away") as error:
+        check_listed(tmp_path / "datastore_v2.json")
+    assert "\n" not in str(error.value)

@@ -224,3 +224,9 @@ def test_real_cine_is_read_frame_by_frame(real_data: Path) -> None:
     assert source.rate == pytest.approx(30, abs=0.01)
     shapes = [p.pixels.shape for p in source.pictures() if p]
     assert shapes == [(240, 320, 3)] * 30
+
+
+def test_an_empty_name_is_no_source() -> None:
+    """As of an unset variable of a shell: the current folder is not meant."""
+    with pytest.raises(FileNotFoundError, match="'': expected a video file"):
+        open_source("")

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,22 @@ def send(server: Server, method: str, target: str, body: bytes = b"", **headers:
         answer = connection.getresponse()
         found = {key.lower(): value for key, value in answer.getheaders()}
         return answer.status, answer.read().decode("utf-8", "replace"), found
+    finally:
+        connection.close()
+
+
+def send_kinds(server: Server, path: str, body: bytes, kinds: list[str]) -> Reply:
+    """A POST with several headers that say of what kind its body is."""
+    address = urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=120)
+    try:
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Length", str(len(body)))
+        for kind in kinds:
+            connection.putheader("Content-Type", kind)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace"), {}
     finally:
         connection.close()
 
@@ -275,6 +292,32 @@ def test_setting_that_is_code_or_a_path_is_refused(server: Server, outside: Path
     assert not left_over(server)
 
 
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["application/json; x=multipart/form-data"],
+        ["application/json;application/x-www-form-urlencoded"],
+        ["application/json", "multipart/form-data; boundary=x"],
+        ["application/json", "application/x-www-form-urlencoded"],
+        ["application/vnd.api+json; multipart/form-data"],
+        ["application/json, multipart/form-data"],
+    ],
+    ids=str,
+)
+def test_kind_of_a_body_hides_no_code(server: Server, outside: Path, kinds: list[str]) -> None:
+    body = json.dumps({"max_epochs": EXPRESSION, "device": EXPRESSION}).encode()
+    for path in (*(f"/{task}/{server.model}" for task in TASKS), "/activelearning/first"):
+        status, text, _ = send_kinds(server, path, body, kinds)
+        assert status in (400, 415), f"{path}: {status} {text}"
+
+
+def test_body_that_is_json_and_a_form_hides_no_setting(server: Server, outside: Path) -> None:
+    settings = quote(json.dumps({"device": EXPRESSION}))
+    body = json.dumps({"x": f"&params={settings}&"}).encode()
+    kinds = [FORM["Content_Type"], JSON["Content_Type"]]
+    assert send_kinds(server, f"/infer/{server.model}?image=gray", body, kinds)[0] == 415
+
+
 @pytest.mark.parametrize("text", ["no json", "[1]", '"x"', "[" * 100_000], ids=["text", "list", "word", "deep"])
 def test_settings_that_are_no_object_are_refused(server: Server, text: str) -> None:
     status, answer, _ = send(
@@ -424,3 +467,26 @@ def test_ctrl_c_ends_a_training_too_and_leaves_nothing(
         assert not alive
         assert not list((tmp_path / "temporary").iterdir())
         assert {path.name for path in (tmp_path / "app/model").iterdir()} == {server.model, server.click_model}
+
+
+@pytest.mark.parametrize("state", ["read only", "list of another version"])
+def test_start_that_fails_ends_with_a_line_that_says_what_to_do(
+    label_python: str, project: Path, tmp_path: Path, state: str
+) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    words = [label_python, str(project / "scripts/label_server.py"), "--studies", str(studies), "--port", "0"]
+    if state == "read only":
+        message = f"error: {studies} must be a writable folder, got: "
+        studies.chmod(0o555)
+        if os.access(studies, os.W_OK):  # as root, who needs no permission unless it is taken away
+            words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *words]
+    else:
+        message = "error: MONAI Label did not start; the reason stands above, in its log."
+        listed = {"name": "x", "description": "", "objects": {"a": {"image": {"ext": ".png", "info": 5}, "labels": {}}}}
+        (studies / "datastore_v2.json").write_text(json.dumps(listed))
+    environment = os.environ | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(message)
+    assert not list(tmp_path.glob("ultrasound_label_*"))

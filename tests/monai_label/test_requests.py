@@ -258,7 +258,9 @@ def test_malformed_guidance_is_an_error_that_names_the_key(
     server: Server, request_: dict[str, Any], message: str
 ) -> None:
     before = len(server.printed.read_text())
-    assert server.ask("gray", server.click_model, **request_).status_code == 500
+    answer = server.ask("gray", server.click_model, **request_)
+    assert answer.status_code == 500
+    assert message in answer.json()["detail"]
     assert server.infer("gray").mask.shape == (70, 104)
     assert message in server.printed.read_text()[before:]  # clients show "Internal Server Error"
 

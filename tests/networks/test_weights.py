@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import pickle
+import re
 import stat
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from bundle import __version__
 from bundle.files import LEDGER, OutputFolder
 from bundle.networks.encoder import ConvNeXtEncoder
+from bundle.networks.start import load_start
 from bundle.networks.weights import load_network, read_file, save_checkpoint
 
 
@@ -116,6 +118,18 @@ def test_damaged_tensors_are_refused_and_the_network_stays(make_network, checkpo
     with pytest.raises(ValueError, match=r"2 tensors differ: decoder.refine.bias is \[7\] in the file, expected \[3\]"):
         load_network(network, checkpoint)
     assert network.decoder.classifier.bias.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged_are_refused(make_network, checkpoint, value):
+    content = torch.load(checkpoint, weights_only=True)
+    name = list(content["model"])[-1]
+    content["model"][name].view(-1)[0] = value
+    torch.save(content, checkpoint)
+    for load in (load_network, load_start):
+        message = rf"model\.pt: weights must be finite, got NaN or infinite values in {re.escape(name)}; use"
+        with pytest.raises(ValueError, match=message):
+            load(make_network(), checkpoint)
 
 
 def test_missing_file_and_folder_are_refused(make_network, tmp_path):

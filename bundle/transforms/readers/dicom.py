@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import io
 from typing import IO, Any
 
 import numpy as np
 import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from bundle.dicom import class_name, is_image_class
+from bundle.dicom import PREAMBLE, class_name, is_image_class, starts_as_dicom
 from bundle.transforms.readers.dicom_header import entry, find_spacing, quiet_reading, text, whole
-from bundle.transforms.readers.dicom_stream import END_MARK, HEAD, guess_syntax, has_end_mark, is_ybr
+from bundle.transforms.readers.dicom_stream import END_MARK, HEAD, ITEM, guess_syntax, has_end_mark, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
 from bundle.transforms.readers.raw import Raw, check_size
 
@@ -31,6 +34,8 @@ PADDING = 4096
 def _missing_pixels(ds: Any, size: int) -> ValueError:
     """Why there is nothing to show: the file is cut, or the object is no image."""
     name = class_name(ds, ds.file_meta)
+    if fractions := [key for key in ("FloatPixelData", "DoubleFloatPixelData") if key in ds]:
+        return ValueError(f"pixel data must be whole numbers, got {fractions[0]}; export the image as 8 or 16 bits.")
     if is_image_class(name) or "Rows" in ds:
         return ValueError(f"DICOM file is cut, or has no pixel data: it ends after {size} bytes; {CUT}.")
     kind = f"a {name} object" if name else "none of its entries"
@@ -71,7 +76,10 @@ def complete_header(ds: Any) -> list[str]:
 def _is_understood(ds: Any) -> bool:
     """Whether the file names a transfer syntax that can be that of its pixel data."""
     try:
-        return bool(ds.file_meta.TransferSyntaxUID.is_encapsulated or not ds["PixelData"].is_undefined_length)
+        undefined = ds["PixelData"].is_undefined_length
+        if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+            return bool(undefined or ds.PixelData[:4] == ITEM)
+        return not undefined
     except (AttributeError, ValueError):  # absent, or none of the standard
         return False
 
@@ -105,6 +113,26 @@ def _check_length(ds: Any, head: bytes) -> None:
         raise ValueError(f"DICOM file is cut: expected {expected} bytes of pixel data, got {got}; {CUT}.")
 
 
+def _aligned(ds: Any) -> tuple[np.ndarray, list[str]]:
+    """Stored samples as the lowest bits, where an older file keeps them in higher ones, and notes.
+
+    The standard has asked for HighBit = BitsStored - 1 since 2014. pydicom takes it for granted, and compressed streams
+    have no spare bits.
+    """
+    bits, high = whole(ds, "BitsStored"), whole(ds, "HighBit")
+    if high == bits - 1 or ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        return _decode(ds), []
+    shift = high + 1 - bits
+    if shift > 0 and high < whole(ds, "BitsAllocated"):
+        ds.BitsStored = high + 1
+        stored = _decode(ds)
+        ds.BitsStored = bits
+        signed = whole(ds, "PixelRepresentation", 0)
+        if stored.max() >= 1 << (bits - signed) or stored.min() < -(1 << (bits - 1)):
+            return stored >> shift, [f"values lie below HighBit {high}, {bits} bits are taken from there"]
+    return _decode(ds), [f"HighBit {high} does not fit BitsStored {bits}, {bits - 1} is taken"]
+
+
 def _decode(ds: Any) -> np.ndarray:
     """Stored samples, (H, W) or (H, W, 3), in the color model of the stream.
 
@@ -127,11 +155,38 @@ def _decode(ds: Any) -> np.ndarray:
         ) from e
 
 
-def _read(file: IO[bytes], as_mask: bool) -> Raw:
+def _parse(file: IO[bytes]) -> Any:
+    """The file's entries, read as it is written where not as it is labeled.
+
+    Raises:
+        ValueError: when it is no DICOM file.
+    """
+    failure: Exception | None = None
     try:
         ds: Any = pydicom.dcmread(file, force=True)
+        if entry(ds, "PixelData") is not None:
+            return ds
     except Exception as e:  # see _decode
-        raise ValueError(f"must be a DICOM file, got a damaged or different one; {CUT}, or export it as PNG.") from e
+        failure = e
+    file.seek(0)
+    if starts_as_dicom(file.read(PREAMBLE)):
+        try:
+            read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 > 2)
+            unlabeled: Any = pydicom.dcmread(io.BytesIO(file.read()), force=True)
+            if entry(unlabeled, "PixelData") is not None:
+                unlabeled.file_meta = FileMetaDataset()
+                return unlabeled
+        except Exception as e:  # see _decode
+            failure = failure or e
+    if failure is not None:
+        raise ValueError(
+            f"must be a DICOM file, got a damaged or different one; {CUT}, or export it as PNG."
+        ) from failure
+    return ds
+
+
+def _read(file: IO[bytes], as_mask: bool) -> Raw:
+    ds = _parse(file)
     if entry(ds, "PixelData") is None:
         raise _missing_pixels(ds, file.seek(0, 2))
     if (frames := whole(ds, "NumberOfFrames", 1)) > 1:
@@ -141,14 +196,14 @@ def _read(file: IO[bytes], as_mask: bool) -> Raw:
     notes += _settle_syntax(ds, head)
     _check_length(ds, head)
     ybr = is_ybr(text(ds, "PhotometricInterpretation"), head)
-    stored, shape = _decode(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
+    (stored, more), shape = _aligned(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
     if stored.shape not in (shape, (*shape, 3)):
         raise ValueError(f"DICOM pixel data must have the size {shape} of the header, got {stored.shape}; {CUT}.")
     stored = to_rgb(stored, ybr)
     if as_mask:
         return Raw(stored, find_spacing(ds)[0])
     raw = dicom_frame(stored, ds)
-    return Raw(raw.pixels, raw.spacing, raw.limits, notes=(*notes, *raw.notes))
+    return Raw(raw.pixels, raw.spacing, raw.limits, notes=(*notes, *more, *raw.notes))
 
 
 def read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:

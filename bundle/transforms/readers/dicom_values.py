@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from pydicom.dataelem import DataElement
 
 from bundle.transforms.readers.dicom_header import entry, find_spacing, numbers, remove, sequence, text, whole
 from bundle.transforms.readers.raw import Raw
@@ -60,16 +61,29 @@ def _clean_window(ds: Any) -> list[str]:
     return notes
 
 
+def _whole_table(item: Any) -> bool:
+    """Whether a lookup table has all its entries. Those of a byte each become numbers: pydicom does not unpack them."""
+    descriptor, data = numbers(item, "LUTDescriptor") or [], entry(item, "LUTData")
+    if len(descriptor) != 3 or data is None:
+        return False
+    length = int(descriptor[0]) or 1 << 16
+    if not isinstance(data, bytes):
+        return len(numbers(item, "LUTData") or []) >= length
+    if descriptor[2] <= 8 and length <= len(data) < 2 * length:
+        item["LUTData"] = DataElement("LUTData", "US", list(data[:length]))
+        return True
+    return len(data) >= 2 * length
+
+
 def _clean_tables(ds: Any) -> list[str]:
-    """Removes lookup tables without content; gives notes."""
+    """Removes lookup tables that are not whole; gives notes."""
     notes = []
     for name in ("ModalityLUTSequence", "VOILUTSequence", "PresentationLUTSequence"):
         items = sequence(ds, name)
-        whole_table = items and len(numbers(items[0], "LUTDescriptor") or []) == 3 and entry(items[0], "LUTData")
-        if name in ds and not whole_table:
+        if name in ds and not (items and _whole_table(items[0])):
             remove(ds, name)
             if items:
-                notes.append(f"{name} has no table and is left out")
+                notes.append(f"{name} has no whole table and is left out")
     return notes
 
 

@@ -14,8 +14,13 @@ import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
+    MPEG4HP41,
     BasicTextSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -415,3 +420,70 @@ def test_reading_in_threads_gives_others_their_warnings_back(tmp_path: Path) -> 
     assert not failed
     assert warnings.filters == before
     assert warnings.showwarning == shown
+
+
+WIDE = np.repeat(np.arange(0, 4096, 80, dtype=np.uint16)[None], 40, axis=0)  # (40, 52), 12 bits
+
+
+@pytest.mark.parametrize(
+    ("pixels", "tags"),
+    [
+        (WIDE << 4, {"BitsStored": 12, "HighBit": 15}),
+        (WIDE << 2, {"BitsStored": 12, "HighBit": 13}),
+        (((WIDE.astype(np.int16) - 2048) << 4), {"BitsStored": 12, "HighBit": 15, "PixelRepresentation": 1}),
+        ((WIDE >> 4) << 8, {"BitsStored": 8, "HighBit": 15}),
+    ],
+    ids=["upper", "middle", "signed", "8 bits"],
+)
+def test_values_in_the_upper_bits_are_read_there(tmp_path: Path, pixels: np.ndarray, tags: dict[str, Any]) -> None:
+    """The editions before 2014 let HighBit say where the values lie; pydicom takes the lower bits."""
+    path = save(tmp_path / "a.dcm", pixels, **tags)
+    assert np.allclose(unit(path)[0], WIDE / 4095, atol=1 / 255)
+    assert f"values lie below HighBit {tags['HighBit']}" in notes(path)
+
+
+@pytest.mark.parametrize("high_bit", [15, 3, 40])
+def test_a_high_bit_that_does_not_fit_the_values_is_left_out(tmp_path: Path, high_bit: int) -> None:
+    path = save(tmp_path / "a.dcm", WIDE, BitsStored=12, HighBit=high_bit)
+    assert np.allclose(unit(path)[0], WIDE / 4095, atol=1 / 255)
+    assert f"HighBit {high_bit} does not fit BitsStored 12, 11 is taken" in notes(path)
+
+
+def table(data: Any, *, bits: int, kind: str = "OW") -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor, item.ModalityLUTType = [256, 0, bits], "US"
+    item.add_new("LUTData", kind, data)
+    return item
+
+
+@pytest.mark.parametrize("name", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_tables_of_bytes_are_read_and_cut_ones_left_out(tmp_path: Path, name: str) -> None:
+    inverted = bytes(range(255, -1, -1))
+    for item in (table(inverted, bits=8), table(list(inverted), bits=8, kind="US")):
+        assert np.allclose(unit(save(tmp_path / "a.dcm", RAMP, **{name: [item]}))[0], 1 - RAMP / 255, atol=0.01)
+    for item in (table(inverted, bits=16), table(bytes(100), bits=8), table([1, 2, 3], bits=16, kind="US")):
+        path = save(tmp_path / "a.dcm", RAMP, **{name: [item]})
+        assert np.allclose(unit(path)[0], RAMP / 255, atol=0.01)
+        assert f"{name} has no whole table and is left out" in notes(path)
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, MPEG4HP41, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+def test_plain_pixels_under_the_label_of_others_are_read(tmp_path: Path, syntax: str) -> None:
+    path = save(tmp_path / "a.dcm", RAMP)
+    ds = pydicom.dcmread(path)
+    body = path.read_bytes().partition(b"1.2.840.10008.1.2.1\0")[2]
+    ds.file_meta.TransferSyntaxUID = syntax
+    file = DicomBytesIO()
+    write_file_meta_info(file, ds.file_meta)
+    path.write_bytes(bytes(128) + b"DICM" + file.getvalue() + body)
+    assert np.array_equal(read_file(str(path)).pixels, RAMP)
+    assert "transfer syntax is missing or wrong, Explicit VR Little Endian is taken" in notes(path)
+
+
+def test_pixels_of_fractions_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.dcm", RAMP, BitsAllocated=32, FloatPixelData=RAMP.astype(np.float32).tobytes())
+    ds = pydicom.dcmread(path)
+    del ds.PixelData
+    ds.save_as(path)
+    with pytest.raises(ValueError, match="pixel data must be whole numbers, got FloatPixelData; export the image as"):
+        read_file(str(path))

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bundle.engines import run_folder
+from bundle.engines.running import release
+from bundle.files import OutputFolder
+
+
+@contextmanager
+def training_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process whose training runs in the folder, until its standard input is closed."""
+    program = (
+        "import sys; from bundle.engines import run_folder; run_folder(sys.argv[1], resume=False);"
+        " print('runs', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        yield process
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_in_which_a_training_runs_is_refused(
+    tmp_path: Path, resume: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundle.engines.running.PATIENCE", 0.2)
+    (tmp_path / "link").symlink_to("run")
+    with training_elsewhere(tmp_path / "run"):
+        (tmp_path / "run/last.pt").write_text("other")  # what it has written since
+        with pytest.raises(OSError, match=r"link: another training runs in this folder; wait .+ another --output_dir"):
+            run_folder(str(tmp_path / "link"), resume=resume)
+        assert (tmp_path / "run/last.pt").read_text() == "other"
+    OutputFolder(tmp_path / "run").adopt("last.pt")
+    run_folder(str(tmp_path / "link"), resume=True)  # it ended, in whatever way
+    run_folder(str(tmp_path / "run"), resume=True)  # in this process one follows the other
+
+
+def test_a_training_that_ended_lets_those_of_other_processes_in(tmp_path: Path) -> None:
+    run_folder(str(tmp_path), resume=False)
+    release(tmp_path)
+    with training_elsewhere(tmp_path):
+        pass
+    release(tmp_path / "none")
+
+
+def test_a_training_of_a_client_waits_for_the_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bundle.engines.running.PATIENCE", 0.2)
+    monkeypatch.setattr(sys, "argv", ["app.py", "-m", "train", "-r", json.dumps({"model": "x", "max_epochs": 1})])
+    with training_elsewhere(tmp_path) as process, caplog.at_level("INFO"):
+        threading.Timer(1, process.stdin.close).start()  # type: ignore[union-attr]
+        run_folder(str(tmp_path), resume=False)
+        assert process.wait(10) == 0
+    assert f"another training runs in {tmp_path}; this one waits until it ends" in caplog.text
