@@ -47,7 +47,6 @@ Scored = tuple[dict[str, Any], Any, float]  # raw item, sample, score
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    logging.disable(logging.INFO)
     try:
         return int(options.run(options))
     except Exception as error:
@@ -242,4 +241,5 @@ def _round(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.INFO)  # of this program alone: main() may run in another
     sys.exit(main())

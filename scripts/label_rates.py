@@ -37,7 +37,6 @@ Item = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = _parser().parse_args(arguments)
-    logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)
     try:
         folder = OutputFolder(writable_folder(str(args.output)), option="--output", sources=[args.weights])
@@ -144,4 +143,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # of this program alone: main() may run in another
     sys.exit(main())
