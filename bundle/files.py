@@ -26,6 +26,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2")
 IMAGE_SUFFIXES = PICTURE_SUFFIXES + NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_SUFFIXES + DICOM_SUFFIXES
 """What the readers take, in lower case; DICOM also without a suffix."""
+RESULT_SUFFIXES = (".png", ".tif", ".bmp", *NIFTI_SUFFIXES, ".nrrd", ".seg.nrrd", ".mha")  # lossless, of one part
 
 LEDGER = ".ultrasound_uperconvnext_outputs"
 """File beside the outputs that lists them, a line of JSON each: path below its folder, and SHA-256.

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from bundle.files import RESULT_SUFFIXES
+
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".jpg", ".png", ".tif")
 """Of images and labels that MONAI Label lists in a folder."""
 
@@ -28,7 +30,7 @@ MOST_EPOCHS = 100_000
 CHOICES = {
     "run_id": ("run", "training"),
     "tracking": ("none", "mlflow"),
-    "result_extension": (*SUFFIXES, ".seg.nrrd"),
+    "result_extension": RESULT_SUFFIXES,
     "result_dtype": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
     "logging": ("debug", "info", "warning", "error", "critical"),
 }

@@ -15,7 +15,7 @@ import torch
 from monai.transforms import Transform
 from PIL import Image
 
-from bundle.files import IMAGE_SUFFIXES
+from bundle.files import IMAGE_SUFFIXES, RESULT_SUFFIXES
 from bundle.guidance import Box, Point
 from bundle.transforms.readers import check_size
 from bundle.vocabulary import BACKGROUND, UNKNOWN
@@ -23,9 +23,6 @@ from bundle.vocabulary import BACKGROUND, UNKNOWN
 REQUESTED_PROMPTS = ("position", "nature", "task")
 UNNAMED = 0
 """Slot of guidance whose structure the user did not name; the other slots are those structures' indices."""
-
-RESULT_SUFFIXES = (".png", ".tif", ".bmp", ".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha")
-"""What a client may ask the label map to be: lossless files of one part."""
 
 _SHOWN = 80  # characters of a wrong value in an error
 

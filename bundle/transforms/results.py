@@ -31,6 +31,9 @@ class SplitPredictiond(MapTransform):
 
     ``pred`` {"seg": (C, H, W), "cls_<label set>": (K,)} becomes ``pred``: (C, H, W) in [0, 1], summing to one over the
     channels, and ``probabilities``: {label set: (K,)}. A plain tensor is taken for the segmentation logits.
+
+    Raises:
+        ValueError: when a logit is not finite.
     """
 
     def __init__(self, keys: KeysCollection = "pred") -> None:
@@ -41,6 +44,12 @@ class SplitPredictiond(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             outputs = item[key] if isinstance(item[key], Mapping) else {"seg": item[key]}
+            for name, logits in outputs.items():
+                if not torch.isfinite(logits.sum(dtype=torch.float32)):
+                    raise ValueError(
+                        f"the model must give finite numbers, got NaN or infinity in {name}; use other weights, or "
+                        "export the model again."
+                    )
             item["probabilities"] = {
                 name.removeprefix("cls_"): logits.float().softmax(0)
                 for name, logits in outputs.items()

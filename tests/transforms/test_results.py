@@ -11,7 +11,14 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Flipd, Invertd, Resized
 from PIL import Image
 
-from bundle.transforms import DescribePredictiond, Letterboxd, LoadUltrasoundd, ToLabelMapd, ToStudyd
+from bundle.transforms import (
+    DescribePredictiond,
+    Letterboxd,
+    LoadUltrasoundd,
+    SplitPredictiond,
+    ToLabelMapd,
+    ToStudyd,
+)
 
 STRUCTURES = ["background", "lesion", "nerve"]
 LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia"]}
@@ -33,6 +40,15 @@ def predicted(**item: Any) -> dict[str, Any]:
 def describe(**item: Any) -> dict[str, Any]:
     result: dict[str, Any] = DescribePredictiond(STRUCTURES, LABEL_SETS)(predicted(**item))["result"]
     return result
+
+
+@pytest.mark.parametrize(("name", "value"), [("seg", float("nan")), ("cls_lung", float("inf"))])
+def test_a_model_that_gives_no_finite_number_is_named(name: str, value: float) -> None:
+    pred = {"seg": torch.zeros(3, 4, 4), "cls_lung": torch.zeros(2)}
+    assert SplitPredictiond()({"pred": dict(pred)})["probabilities"]["lung"].tolist() == [0.5, 0.5]
+    pred[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match=f"must give finite numbers, got NaN or infinity in {name}; use other weights"):
+        SplitPredictiond()({"pred": pred})
 
 
 def test_areas_are_counted_in_pixels_and_square_millimeters() -> None:
