@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from bundle import __version__
 from bundle.described import NotPlain, described_network, plain_values
 from bundle.engines.identity import refusal
-from bundle.engines.running import release
+from bundle.engines.running import hold, release
 from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.vocabulary import switch
 
@@ -100,6 +100,8 @@ class Checkpoints:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._interrupted)
 
     def _start(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            hold(self.output_dir)
         last = self.output_dir / LAST
         writable_folder(str(self.output_dir))
         writable_folder(str(self.model_path.parent))

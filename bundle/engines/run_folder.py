@@ -12,7 +12,7 @@ from pathlib import Path
 import ignite.distributed as idist
 
 from bundle.engines.checkpoints import BEST, LAST, read_state
-from bundle.engines.running import hold
+from bundle.engines.running import probe
 from bundle.files import LEDGER, OutputFolder, writable_folder
 from bundle.vocabulary import switch
 
@@ -46,7 +46,7 @@ def run_folder(path: str, *, resume: bool | str, start_weights: str | None = Non
     """
     folder = Path(writable_folder(path))
     if idist.get_rank() == 0:
-        hold(folder)
+        probe(folder)
     if switch(resume, "resume"):
         return path
     if start_weights is not None and Path(start_weights).resolve() in [(folder / n).resolve() for n in (BEST, LAST)]:

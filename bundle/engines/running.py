@@ -47,6 +47,17 @@ def hold(folder: Path) -> None:
     _held[_place(folder)] = lock
 
 
+def probe(folder: Path) -> None:
+    """Looks whether a training of another process runs in a folder; raises and waits as :func:`hold`, and keeps nothing.
+
+    For configs that are resolved and may never train.
+    """
+    mine = (folder / LOCK).exists() and _place(folder) in _held
+    hold(folder)
+    if not mine:
+        release(folder)
+
+
 def release(folder: Path) -> None:
     """Lets others train in a folder, if this process kept them out."""
     if (folder / LOCK).exists() and (lock := _held.pop(_place(folder), None)):

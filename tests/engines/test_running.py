@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundle.engines import run_folder
-from bundle.engines.running import release
+from bundle.engines.running import hold, probe, release
 from bundle.files import OutputFolder
 
 
@@ -18,8 +18,9 @@ from bundle.files import OutputFolder
 def training_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process whose training runs in the folder, until its standard input is closed."""
     program = (
-        "import sys; from bundle.engines import run_folder; run_folder(sys.argv[1], resume=False);"
-        " print('runs', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from bundle.engines import run_folder;"
+        " from bundle.engines.running import hold; folder = run_folder(sys.argv[1], resume=False);"
+        " hold(Path(folder)); print('runs', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", program, str(folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -45,11 +46,29 @@ def test_a_folder_in_which_a_training_runs_is_refused(
 
 
 def test_a_training_that_ended_lets_those_of_other_processes_in(tmp_path: Path) -> None:
-    run_folder(str(tmp_path), resume=False)
+    hold(tmp_path)
     release(tmp_path)
     with training_elsewhere(tmp_path):
         pass
     release(tmp_path / "none")
+
+
+def test_a_config_that_is_resolved_alone_keeps_no_other_training_out(tmp_path: Path) -> None:
+    run_folder(str(tmp_path), resume=False)
+    with training_elsewhere(tmp_path):
+        pass
+
+
+def test_a_look_at_the_folder_of_an_own_training_does_not_end_its_lock(
+    tmp_path: Path,
+) -> None:
+    hold(tmp_path)
+    probe(tmp_path)
+    program = "import sys; from pathlib import Path; from bundle.engines import running; running.PATIENCE = 0.2; "
+    words = [sys.executable, "-c", program + "running.hold(Path(sys.argv[1]))", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    release(tmp_path)
+    assert "another training runs in this folder" in done.stderr
 
 
 def test_a_training_of_a_client_waits_for_the_one_that_runs(
