@@ -48,7 +48,7 @@ def hold(folder: Path) -> None:
 
 
 def probe(folder: Path) -> None:
-    """Looks whether a training of another process runs in a folder; raises and waits as :func:`hold`, and keeps nothing.
+    """Looks whether another process trains in a folder; raises and waits as :func:`hold` does, keeps nothing.
 
     For configs that are resolved and may never train.
     """
