@@ -24,10 +24,10 @@ class ProgressiveResizing:
     """
 
     def __init__(self, side: int, share: float) -> None:
-        if not 0 <= share < 1:
-            raise ValueError(f"small_share must be a share of the iterations in [0, 1), got {share}; correct it.")
-        if side < 32 or side % 32:
-            raise ValueError(f"small_side must be a multiple of 32 pixels, got {side}; correct it.")
+        if isinstance(share, str) or not 0 <= share < 1:
+            raise ValueError(f"small_share must be a share of the iterations in [0, 1), got {share!r}; correct it.")
+        if not isinstance(side, int) or side < 32 or side % 32:
+            raise ValueError(f"small_side must be a multiple of 32 pixels, got {side!r}; correct it.")
         self.side, self.share = side, share
 
     def attach(self, engine: Engine) -> None:
