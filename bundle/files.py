@@ -238,7 +238,7 @@ class OutputFolder:
             return ""
         known = self._known(path, key)
         if not known:
-            return "a file that no earlier run lists (versions up to 0.5.2 kept no list)"
+            return "a file that no earlier run lists (another run writes here now, or a version up to 0.5.2 wrote it)"
         hashes = [known[start : start + 32] for start in range(0, len(known), 32)]
         own = _mark(f"{_GROWING} {status.st_dev} {status.st_ino}")
         if own not in hashes and bytes.fromhex(sha256(path)) not in hashes:

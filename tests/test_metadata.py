@@ -49,12 +49,6 @@ def table(heading: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def changes(text: str) -> str:
-    """A section of CHANGELOG.md in one line: ``Added: ... Changed: ...``."""
-    parts = re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL)
-    return " ".join(f"{kind}: {' '.join(re.sub('^- ', '', body, flags=re.MULTILINE).split())}" for kind, body in parts)
-
-
 def test_scores_are_those_of_the_results() -> None:
     metrics = metadata()["eval_metrics"]
     for kind in ("segmentation", "classification"):
@@ -75,10 +69,11 @@ def test_short_tables_have_the_figures_of_the_results(name: str) -> None:
     assert figures <= {found[0] for found in SCORE.finditer(read("docs/results.md"))}
 
 
-def test_changelog_is_that_of_the_project() -> None:
-    sections = re.split(r"^## \[(\d+\.\d+\.\d+)\].*$", read("CHANGELOG.md"), flags=re.MULTILINE)[1:]
-    expected = {version: changes(text) for version, text in zip(sections[::2], sections[1::2], strict=True)}
-    assert metadata()["changelog"] == expected, f"changelog should be\n{json.dumps(expected, indent=2)}"
+def test_changelog_has_a_line_for_each_version() -> None:
+    versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", read("CHANGELOG.md"), re.MULTILINE)
+    lines = metadata()["changelog"]
+    assert list(lines) == versions
+    assert all(10 < len(line) <= 120 and line.endswith(".") for line in lines.values())
 
 
 def test_every_package_has_a_version_that_the_project_allows() -> None:

@@ -10,15 +10,28 @@ from typing import Any
 import numpy as np
 import pydicom
 from monai.utils import optional_import
-from pydicom.uid import ImplicitVRLittleEndian
 
 from bundle.files import DICOM_SUFFIXES
 from bundle.live.pictures import Picture
 from bundle.transforms.loading import to_unit
-from bundle.transforms.readers import HEAD, Raw, complete_header, dicom_frame, is_ybr, quiet_reading, to_rgb
+from bundle.transforms.readers import (
+    HEAD,
+    Raw,
+    complete_header,
+    dicom_frame,
+    is_understood,
+    is_ybr,
+    lies_high,
+    parse_dicom,
+    quiet_reading,
+    settle_syntax,
+    spare_bits,
+    to_rgb,
+)
 
 iter_pixels, HAS_ITER_PIXELS = optional_import("pydicom.pixels", name="iter_pixels")
 
+UNDEFINED_LENGTH = b"\xff\xff\xff\xff"
 UNDECODABLE = (AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError, ValueError, OSError, EOFError)
 
 
@@ -50,6 +63,32 @@ def to_picture(raw: Raw) -> Picture:
     return Picture(np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels), raw.spacing)
 
 
+def _open_cine(path: Path) -> tuple[Any, Any, bytes]:
+    """A file's entries, what to decode frames from, and the start of its pixel data if they are compressed.
+
+    Frames are decoded from the file, one at a time; from memory where its header does not fit what it holds.
+    """
+    try:
+        with path.open("rb") as file:
+            ds = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            head = file.read(HEAD)  # from the element's tag on
+        syntax, implicit = ds.file_meta.TransferSyntaxUID, head[4:6] not in (b"OB", b"OW")
+        at = 4 if implicit else 8
+        undefined = head[at : at + 4] == UNDEFINED_LENGTH
+        fits = syntax.is_implicit_VR == implicit and is_understood(ds, undefined=undefined, start=head[at + 4 : at + 8])
+        if head and fits:
+            complete_header(ds)
+            return ds, path, head if syntax.is_encapsulated else b""
+    except Exception:  # whatever damaged data make pydicom raise: the other way says what is wrong
+        pass
+    with path.open("rb") as file:
+        ds = parse_dicom(file)
+    complete_header(ds)
+    head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
+    settle_syntax(ds, head)
+    return ds, ds, head
+
+
 def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
     """The frames of a DICOM file, decoded one at a time; the reason in the place of one that cannot be decoded.
 
@@ -60,21 +99,23 @@ def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
         raise ValueError(
             f'{path}: DICOM cine needs pydicom 3, got {pydicom.__version__}; run pip install "pydicom>=3".'
         )
-    with quiet_reading(str(path)), path.open("rb") as file:
-        ds = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-        complete_header(ds)
-        encapsulated = ds.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian).is_encapsulated
-        ybr = is_ybr(ds.PhotometricInterpretation, file.read(HEAD) if encapsulated else b"")
+    with quiet_reading(str(path)):
+        ds, source, head = _open_cine(path)
+        ybr = is_ybr(ds.PhotometricInterpretation, head)
+        shift = spare_bits(ds)
+        bits = ds.BitsStored + shift
+        if shift and not any(lies_high(stored, ds) for stored in iter_pixels(source, raw=True, bits_stored=bits)):
+            shift, bits = 0, ds.BitsStored
     number = 0
     while number < length:
         try:
-            frames = iter_pixels(path, indices=range(number, length), raw=True)
+            frames = iter_pixels(source, indices=range(number, length), raw=True, bits_stored=bits)
             while number < length:
                 with quiet_reading(str(path)):
                     stored = next(frames, None)
                     if stored is None:
                         return
-                    picture = to_picture(dicom_frame(to_rgb(stored, ybr), ds))
+                    picture = to_picture(dicom_frame(to_rgb(stored >> shift if shift else stored, ybr), ds))
                 number += 1
                 yield picture
         except UNDECODABLE as error:

@@ -17,7 +17,7 @@ import pydicom
 from bundle.data.listing import list_images
 from bundle.live.cine import cine_pictures, cine_rate, is_dicom, to_picture
 from bundle.live.pictures import Frame, Picture, cv2
-from bundle.transforms.readers import read_file
+from bundle.transforms.readers import quiet_reading, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ class DicomSource(Source):
 
     def __init__(self, path: Path) -> None:
         self.path, self.files = path, [str(path)]
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        with quiet_reading(str(path)):
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         if not header.get("Rows") or not header.get("Columns"):
             raise ValueError(f"{path}: DICOM file must hold pixel data, got none; export the images themselves.")
         super().__init__(rate=cine_rate(header), length=int(header.get("NumberOfFrames") or 1))

@@ -7,7 +7,7 @@ import base64
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from bundle.transforms.readers import check_size
 from bundle.vocabulary import BACKGROUND, UNKNOWN
 
 REQUESTED_PROMPTS = ("position", "nature", "task")
+GUIDANCE_KEYS = ("foreground", BACKGROUND, "box", "roi", "mask")
 UNNAMED = 0
 """Slot of guidance whose structure the user did not name; the other slots are those structures' indices."""
 
@@ -63,6 +64,16 @@ def _points(value: Any, key: str) -> list[Point]:
             f"{key} must be a list of clicks [x, y] or [x, y, z], got {_short(value)}; correct it, with finite numbers."
         ) from e
     return [(click[1], click[0]) for click in clicks]
+
+
+def _are_points(value: Any) -> bool:
+    """Whether a value reads as clicks: a list of lists of two or three numbers, not empty."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(click, (list, tuple)) for click in value):
+        return False
+    try:
+        return bool(_points(value, "clicks"))
+    except ValueError:
+        return False
 
 
 def _box(value: Any, key: str) -> Box:
@@ -129,6 +140,8 @@ class ReadRequestd(Transform):
     other one that is guided.
     MONAI Label's own click transforms take 3D clicks on 3D images, and 2D clicks on 2D images, alone.
 
+    ``guidance_notes`` says which guidance names a structure that the network does not know.
+
     ``guidance`` maps a slot (a structure's index, or 0 where none was named) to ``wanted`` and ``unwanted``, lists of
     (row, column), ``box`` and ``mask``, in pixels of the upright image; it is empty without clicks. A
     prompt that comes as the list of its choices becomes the first of them.
@@ -154,7 +167,17 @@ class ReadRequestd(Transform):
                 item[name] = item[name][0] if item[name] else UNKNOWN
         item.pop("clicks", None)  # of our own making alone
         item["guidance"] = self._guidance(item)
+        item["guidance_notes"] = [*self._unknown_names(item)]
         return item
+
+    def _unknown_names(self, item: Mapping[str, Any]) -> Iterator[str]:
+        """What names no structure of the network: ``label``, and keys that hold clicks."""
+        label = item.get("label")
+        if item["guidance"].get(UNNAMED) and isinstance(label, str) and label:
+            yield f"{_short(label)} is no structure of this model: what belongs to it counts as unnamed"
+        for key, value in item.items():
+            if key not in (*self.slots, *GUIDANCE_KEYS) and _are_points(value):
+                yield f"{_short(key)} is no structure of this model: its clicks are not used"
 
     def _guidance(self, item: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         self._check_number(item)

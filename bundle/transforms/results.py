@@ -216,6 +216,7 @@ class DescribePredictiond(Transform):
 
     def _guidance_notes(self, item: Mapping[str, Any], counts: Sequence[int]) -> Iterator[str]:
         """What of the user's guidance was not followed, or found nothing; ``counts``: pixels of each structure."""
+        yield from item.get("guidance_notes") or ()
         guidance = item.get("guidance") or {}
         for slot, said in guidance.items():
             asked, counted = len(said["wanted"]), item["clicks"][slot]["wanted"]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
 from bundle.live import Picture, open_source, play
 from bundle.live.cine import to_picture
@@ -149,6 +149,25 @@ def test_cine_window_and_twelve_bits(tmp_path: Path) -> None:
     found = next(open_source(str(narrow)).pictures()).pixels
     assert (found[CINE[0] < 70] == 0).all()
     assert (found[CINE[0] > 130] == 255).all()
+
+
+@pytest.mark.parametrize("stored", [CINE.astype(np.uint16) << 8, CINE.astype(np.uint16)])
+def test_cine_values_below_a_high_bit(tmp_path: Path, stored: np.ndarray) -> None:
+    """Editions before 2014 keep 8 bits in the upper half of 16; others set HighBit wrong."""
+    found = list(open_source(str(write_dicom(tmp_path / "c.dcm", stored, BitsStored=8, HighBit=15))).pictures())
+    for frame, expected in zip(found, CINE, strict=True):
+        np.testing.assert_array_equal(frame.pixels, expected)
+
+
+@pytest.mark.parametrize("wrong", [RLELossless, ImplicitVRLittleEndian, "1.2.3.4", None])
+def test_cine_under_a_wrong_transfer_syntax(tmp_path: Path, wrong: str | None) -> None:
+    path = write_dicom(tmp_path / "c.dcm", CINE)
+    content = path.read_bytes()
+    named = str(pydicom.dcmread(path).file_meta.TransferSyntaxUID).encode()
+    named += b"\0" * (len(named) % 2)
+    path.write_bytes(content.replace(named, str(wrong or "").encode().ljust(len(named), b"\0"), 1))
+    for frame, expected in zip(open_source(str(path)).pictures(), CINE, strict=True):
+        np.testing.assert_array_equal(frame.pixels, expected)
 
 
 @pytest.mark.parametrize(

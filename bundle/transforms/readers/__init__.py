@@ -4,7 +4,14 @@
 MONAI's readers stop short of palettes, YBR, 1-bit, 16-bit, window and region calibration, and differ in axis order.
 """
 
-from bundle.transforms.readers.dicom import complete_header
+from bundle.transforms.readers.dicom import (
+    complete_header,
+    is_understood,
+    lies_high,
+    parse_dicom,
+    settle_syntax,
+    spare_bits,
+)
 from bundle.transforms.readers.dicom_header import quiet_reading
 from bundle.transforms.readers.dicom_stream import HEAD, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
@@ -20,8 +27,13 @@ __all__ = [
     "check_size",
     "complete_header",
     "dicom_frame",
+    "is_understood",
     "is_ybr",
+    "lies_high",
+    "parse_dicom",
     "quiet_reading",
     "read_file",
+    "settle_syntax",
+    "spare_bits",
     "to_rgb",
 ]

@@ -73,24 +73,28 @@ def complete_header(ds: Any) -> list[str]:
     return notes
 
 
-def _is_understood(ds: Any) -> bool:
-    """Whether the file names a transfer syntax that can be that of its pixel data."""
+def is_understood(ds: Any, *, undefined: bool, start: bytes) -> bool:
+    """Whether the file names a transfer syntax that can be that of its pixel data.
+
+    Args:
+        ds: the file's entries.
+        undefined: whether the length of the pixel data is undefined.
+        start: their first four bytes.
+    """
     try:
-        undefined = ds["PixelData"].is_undefined_length
-        if ds.file_meta.TransferSyntaxUID.is_encapsulated:
-            return bool(undefined or ds.PixelData[:4] == ITEM)
-        return not undefined
+        return (undefined or start == ITEM) if ds.file_meta.TransferSyntaxUID.is_encapsulated else not undefined
     except (AttributeError, ValueError):  # absent, or none of the standard
         return False
 
 
-def _settle_syntax(ds: Any, head: bytes) -> list[str]:
+def settle_syntax(ds: Any, head: bytes) -> list[str]:
     """Names the transfer syntax where the file does not, from how it is written; gives notes."""
-    if _is_understood(ds):
+    undefined = ds["PixelData"].is_undefined_length
+    if is_understood(ds, undefined=undefined, start=ds.PixelData[:4]):
         return []
     implicit, little = getattr(ds, "original_encoding", None) or (ds.is_implicit_VR, ds.is_little_endian)
     native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    syntax = guess_syntax(head) if ds["PixelData"].is_undefined_length else str(native)
+    syntax = guess_syntax(head) if undefined else str(native)
     if syntax is None:
         raise ValueError("DICOM file must name the transfer syntax of its pixels, got none; export it uncompressed.")
     ds.file_meta.TransferSyntaxUID = UID(syntax)
@@ -113,23 +117,35 @@ def _check_length(ds: Any, head: bytes) -> None:
         raise ValueError(f"DICOM file is cut: expected {expected} bytes of pixel data, got {got}; {CUT}.")
 
 
-def _aligned(ds: Any) -> tuple[np.ndarray, list[str]]:
-    """Stored samples as the lowest bits, where an older file keeps them in higher ones, and notes.
+def spare_bits(ds: Any) -> int:
+    """Bits by which stored samples may lie too high, as HighBit has it; 0 where they cannot.
 
     The standard has asked for HighBit = BitsStored - 1 since 2014. pydicom takes it for granted, and compressed streams
     have no spare bits.
     """
     bits, high = whole(ds, "BitsStored"), whole(ds, "HighBit")
-    if high == bits - 1 or ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        return _decode(ds), []
-    shift = high + 1 - bits
-    if shift > 0 and high < whole(ds, "BitsAllocated"):
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated or high >= whole(ds, "BitsAllocated"):
+        return 0
+    return max(high + 1 - bits, 0)
+
+
+def lies_high(stored: np.ndarray, ds: Any) -> bool:
+    """Whether samples that were decoded with the spare bits need more than BitsStored bits."""
+    bits, signed = whole(ds, "BitsStored"), whole(ds, "PixelRepresentation", 0)
+    return bool(stored.max() >= 1 << (bits - signed) or stored.min() < -(1 << (bits - 1)))
+
+
+def _aligned(ds: Any) -> tuple[np.ndarray, list[str]]:
+    """Stored samples as the lowest bits, where an older file keeps them in higher ones, and notes."""
+    bits, high = whole(ds, "BitsStored"), whole(ds, "HighBit")
+    if shift := spare_bits(ds):
         ds.BitsStored = high + 1
         stored = _decode(ds)
         ds.BitsStored = bits
-        signed = whole(ds, "PixelRepresentation", 0)
-        if stored.max() >= 1 << (bits - signed) or stored.min() < -(1 << (bits - 1)):
+        if lies_high(stored, ds):
             return stored >> shift, [f"values lie below HighBit {high}, {bits} bits are taken from there"]
+    if high == bits - 1 or ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        return _decode(ds), []
     return _decode(ds), [f"HighBit {high} does not fit BitsStored {bits}, {bits - 1} is taken"]
 
 
@@ -155,7 +171,7 @@ def _decode(ds: Any) -> np.ndarray:
         ) from e
 
 
-def _parse(file: IO[bytes]) -> Any:
+def parse_dicom(file: IO[bytes]) -> Any:
     """The file's entries, read as it is written where not as it is labeled.
 
     Raises:
@@ -186,14 +202,14 @@ def _parse(file: IO[bytes]) -> Any:
 
 
 def _read(file: IO[bytes], as_mask: bool) -> Raw:
-    ds = _parse(file)
+    ds = parse_dicom(file)
     if entry(ds, "PixelData") is None:
         raise _missing_pixels(ds, file.seek(0, 2))
     if (frames := whole(ds, "NumberOfFrames", 1)) > 1:
         raise ValueError(f"DICOM file must be single-frame, got {frames} frames; save the one you need as a file.")
     notes = complete_header(ds)
     head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
-    notes += _settle_syntax(ds, head)
+    notes += settle_syntax(ds, head)
     _check_length(ds, head)
     ybr = is_ybr(text(ds, "PhotometricInterpretation"), head)
     (stored, more), shape = _aligned(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
