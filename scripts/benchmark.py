@@ -29,7 +29,6 @@ PARTS = {
     "data": "a training sample: cold, from the cache, as it was; the loader with workers",
     "training": "a training step: images per second and peak memory",
     "deployment": "latency of every runtime and precision, against the paper's network in eager float32",
-    "operators": "where the time goes in the paper's network, before and after (a training step without --quick alone)",
     "live": "a frame of a stream, from pixels to mask and classes",
     "clips": "real clips through scripts/live.py: frames per second, latency, memory",
     "folder": "images per second from files to files",

@@ -70,11 +70,11 @@ def _gaussian_pipeline(parser: ConfigParser) -> Compose:
     )
 
 
-def _rows(options: Options, folder: str) -> list[dict[str, Any]]:
+def _ways(options: Options, folder: str) -> tuple[dict[str, Callable[[], None]], int]:
+    """The ways to a sample, each as a call that draws all of them, and how many that are."""
     parser = _parser(options, folder)
     data: CachedDataset = parser.get_parsed_content("train#dataset")
     places = _places(options, len(data.data))
-    count = len(places)
     without = _dataset(parser, data, None, 0.0)
     on_disk, in_memory = _dataset(parser, data, folder, 0.0), _dataset(parser, data, None, 4.0)
     former = _gaussian_pipeline(parser)
@@ -97,6 +97,11 @@ def _rows(options: Options, folder: str) -> list[dict[str, Any]]:
         "ours, from the disk": draw(on_disk),
         "ours, from memory": draw(in_memory),
     }
+    return ways, len(places)
+
+
+def _rows(options: Options, folder: str) -> list[dict[str, Any]]:
+    ways, count = _ways(options, folder)
     with _one_thread():
         times = interleave(ways, rounds=3 if options.quick else 9)
     rows = []

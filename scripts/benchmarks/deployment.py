@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from bundle.engines.runtimes import openvino_core, require_package
 from bundle.export import load_source
 from bundle.export.formats import example, onnx_model, openvino_model, trace
-from bundle.export.quantize import KEPT, CalibrationImages, quantize
+from bundle.export.quantize import CalibrationImages, quantize
 from bundle.networks import UPerConvNeXt
 from bundle.networks.deployable import DeployableNetwork, deployable
+from bundle.networks.upernet import UPerNetDecoder
 from scripts.benchmarks.interleave import Options, Part, Timing, interleave
-from scripts.benchmarks.roofline import Machine, Work, measure_machine, measure_work
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SIDE = 224
@@ -61,8 +61,6 @@ class Case:
 def measure(options: Options) -> Part:
     """Times batch 1 at 224 px in all runtimes, in turns."""
     cases = {"paper": _case(_paper(options.seed), options.seed), "compact": _case(_compact(options), options.seed)}
-    machine = measure_machine(rounds=5 if options.quick else 15)
-    works = {name: measure_work(case.rewritten, *case.inputs) for name, case in cases.items()}
     ways: dict[Way, Run] = {BASELINE: _fused_at_the_finest_size(cases["paper"])}
     for name, case in cases.items():
         runs = {**_torch_ways(case), **_onnx_ways(case), **_openvino_ways(case, images=4 if options.quick else 32)}
@@ -74,17 +72,15 @@ def measure(options: Options) -> Part:
     rows = []
     for way in ways:
         timing, baseline = timings[", ".join(way)], timings[", ".join(BASELINE)]
-        least = works[way[0]].seconds(machine, way[2])
-        rows.append(_row(way, timing, baseline=baseline, least=least, difference=differences[way]))
+        rows.append(_row(way, timing, baseline=baseline, difference=differences[way]))
     note = (
-        f"One image, {SIDE} px, {torch.get_num_threads()} threads, medians over rounds of {CALLS} runs. The share is "
-        "the least time that the machine's measured peaks allow (operations or bytes) over the time taken. The "
-        "difference is the largest of any logit; int8 is calibrated on noise here, for the time alone."
+        f"One image, {SIDE} px, {torch.get_num_threads()} threads, medians over rounds of {CALLS} runs. The "
+        "difference is the largest of any logit; int8 is calibrated on noise here, only for the time."
     )
-    return Part(title="Deployment", note=note, rows=rows, extra=_extra(cases, works, machine))
+    return Part(title="Deployment", note=note, rows=rows)
 
 
-def _row(way: Way, timing: Timing, *, baseline: Timing, least: float, difference: float) -> dict[str, Any]:
+def _row(way: Way, timing: Timing, *, baseline: Timing, difference: float) -> dict[str, Any]:
     return {
         "network": way[0],
         "runtime": way[1],
@@ -93,21 +89,8 @@ def _row(way: Way, timing: Timing, *, baseline: Timing, least: float, difference
         "first quartile": 1000 * timing.low / CALLS,
         "third quartile": 1000 * timing.high / CALLS,
         "times paper, eager": baseline.median / timing.median,
-        "share of the machine's peak": least * CALLS / timing.median,
         "difference from eager": difference,
     }
-
-
-def _extra(cases: dict[str, Case], works: dict[str, Work], machine: Machine) -> dict[str, Any]:
-    extra: dict[str, Any] = {"operations_per_second": machine.operations, "bytes_per_second": machine.bandwidth}
-    for name, work in works.items():
-        extra[name] = {
-            "operations_as_trained": measure_work(_AllHeads(cases[name].network), *cases[name].inputs).operations,
-            "operations": work.operations,
-            "values_moved": work.values,
-            "least_ms": {precision: 1000 * work.seconds(machine, precision) for precision in machine.operations},
-        }
-    return extra
 
 
 def _case(network: UPerConvNeXt, seed: int) -> Case:
@@ -140,7 +123,7 @@ class _AllHeads(nn.Module):
 
 def _fused_at_the_finest_size(case: Case) -> Run:
     network = copy.deepcopy(case.network)
-    decoder = network.decoder
+    decoder = cast(UPerNetDecoder, network.decoder)
 
     def fuse(maps: list[Tensor]) -> Tensor:
         size = maps[3].shape[-2:]
@@ -195,7 +178,7 @@ def _openvino_ways(case: Case, *, images: int) -> dict[tuple[str, str], Run]:
     inputs = example(case.image.shape[1], case.prompt.shape[1])
     model = openvino_model(trace(case.rewritten, inputs), inputs, outputs=outputs)
     noise = [{"image": torch.randn_like(case.image).numpy(), "prompt": case.prompt.numpy()} for _ in range(images)]
-    int8 = quantize(model.clone(), cast(CalibrationImages, noise), kept=KEPT[0])
+    int8 = quantize(model.clone(), cast(CalibrationImages, noise), kept=case.rewritten.float_parts()[0])
     unchanged = openvino_model(trace(plain, inputs), inputs, outputs=outputs)
     return {
         ("OpenVINO, network as trained", "float32"): _compiled(unchanged, case, hint="f32"),

@@ -32,7 +32,7 @@ from bundle.data.phantom import datalist_path  # noqa: E402
 from bundle.engines import prepare_items  # noqa: E402
 from bundle.engines.processes import keep_freed_memory  # noqa: E402
 from bundle.export import Exporter, load_source  # noqa: E402
-from bundle.writers.pictures import encode_png  # noqa: E402
+from bundle.sinks.png import encode_png  # noqa: E402
 from scripts.benchmarks.interleave import Options, Part, interleave  # noqa: E402
 
 psutil, _ = optional_import("psutil")
@@ -69,7 +69,7 @@ class Case:
         """The inference of ``folder``, without its progress bar, with ``changes`` of the config."""
         parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in self.config]))
         parser.update({"bundle_root": str(ROOT), "dataset_dir": str(folder), "output_dir": str(output)})
-        parser.update({"num_workers": workers, "batch_size": BATCH, "handlers#1#_disabled_": True})
+        parser.update({"num_workers": workers, "batch_size": BATCH, "named_handlers#progress#_disabled_": True})
         parser.update({**self.options, **changes})
         return parser
 

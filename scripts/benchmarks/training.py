@@ -13,17 +13,20 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.data import list_data_collate
 from torch import Tensor, nn
 
 from bundle.engines import TrainingNetwork
+from bundle.tasks import Targetsd, Task
+from bundle.tasks.targets import mapped
 from scripts.benchmarks.interleave import Options, Part, interleave
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {"compact": ("train.yaml",), "paper": ("train.yaml", "paper.yaml")}
 BATCH, SIDE = 16, 224
 
-Batch = tuple[Tensor, Tensor, dict[str, Tensor]]
-"""Images (16, C, 224, 224), prompts (16, P), targets."""
+Batch = tuple[Tensor, Tensor, dict[str, Any]]
+"""Images (16, C, 224, 224), prompts (16, P), what ``bundle.tasks.MultiTaskLoss`` takes."""
 
 NOTE = (
     "Forward, loss, backward and optimizer on 16 images of 224 x 224 px. Shipped: half of the batch has masks, half "
@@ -45,8 +48,9 @@ def read_config(kind: str, **changes: Any) -> ConfigParser:
 
 @dataclass
 class Training:
-    """What a config builds for training: network, loss, optimizer, averaged weights, largest gradient norm."""
+    """What a config builds for training: tasks, network, loss, optimizer, averaged weights, largest gradient norm."""
 
+    tasks: list[Task]
     network: Any
     loss: Any
     optimizer: Any
@@ -58,12 +62,10 @@ class Training:
         """The compact or the paper's network with random weights, and its recipe."""
         parser = read_config(kind, **changes)
         torch.manual_seed(seed)
-        parts = [parser.get_parsed_content(name) for name in ("network", "loss", "optimizer", "average", "max_norm")]
-        return cls(*parts)
+        names = ("declared", "network", "loss", "optimizer", "average", "max_norm")
+        return cls(*(parser.get_parsed_content(name) for name in names))
 
-    def step(
-        self, forward: Callable[[], dict[str, Tensor]], target: dict[str, Tensor], *, plain: bool = False
-    ) -> float:
+    def step(self, forward: Callable[[], dict[str, Tensor]], target: dict[str, Any], *, plain: bool = False) -> float:
         """The loss of one batch, after one step of the optimizer; ``plain``: no clipping, no averaged weights."""
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.loss(forward(), target)
@@ -76,36 +78,36 @@ class Training:
         return loss.item()
 
 
-def made_up_batch(network: Any, *, with_mask: int, seed: int) -> Batch:
+def made_up_batch(network: Any, tasks: list[Task], *, with_mask: int, seed: int) -> Batch:
     """Random images, prompts and targets; the first ``with_mask`` have a structure, the others a class."""
     config = network.network_config()
     random = torch.Generator().manual_seed(seed)
-    structures, sets = len(config["structures"]), list(config["label_sets"].values())
+    structures, sets = len(config["structures"]), list(config["label_sets"])
     channels = network.in_channels + network.guidance_channels
-    labeled = torch.zeros(BATCH, structures, dtype=torch.bool)
-    label = torch.zeros(BATCH, 1, SIDE, SIDE, dtype=torch.uint8)
-    cls = torch.full((BATCH, len(sets)), -1)
+    targets_of, samples = Targetsd(tasks), []
     for i in range(BATCH):
+        label, labeled, name = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8), [False] * structures, sets[i % len(sets)]
         if i < with_mask:
             structure = 1 + i % (structures - 1)
-            labeled[i, [0, structure]] = True
-            label[i, 0, SIDE // 4 : SIDE // 2, SIDE // 3 : -SIDE // 4] = structure
-        else:
-            cls[i, i % len(sets)] = i % len(sets[i % len(sets)])
+            labeled[0] = labeled[structure] = True
+            label[0, SIDE // 4 : SIDE // 2, SIDE // 3 : -SIDE // 4] = structure
+        classes = {} if i < with_mask else {name: i % len(config["label_sets"][name])}
+        samples.append(targets_of({"label": label, "labeled": labeled, "classes": classes})["targets"])
     prompt = torch.zeros(BATCH, network.prompt_length)
     prompt[:, 0] = 1.0
     image = torch.randn(BATCH, channels, SIDE, SIDE, generator=random)
-    return image, prompt, {"label": label, "labeled": labeled, "cls": cls}
+    return image, prompt, {"targets": list_data_collate(samples)}
 
 
 def shipped(kind: str, *, seed: int, amp: bool = True) -> Callable[[], None]:
     """One step as configs/train.yaml makes it, with 8 masks and 8 classes."""
     made = Training.from_config(kind, seed=seed)
     network = TrainingNetwork(made.network, device="cpu", amp=amp).train()
-    image, prompt, target = made_up_batch(made.network, with_mask=BATCH // 2, seed=seed)
+    image, prompt, target = made_up_batch(made.network, made.tasks, with_mask=BATCH // 2, seed=seed)
+    rows = mapped(made.tasks, target["targets"], BATCH)
 
     def step() -> None:
-        made.step(lambda: network(image, prompt, target["labeled"]), target)
+        made.step(lambda: network(image, prompt, rows), target)
 
     return step
 
@@ -114,12 +116,12 @@ def reference_order(kind: str, *, seed: int) -> Callable[[], None]:
     """Two steps as the reference's authors order the work: one on 16 masks, one on 16 classes."""
     made = Training.from_config(kind, seed=seed)
     network = made.network.train()
-    batches = [made_up_batch(network, with_mask=count, seed=seed) for count in (BATCH, 0)]
+    batches = [made_up_batch(network, made.tasks, with_mask=count, seed=seed) for count in (BATCH, 0)]
     images = [image.permute(0, 2, 3, 1)[:, None].contiguous() for image, _, _ in batches]
 
     def forward(image: Tensor, prompt: Tensor, masks: int) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = network.predict(image.squeeze(1).permute(0, 3, 1, 2), prompt)
-        return {**outputs, "seg": outputs["seg"][:masks]}
+        return {**outputs, **{name: outputs[name][:masks] for name in network.map_heads}}
 
     def step() -> None:
         for image, (_, prompt, target), masks in zip(images, batches, (BATCH, 0), strict=True):
