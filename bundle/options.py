@@ -25,6 +25,10 @@ TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"
 """Ids that belong to MONAI's ``tracking``; MONAI Label sets them."""
 
 
+OF_ORGANS = ("structures", "positions", "label_sets", "organ_structures")
+"""What the table ``organs`` tells; up to version 0.6 each was an id that a run could set."""
+
+
 def check_options() -> None:
     """Refuses what MONAI passes over in silence: an id that no config has, None, and a number where text is wanted.
 
@@ -45,6 +49,10 @@ def check_options() -> None:
             _check_ids(_merged(values["args_file"], given))
         elif frame.f_code is run_workflow.__code__:
             _check_ids(_merged(values["args_file"], values["kwargs"]))
+
+
+OPEN = ("organs", "tasks", "sinks", "named_handlers")
+"""Tables whose entries have names of the user's: an id may add one."""
 
 
 def _callers() -> Iterator[FrameType]:
@@ -69,10 +77,16 @@ def _check_ids(given: Mapping[str, Any]) -> None:
         ids = ReferenceResolver.split_id(option.lstrip("+"))
         if ids[0] in known:
             continue
+        if ids[0] in OF_ORGANS:
+            raise ValueError(
+                f"--{option} must be told by organs, got an option of its own; train with --organs#NAME "
+                "\"{'structures': [...], 'classes': [...]}\", and leave it out elsewhere: the weights tell it."
+            )
         node: Any = parser.config
-        for key in ids:
+        for place, key in enumerate(ids):
             allowed = _keys(node, top=node is parser.config)
-            if allowed is not None and key not in allowed:
+            added = place == len(ids) - 1 and place > 0 and ids[place - 1] in OPEN
+            if allowed is not None and key not in allowed and not added:
                 raise ValueError(_unknown(option, key, allowed | (known if node is parser.config else set())))
             node = _child(node, key)
         _check_text(option, ids[-1], value)
@@ -93,8 +107,8 @@ def _keys(node: Any, *, top: bool) -> set[str] | None:
     if ConfigComponent.is_instantiable(node):
         parameters = _parameters(node)
         return None if parameters is None else {*node, *parameters, *ConfigComponent.non_arg_keys}
-    section = top or any(isinstance(value, dict) for value in node.values())
-    return set(node) if section else None  # a table, such as label_sets: its keys are data
+    section = top or any(isinstance(value, dict) and "_target_" in value for value in node.values())
+    return set(node) if section else None  # a table, such as organs: its keys are data
 
 
 def _parameters(node: Mapping[str, Any]) -> set[str] | None:

@@ -7,19 +7,28 @@ may grow at its end (``positions`` in the configs); the other three are fixed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 PAPER_POSITIONS: tuple[str, ...] = ("breast", "cardiac", "thyroid", "head", "kidney", "appendix", "liver", "indis")
 TASKS: tuple[str, ...] = ("segmentation", "classification")
 TYPES: tuple[str, ...] = ("whole", "local", "location")
 NATURES: tuple[str, ...] = ("tumor", "organ")
 PROMPTS: tuple[str, ...] = ("position", "task", "type", "nature")
+REQUESTED_PROMPTS: tuple[str, ...] = ("position", "nature", "task")
+"""The prompts that a user may give with an image, in the order in which they are shown."""
 
 UNKNOWN = "unknown"
 """What a user, a manifest or a config writes for a prompt that is not known."""
 
 NEUTRAL_POSITION = "indis"
 """The position that stands for "any organ" in the paper's table; an unknown position becomes this one."""
+
+NO_ORGAN = "none"
+"""What an image shows that shows none of the organs."""
+
+ANY_POSITION = ("", UNKNOWN, NEUTRAL_POSITION)
+"""Positions that stand for any organ."""
 
 BACKGROUND = "background"
 """Structure of index 0 in every structure table."""
@@ -73,81 +82,96 @@ def encode_prompt(prompt: Mapping[str, str], positions: Sequence[str]) -> list[f
         if value != UNKNOWN and value not in values:
             raise ValueError(
                 f"{name} must be one of {[*values, UNKNOWN]}, got {value!r}; correct it, or use {UNKNOWN!r}"
-                + (", or add it to positions in the config and train on it." if name == "position" else ".")
+                + (", or add it to organs in the config and train on it." if name == "position" else ".")
             )
         code += [float(value == v) for v in values]
     return code
 
 
-def organ_table(
-    organ_structures: Mapping[str, Sequence[str]] | None, *, positions: Sequence[str], structures: Sequence[str]
-) -> dict[str, list[int]]:
-    """Position -> indices of the structures that it can show, ascending.
+class Organs:
+    """The one table of what there is to see: what each organ (a value of the position prompt) shows, and its classes.
 
-    A position without an entry shows none; the neutral one shows all. Without any entry every position shows all.
+    Everything else derives from it, in the table's order, so that a table which grows at its end keeps every index.
 
     Args:
-        organ_structures: position -> names of its structures; an empty list for a position that shows none.
-        positions: the position table.
-        structures: names of the segmentation channels, background first.
+        table: organ -> ``structures``, names of what is outlined in it; ``classes``, names of its diagnoses;
+            ``label_set``, the name of these classes where it is not the organ's, so that organs share a class head.
+            Each key may be absent. One entry is the neutral organ (``indis``), which stands for any.
+
+    Attributes:
+        table: the same, with all keys.
+        positions: the organs.
+        structures: what is outlined in any of them, background first.
+        label_sets: name -> classes.
 
     Raises:
-        ValueError: when an entry names a position or a structure that is in no table, or the background.
+        ValueError: when the table is none, or an entry is not of this form; the message names the organ.
     """
-    everything = list(range(1, len(structures)))
-    given = {} if organ_structures is None else organ_structures
-    if not isinstance(given, Mapping):  # the command line gives "null" as text
+
+    def __init__(self, table: Mapping[str, Mapping[str, Any]]) -> None:
+        if not isinstance(table, Mapping) or not table:
+            raise ValueError(f"organs must map names to what they show, got {table!r}; write {_ORGANS_EXAMPLE}.")
+        self.table = {organ: _organ(organ, entry) for organ, entry in table.items()}
+        if NO_ORGAN in self.table:
+            raise ValueError(f"organs must not name one {NO_ORGAN!r}, which stands for no organ; rename it.")
+        self.positions = list(self.table)
+        prompt_values(self.positions)
+        shown = (name for entry in self.table.values() for name in entry["structures"])
+        self.structures = [BACKGROUND, *dict.fromkeys(shown)]
+        self.label_sets: dict[str, list[str]] = {}
+        for organ, entry in self.table.items():
+            if (
+                entry["classes"]
+                and self.label_sets.setdefault(entry["label_set"], entry["classes"]) != entry["classes"]
+            ):
+                raise ValueError(
+                    f"organs that share label_set {entry['label_set']!r} must have the same classes, got"
+                    f" {entry['classes']} for {organ!r} and {self.label_sets[entry['label_set']]} before; correct them."
+                )
+
+    def shows(self, position: str) -> list[int]:
+        """Indices of the structures that a position can show, ascending; all for an unknown or the neutral one."""
+        if position in ANY_POSITION:
+            return list(range(1, len(self.structures)))
+        if position == NO_ORGAN:
+            return []
+        return sorted(self.structures.index(name) for name in self.table[position]["structures"])
+
+    def label_set(self, position: str) -> str:
+        """The label set of a position; "" where it has none."""
+        entry = self.table.get(position)
+        return str(entry["label_set"]) if entry and entry["classes"] else ""
+
+
+_ORGANS_EXAMPLE = "{breast: {structures: [lesion], classes: [benign, malignant]}, indis: {}}"
+_ORGAN_KEYS = ("structures", "classes", "label_set")
+
+
+def _organ(organ: str, entry: Any) -> dict[str, Any]:
+    """An organ's entry with all its keys."""
+    given = {} if entry is None else entry
+    lists = isinstance(given, Mapping) and all(_names(given.get(key, [])) for key in ("structures", "classes"))
+    if not lists or not set(given) <= set(_ORGAN_KEYS):
         raise ValueError(
-            f"organ_structures must map positions to lists of structures, got {given!r}; write --organ_structures"
-            " \"{'breast': ['lesion']}\", or --organ_structures {{}} for no limits."
+            f"organs must hold lists of different names as structures and classes, got {organ!r}: {entry!r}; write"
+            f" {_ORGANS_EXAMPLE}."
         )
-    for organ, names in given.items():
-        if organ not in positions or not isinstance(names, (list, tuple)) or not set(names) <= set(structures[1:]):
-            raise ValueError(
-                f"organ_structures must map positions {list(positions)} to lists of structures {list(structures[1:])}, "
-                f"got {organ!r}: {names!r}; correct the config."
-            )
-    shown = {organ: sorted(list(structures).index(name) for name in names) for organ, names in given.items()}
-    rest = [] if shown else everything
-    return {organ: shown.get(organ, everything if organ == NEUTRAL_POSITION else rest) for organ in positions}
-
-
-def unclaimed_structures(
-    organ_structures: Mapping[str, Sequence[str]] | None, *, structures: Sequence[str]
-) -> list[str]:
-    """The structures that no organ shows; none where ``organ_structures`` has no entry, and so no limits."""
-    claimed = {name for names in (organ_structures or {}).values() for name in names}
-    return [name for name in structures[1:] if organ_structures and name not in claimed]
-
-
-def check_prompted(
-    prompted: Iterable[str],
-    organ_structures: Mapping[str, Sequence[str]] | None,
-    *,
-    positions: Sequence[str],
-    structures: Sequence[str],
-) -> None:
-    """Refuses a prompted position without an entry while structures belong to no organ: it might be theirs.
-
-    A position without an entry is fine where every structure has its organ: it shows none.
-
-    Args:
-        prompted: positions as prompts say them; unknown and the neutral position show all structures.
-        organ_structures: position -> names of its structures.
-        positions: the position table.
-        structures: names of the segmentation channels, background first.
-
-    Raises:
-        ValueError: with the lines that may be added; and as ``organ_table``.
-    """
-    organ_table(organ_structures, positions=positions, structures=structures)
-    free = unclaimed_structures(organ_structures, structures=structures)
-    for position in sorted(set(prompted) - {"", UNKNOWN, NEUTRAL_POSITION, *(organ_structures or {})} if free else ()):
+    structures, classes = list(given.get("structures", [])), list(given.get("classes", []))
+    label_set = given.get("label_set", organ)
+    if BACKGROUND in structures:
+        raise ValueError(f"organs must not list the {BACKGROUND}, got it for {organ!r}; remove it.")
+    if len(classes) == 1 or (classes and not str(label_set).isidentifier()):
         raise ValueError(
-            f"position {position!r} must have an entry in organ_structures, got none, while no organ shows {free}; add "
-            f"'{position}: [{', '.join(free)}]' to organ_structures in the config, or '{position}: []' if it shows no "
-            "structure."
+            f"an organ with classes must have two or more, under a label set of letters, digits and underscores, got"
+            f" {organ!r}: {classes} as {label_set!r}; correct them, or name them in label_set."
         )
+    return {"structures": structures, "classes": classes, "label_set": label_set if classes else ""}
+
+
+def _names(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
+        return False
+    return len(set(value)) == len(value)
 
 
 def switch(value: bool | str, name: str) -> bool:

@@ -54,6 +54,18 @@ def test_an_id_that_no_config_has_is_refused_with_the_nearest(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["structures", "positions", "label_sets", "organ_structures"])
+@pytest.mark.parametrize("file", [TRAIN, INFERENCE])
+def test_an_option_that_the_table_of_organs_replaced_is_refused(
+    tmp_path: Path, reasons: Reasons, file: str, option: str
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, file, **{option: ["background", "lesion"]})
+    assert f"--{option} must be told by organs" in reasons(caught.value)
+    assert "--organs#NAME \"{'structures': [...], 'classes': [...]}\"" in reasons(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_option_of_another_workflow_is_refused(tmp_path: Path, reasons: Reasons) -> None:
     with pytest.raises(RuntimeError) as caught:
         start(tmp_path, TRAIN, max_clicks=3)
@@ -91,10 +103,10 @@ def first_step(folder: Path, *files: str, **options: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"organ_structures#thyroid": ["lesion"]},  # a table's keys are data
-        {"label_sets#thyroid": ["normal", "ill"], "label_sets#thyroid#0": "healthy"},
+        {"organs#thyroid": {"structures": ["lesion"]}},
+        {"organs#spleen": {"classes": ["normal", "ill"]}},  # a table's keys are data
         {"train#trainer#amp": True},  # an argument of the component that the config does not set
-        {"train#handlers#-1#_disabled_": True},
+        {"train#named_handlers#tensorboard#_disabled_": True},
         {"lr_scheduler": {"_target_": "StepLR", "optimizer": "@optimizer", "step_size": 3}, "lr_scheduler#gamma": 0.5},
         {"tracking_uri": "x", "experiment_name": "y", "run_name": "z"},  # MONAI Label sets them
         {"workflow_type": "train", "init_id": "initialize"},
@@ -165,6 +177,6 @@ def test_every_text_of_the_shipped_configs_is_known() -> None:
     for files in ((TRAIN,), (TRAIN, EVALUATE), (TRAIN, CLICKS), (INFERENCE,)):
         parser = ConfigParser(ConfigParser.load_config_files([str(ROOT / "configs" / name) for name in files]))
         for name, value in parser.config.items():
-            if isinstance(value, str) and not value.startswith("@"):
+            if isinstance(value, str) and not value.startswith(("@", "$@held")):  # told by the weights
                 text = "bundle_root" in value or "ckpt_dir" in value if value.startswith("$") else name != "bundle_root"
                 assert (name in PATHS | NAMES) == (text or name == "bundle_root"), name

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between an image's own pixels and the square that the network sees: sizes, places and points, there and back.
+
+Pixels are counted from the middle of the first one, as (row, column).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+UNKNOWN_SPACING = (math.nan, math.nan)
+
+
+def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
+    """Size (H', W') of an image (H, W) whose longest side becomes ``side`` pixels; no side falls below one."""
+    scale = side / max(shape)
+    height, width = (max(1, round(n * scale)) for n in shape)
+    return height, width
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """An image and its place in the square that the network sees: scaled to its longest side, in the middle.
+
+    Attributes:
+        shape: (H, W) of the image, in pixels.
+        side: of the square, in pixels.
+        spacing: row and column spacing of the image in mm; nan where it is not known.
+    """
+
+    shape: tuple[int, int]
+    side: int
+    spacing: tuple[float, float] = UNKNOWN_SPACING
+
+    @property
+    def known(self) -> bool:
+        """Whether lengths in mm can be told."""
+        return all(math.isfinite(s) and s > 0 for s in self.spacing)
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the square that the image fills; an odd line of padding comes last."""
+        rows, columns = (slice((self.side - n) // 2, (self.side - n) // 2 + n) for n in self._size)
+        return rows, columns
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return longest_to(self.shape, self.side)
+
+    def matrix(self) -> Tensor:
+        """Points of the square to those of the image, (3, 3) float64."""
+        matrix = torch.eye(3, dtype=torch.float64)
+        for axis, (place, native) in enumerate(zip(self.window, self.shape, strict=True)):
+            scale = native / (place.stop - place.start)
+            matrix[axis, axis], matrix[axis, 2] = scale, (scale - 1) / 2 - scale * place.start
+        return matrix
+
+    def to_native(self, points: Tensor) -> Tensor:
+        """Points (N, 2) of the square on the image."""
+        return transformed(points, self.matrix())
+
+    def to_square(self, points: Tensor) -> Tensor:
+        """Points (N, 2) of the image in the square."""
+        return transformed(points, torch.linalg.inv(self.matrix()))
+
+    def millimeters(self, steps: Tensor) -> Tensor:
+        """Lengths in mm of steps (N, 2) in pixels of the image; nan where the spacing is not known."""
+        lengths: Tensor = torch.linalg.vector_norm(steps * torch.tensor(self.spacing, dtype=steps.dtype), dim=-1)
+        return lengths
+
+
+def transformed(points: Tensor, matrix: Tensor) -> Tensor:
+    """Points (N, 2), row and column, under an affine matrix (3, 3)."""
+    return points @ matrix[:2, :2].T.to(points) + matrix[:2, 2].to(points)
