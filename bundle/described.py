@@ -16,7 +16,9 @@ from typing import Any
 
 import timm
 
-_SPECIAL = ("$", "@", "%")  # what ConfigParser gives a meaning to
+EXPRESSION_MARKS = ("$", "@", "%")
+"""First characters of what MONAI's ConfigParser evaluates, refers to or includes."""
+
 _LONGEST = 4000  # characters of a text
 _LONGEST_NAME = 100  # characters of a name
 _MOST = 10_000  # entries of a list or table
@@ -35,7 +37,7 @@ class NotPlain(ValueError):
 
 def _text(value: Any) -> bool:
     plain = isinstance(value, str) and 0 < len(value) <= _LONGEST
-    return plain and value.isprintable() and not value.lstrip().startswith(_SPECIAL)
+    return plain and value.isprintable() and not value.lstrip().startswith(EXPRESSION_MARKS)
 
 
 def _name(value: Any) -> bool:
@@ -86,6 +88,19 @@ def _table_of(key: Check, value: Check, most: int = _MOST) -> Check:
     return check
 
 
+def _plain(value: Any, depth: int = 4) -> bool:
+    """Numbers, texts, switches and None, in lists and tables of a few levels."""
+    if isinstance(value, (list, tuple, dict)):
+        entries = value.values() if isinstance(value, dict) else value
+        named = all(map(_name, value)) if isinstance(value, dict) else True
+        return depth > 0 and len(value) <= _MOST and named and all(_plain(entry, depth - 1) for entry in entries)
+    return value is None or isinstance(value, bool) or _number(value) or _text(value)
+
+
+def _part(value: Any) -> bool:
+    return isinstance(value, dict) and _name(value.get("class")) and _plain(value)
+
+
 _TWO = f"2 to {_MOST_NAMES} different names"
 
 NETWORK: dict[str, tuple[Check, str]] = {
@@ -98,6 +113,23 @@ NETWORK: dict[str, tuple[Check, str]] = {
     "norm": (_one_of("group", "batch"), "group or batch"),
     "pooling": (_one_of("avg", "avgmax"), "avg or avgmax"),
     "guidance_channels": (lambda value: _whole(0, 2)(value) and value != 1, "0 or 2"),
+    "heads": (_table_of(_name, _names(1), _MOST_NAMES), f"a table of names and lists of 1 to {_MOST_NAMES} names"),
+    "parts": (
+        _table_of(_one_of("encoder", "decoder", "prompter"), _part),
+        "a table of encoder, decoder and prompter: the class of each, and plain values",
+    ),
+    "organs": (
+        _table_of(_named, lambda entry: entry is None or (isinstance(entry, dict) and _plain(entry)), _MOST_NAMES),
+        "a table of names and what they show",
+    ),
+    "image_size": (_whole(32, 4096), "a whole number of pixels from 32 to 4096"),
+    "image_mean": (_list_of(_number), "a list of numbers"),
+    "image_std": (_list_of(_number), "a list of numbers"),
+    "click_radius": (_number, "a number"),
+    "gate": (
+        lambda value: value is None or _table_of(_named, _number, _MOST_NAMES)(value),
+        "a table of names and numbers",
+    ),
     "version": (_text, "a text"),
 }
 """Key of a checkpoint's ``network_config`` -> check of its value, and what it expects in words."""
@@ -111,17 +143,19 @@ EXPORTED: dict[str, tuple[Check, str]] = {
     "kept": (_list_of(_text), "a list of names"),
     "inputs": (_list_of(_text), "a list of names"),
     "image_channels": (_list_of(_text), "a list of names"),
-    "image_size": (_whole(32, 4096), "a whole number of pixels from 32 to 4096"),
-    "image_mean": (_list_of(_number), "a list of numbers"),
-    "image_std": (_list_of(_number), "a list of numbers"),
+    "image_size": NETWORK["image_size"],
+    "image_mean": NETWORK["image_mean"],
+    "image_std": NETWORK["image_std"],
     "letterbox": (_text, "a text"),
-    "click_radius": (_number, "a number"),
+    "click_radius": NETWORK["click_radius"],
     "prompt": (lambda value: isinstance(value, dict) and _list_of(_number)(value.get("neutral")), "a table"),
     "outputs": (_list_of(_text), "a list of names"),
     "output_values": (_text, "a text"),
     "structures": NETWORK["structures"],
     "label_sets": NETWORK["label_sets"],
     "positions": NETWORK["positions"],
+    "organs": NETWORK["organs"],
+    "gate": NETWORK["gate"],
     "organ_structures": (
         lambda value: value is None or _table_of(_text, _list_of(_text))(value),
         "a table of names and lists of names",
@@ -160,8 +194,12 @@ def _repeated(value: Any) -> str:
     if harmless(value) and len(text := repr(value)) <= _SHOWN:
         return text
     if isinstance(value, str):
-        special = value.lstrip().startswith(_SPECIAL)
-        return f"a text that begins with one of {' '.join(_SPECIAL)}" if special else "a text that is no plain name"
+        special = value.lstrip().startswith(EXPRESSION_MARKS)
+        return (
+            f"a text that begins with one of {' '.join(EXPRESSION_MARKS)}"
+            if special
+            else "a text that is no plain name"
+        )
     if isinstance(value, (list, tuple, dict)):
         return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
     return "a number of more than 20 digits" if isinstance(value, int) else f"a value of type {type(value).__name__}"
@@ -209,11 +247,12 @@ def plain_values(content: Any, *, path: str | Path, name: str) -> Any:
         return dict(zip(keys, [plain_values(v, path=path, name=name) for v in content.values()], strict=True))
     if isinstance(content, (list, tuple)):
         return [plain_values(value, path=path, name=name) for value in content]
-    special = isinstance(content, str) and content.lstrip().startswith(_SPECIAL)
+    special = isinstance(content, str) and content.lstrip().startswith(EXPRESSION_MARKS)
     if special or not (content is None or isinstance(content, (bool, int, float, str))):
         raise NotPlain(
             f"{path}: {name} must hold plain values, got another type or a text that begins with"
-            f" {', '.join(_SPECIAL)}. Nothing of it was executed; use a file that you made or whose maker you trust."
+            f" {', '.join(EXPRESSION_MARKS)}. Nothing of it was executed; use a file that you made or whose maker you"
+            " trust."
         )
     return content
 

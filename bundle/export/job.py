@@ -18,11 +18,13 @@ from typing import Any
 from bundle.engines.runtimes import SUFFIXES, ExportedNetwork
 from bundle.export import formats
 from bundle.export.metadata import describe
-from bundle.export.quantize import KEPT, CalibrationImages, quantize
+from bundle.export.quantize import CalibrationImages, quantize
 from bundle.export.source import Source
 from bundle.export.verify import Refused, Scores, WithEager, check_outputs, check_scores, scores
 from bundle.files import OutputFolder, sha256
+from bundle.networks import UPerConvNeXt
 from bundle.networks.deployable import deployable
+from bundle.networks.heads import CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,6 @@ PAIRS = {
 """Format -> precisions that are made. ONNX Runtime computes no bfloat16 on CPUs, and int8 in twice the time of float32;
 PyTorch has autocast for what runs TorchScript."""
 
-SEGMENTATION = "seg"
 SUMMARY = "export.json"
 
 
@@ -77,7 +78,7 @@ class Exporter:
         calibration_images: training images that int8 is calibrated with.
         seed: of the choice of those images.
         threads: of the runtimes, in comparisons; None leaves them the choice.
-        heads: outputs that are computed, ``seg`` and names of label sets; nothing is computed for others. None: all.
+        heads: outputs that are computed, by names of heads or of label sets; nothing is computed for others. None: all.
 
     Raises:
         ValueError: when a head is not one of the network's.
@@ -97,12 +98,11 @@ class Exporter:
         self.output_dir = Path(output_dir)
         self.folder = OutputFolder(output_dir, option="--output", sources=[source.weights])
         self.calibration_images, self.seed, self.threads = calibration_images, seed, threads
-        label_sets = None if heads is None else [name for name in heads if name != SEGMENTATION]
-        self.model = deployable(source.network, heads=label_sets, segmentation=heads is None or SEGMENTATION in heads)
+        self.model = deployable(source.network, None if heads is None else _heads(source.network, heads))
         channels = source.network.in_channels + source.network.guidance_channels
         self.inputs = formats.example(channels, source.network.prompt_length)
         self.outputs = list(self.model.output_names)
-        self.suffix = "" if heads is None else "_" + "_".join(name.removeprefix("cls_") for name in self.outputs)
+        self.suffix = "" if heads is None else "_" + "_".join(name.removeprefix(CLASSES) for name in self.outputs)
 
     def check(self, plan: Sequence[tuple[str, str]]) -> None:
         """Refuses to replace what no earlier run wrote, before the work.
@@ -146,7 +146,7 @@ class Exporter:
 
     def _first_that_holds(self, kind: str, path: Path, precision: str) -> dict[str, Any]:
         """Writes the model, int8 with more and more parts kept until it holds its limits."""
-        steps = KEPT if precision == "int8" else ((),)
+        steps = self.model.float_parts() if precision == "int8" else ((),)
         for kept, following in pairwise(steps):
             try:
                 return self._attempt(kind, path, precision=precision, kept=kept)
@@ -209,6 +209,20 @@ class Exporter:
     def eager(self) -> Scores:
         """Eager's scores."""
         return scores(self.source, self.source.network)
+
+
+def _heads(network: UPerConvNeXt, asked: Sequence[str]) -> list[str]:
+    """Names of heads, given those or label sets; those that read the decoder's map come first.
+
+    Raises:
+        ValueError: when a name is neither.
+    """
+    names = {name: name if name in network.head_names else CLASSES + name for name in asked}
+    if unknown := [name for name, head in names.items() if head not in network.head_names]:
+        raise ValueError(
+            f"heads must be among {network.head_names}, got {unknown}; name heads or label sets of this network."
+        )
+    return sorted(dict.fromkeys(names.values()), key=lambda name: name not in network.map_heads)
 
 
 _REMEDIES = {

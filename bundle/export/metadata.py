@@ -20,7 +20,7 @@ LETTERBOX = (
 )
 OUTPUTS = (
     "logits; softmax over axis 1 gives probabilities; for a prompted position other than indis, leave out of seg what "
-    "organ_structures does not list for it"
+    "organs does not list as its structures"
 )
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 """Precision of what is not int8, as OpenVINO calls it: it must be told, or it takes bfloat16 where the CPU has it."""
@@ -35,7 +35,7 @@ def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Se
         outputs: names of the model's outputs, in order.
         kept: parts of the network that int8 leaves out.
     """
-    positions = source.value("positions")
+    organs = source.value("vocabulary")
     guidance = GUIDANCE_CHANNELS[: source.network.guidance_channels]
     return {
         "name": "ultrasound-uperconvnext",
@@ -52,15 +52,16 @@ def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Se
         "letterbox": LETTERBOX,
         "click_radius": source.value("click_radius"),
         "prompt": {
-            "order": {name: list(values) for name, values in prompt_values(positions).items()},
-            "neutral": encode_prompt({}, positions),
+            "order": {name: list(values) for name, values in prompt_values(organs.positions).items()},
+            "neutral": encode_prompt({}, organs.positions),
         },
         "outputs": list(outputs),
         "output_values": OUTPUTS,
-        "structures": source.value("structures"),
-        "label_sets": source.value("label_sets"),
-        "positions": positions,
-        "organ_structures": source.value("organ_structures"),
+        "organs": source.value("organs"),
+        "gate": source.value("gate"),
+        "structures": organs.structures,
+        "label_sets": organs.label_sets,
+        "positions": organs.positions,
         "network": source.network.network_config(),
     }
 

@@ -15,13 +15,6 @@ from bundle.export.formats import quiet
 from bundle.export.source import Source
 from bundle.guidance import draw_guidance
 
-KEPT = (
-    ("stem", "prompt", "classifier", "refine", "heads"),
-    ("stem", "prompt", "heads", "decoder"),
-)
-"""Parts of the network that are not quantized: at first those that cost little time, then, when scores drop too far,
-the decoder, where int8 errs most."""
-
 CLICKED = 3
 """Every third calibration image has clicks: where none were seen, int8 would cut off what clicks cause."""
 
@@ -68,16 +61,22 @@ class CalibrationImages:
         return draw_guidance(size, wanted=points[:1], unwanted=points[1:], radius=self.radius)
 
 
+def operations(model: Any, modules: Sequence[str]) -> list[str]:
+    """Names of the operations of an ``openvino.Model`` that belong to modules of the traced network."""
+    starts = tuple(f"__module.{name}{end}" for name in modules for end in "./")
+    return [name for op in model.get_ops() if (name := op.get_friendly_name()).startswith(starts)]
+
+
 def quantize(model: Any, images: CalibrationImages, *, kept: Sequence[str]) -> Any:
     """An ``openvino.Model`` with int8 convolutions and matrix products.
 
     Args:
         model: float32; its operations are named after the network's modules.
         images: calibration images.
-        kept: parts of the network, by parts of their modules' names, that are not quantized.
+        kept: names of modules that are not quantized.
     """
     nncf = require_package("nncf")
-    names = [name for name in (op.get_friendly_name() for op in model.get_ops()) if any(part in name for part in kept)]
+    names = operations(model, kept)
     with quiet():
         return nncf.quantize(
             model,

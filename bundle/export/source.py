@@ -10,9 +10,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from bundle.engines.held import describe
 from bundle.failures import reason
 from bundle.networks import UPerConvNeXt
-from bundle.networks.weights import load_network, read_checkpoint
+from bundle.networks.weights import load_network
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ def load_source(
     for file in config_files:
         if not Path(file).is_file():
             raise FileNotFoundError(f"config must be a file, got {file}, which is none; correct --config.")
-    _, described = read_checkpoint(weights)
-    tables = {**described, "encoder_weights": None, "dropout": 0.0, "drop_path": 0.0}
-    tables |= {"device": "cpu", "num_workers": workers}
-    tables.pop("version", None)
+    told = describe(weights, otherwise=config_files[0])
+    tables = {**told, "encoder_weights": None, "dropout": 0.0, "drop_path": 0.0, "device": "cpu"}
+    tables |= {"num_workers": workers}
+    held = tables.pop("heads")
     files = [str(file) for file in config_files]
-    config = ConfigParser(ConfigParser.load_config_files(files), globals={"checkpoint": tables})
+    config = ConfigParser(ConfigParser.load_config_files(files), globals={"checkpoint": {**tables, "heads": held}})
     config.update({name: f"$checkpoint[{name!r}]" for name in tables})  # what a file says is no part of the config
+    config["declared#held"] = "$checkpoint['heads']"
     config["bundle_root"] = str(Path(config_files[0]).resolve().parents[1])
     if datalist is not None:
         if not Path(datalist).is_file():
@@ -68,21 +70,8 @@ def load_source(
         network = config.get_parsed_content("network_def")
     except Exception as error:  # whatever a description does to the network's parts
         raise ValueError(
-            f"{weights}: network_config must describe a network that can be built, got one that fails: {reason(error)}"
+            f"{weights}: network_config must describe a network that can be built, got one that fails: {reason(error)} "
+            "(--config must name the overlays that it was trained with)"
         ) from error
     load_network(network, weights)
-    _check_organs(config, config_files)
     return Source(network=network.eval(), weights=Path(weights), config=config)
-
-
-def _check_organs(config: ConfigParser, files: Sequence[str | Path]) -> None:
-    structures, positions, organs = (
-        config.get_parsed_content(name) for name in ("structures", "positions", "organ_structures")
-    )
-    for organ, names in (organs or {}).items():
-        if organ not in positions or not set(names) <= set(structures):
-            raise ValueError(
-                f"organ_structures of {', '.join(map(str, files))} must map the checkpoint's positions {positions} to "
-                f"its structures {structures}, got {organ!r}: {names}; add the overlay that it was trained with, such "
-                "as --config configs/train.yaml configs/paper.yaml."
-            )

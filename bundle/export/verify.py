@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bundle.engines.handlers import SCORE_NAMES
 from bundle.engines.runtimes import ExportedNetwork
 from bundle.export.source import Source
 
@@ -18,8 +19,6 @@ MAX_DIFFERENCE = 1e-4
 
 MAX_DROPS = {"val_dice": 0.002, "val_auroc": 0.01}
 """Of the validation split's mean Dice and mean AUROC, for bfloat16 and int8."""
-
-NAMES = {"val_dice": "Dice", "val_auroc": "AUROC"}
 
 
 class Refused(ValueError):
@@ -37,7 +36,7 @@ class Scores:
     values: dict[str, float]
 
     def __str__(self) -> str:
-        return ", ".join(f"{NAMES[name]} {value:.4f}" for name, value in self.values.items())
+        return ", ".join(f"{SCORE_NAMES[name]} {value:.4f}" for name, value in self.values.items())
 
 
 class WithEager(nn.Module):
@@ -127,6 +126,6 @@ def check_scores(found: Scores, eager: Scores) -> None:
     for name, limit in MAX_DROPS.items():
         if name in eager.values and not eager.values[name] - found.values[name] <= limit:
             raise Refused(
-                f"{NAMES[name]} on the validation split must drop by at most {limit:g} from eager's "
+                f"{SCORE_NAMES[name]} on the validation split must drop by at most {limit:g} from eager's "
                 f"{eager.values[name]:.4f}, got {found.values[name]:.4f}"
             )

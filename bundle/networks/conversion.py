@@ -27,7 +27,7 @@ AUTHORS_NETWORK: dict[str, Any] = {
     "pooling": "avg",
     "guidance_channels": 0,
 }
-"""Arguments of the network that the authors' checkpoints fit; ``conditioning`` follows from the checkpoint."""
+"""Arguments of ``build_uperconvnext`` for the authors' checkpoints; ``conditioning`` follows from the checkpoint."""
 
 GUIDANCE_WEIGHT = "backbone.stem_0.guidance.weight"
 """The encoder's weights for guidance channels, which weights of a network without guidance lack."""
@@ -40,15 +40,15 @@ _AUTHORS_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^seg_head\.fpn\.fpn_out\.fpn_layer(\d)\.", lambda m: f"decoder.smooths.{3 - int(m[1])}."),
     (r"^seg_head\.fuse\.", "decoder.fusion."),
     (r"^seg_head\.seg\.0\.", "decoder.block."),
-    (r"^seg_head\.seg\.1\.", "decoder.classifier."),
-    (r"^seg_head\.out\.", "decoder.refine."),
+    (r"^seg_head\.seg\.1\.", "heads.seg.classifier."),
+    (r"^seg_head\.out\.", "heads.seg.refine."),
     (r"\.bn\.", ".norm."),
-    (r"^cls_head_2cls\.", "heads.cls_two."),
-    (r"^cls_head_4cls\.", "heads.cls_four."),
-    (r"^dec_prompt_mlp\.", "feature_prompt.linear."),
-    (r"^prompt_scale_cls$", "feature_prompt.gate"),
-    (r"^prompt_proj_layers\.(\d)\.", r"level_prompts.\1.linear."),
-    (r"^prompt_scale_seg\.(\d)$", r"level_prompts.\1.gate"),
+    (r"^cls_head_2cls\.", "heads.cls_two.linear."),
+    (r"^cls_head_4cls\.", "heads.cls_four.linear."),
+    (r"^dec_prompt_mlp\.", "prompter.feature_prompt.linear."),
+    (r"^prompt_scale_cls$", "prompter.feature_prompt.gate"),
+    (r"^prompt_proj_layers\.(\d)\.", r"prompter.level_prompts.\1.linear."),
+    (r"^prompt_scale_seg\.(\d)$", r"prompter.level_prompts.\1.gate"),
 )
 
 
@@ -136,7 +136,7 @@ def convert_encoder(
 
 
 def authors_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of the ``UPerConvNeXt`` that a checkpoint of the authors fits, with or without prompts."""
+    """Arguments of ``build_uperconvnext`` for a checkpoint of the authors, with or without prompts."""
     prompted = any("prompt" in name for name in state)
     return {**AUTHORS_NETWORK, "conditioning": "additive" if prompted else "none"}
 
@@ -176,10 +176,7 @@ def convert_authors(
     rest = [n for n in state if n not in set(ignored) and not n.startswith("backbone.")]
     converted |= {_from_authors(n): state[n] for n in rest}
     if mean is not None and std is not None:
-        stem = "encoder.backbone.stem_0."
-        converted |= _fold_normalization(
-            converted[stem + "weight"], converted[stem + "bias"], mean=mean, std=std, prefix=stem
-        )
+        converted |= _fold_normalization(converted, mean=mean, std=std, prefix="encoder.backbone.stem_0.")
     require_fit(converted, network.state_dict(), path=path, whose="the paper's network; see AUTHORS_NETWORK")
     return Conversion(converted, encoder.taken + rest, ignored, [])
 
@@ -231,8 +228,9 @@ def tensor_form(value: Tensor) -> str:
 
 
 def _fold_normalization(
-    weight: Tensor, bias: Tensor, *, mean: Sequence[float], std: Sequence[float], prefix: str
+    state: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float], prefix: str
 ) -> dict[str, Tensor]:
+    weight, bias = state[prefix + "weight"], state[prefix + "bias"]
     rgb = weight.double().flip(1)
     scale = torch.tensor(std, dtype=torch.float64)[:, None, None]
     shift = torch.tensor(mean, dtype=torch.float64)[:, None, None]

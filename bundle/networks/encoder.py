@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import copy
+from typing import Any, Literal, cast, get_args
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import SelectAdaptivePool2d
+from timm.layers import LayerNorm, LayerNorm2d, Mlp, SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from bundle.described import convnexts
 from bundle.networks import weights
+from bundle.networks.folding import after_affine, as_convolution, conv_like, scale_outputs
 
 Pooling = Literal["avg", "avgmax"]
 
@@ -103,6 +105,8 @@ class ConvNeXtEncoder(nn.Module):
         weights_file: str | None = None,
     ):
         super().__init__()
+        self.name, self.pooling = name, pooling
+        self.in_channels, self.guidance_channels = in_channels, guidance_channels
         _require_convnext(name)
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
@@ -137,6 +141,75 @@ class ConvNeXtEncoder(nn.Module):
         feature: Tensor = self.norm(self.pool(levels[3]))
         return levels, feature
 
+    def config(self) -> dict[str, Any]:
+        """The plain values that decide which weights fit."""
+        return {"encoder": self.name, "pooling": self.pooling, "guidance_channels": self.guidance_channels}
+
+    def deployed(self) -> nn.Module:
+        """The same with fewer and larger operations on channel-first maps; it takes the guidance always."""
+        return DeployableEncoder(self)
+
+
+class DeployableEncoder(nn.Module):
+    """``ConvNeXtEncoder`` for inference; the image brings all guidance channels."""
+
+    float_parts = ("stem",)
+
+    def __init__(self, encoder: ConvNeXtEncoder):
+        super().__init__()
+        backbone = encoder.backbone
+        self.stem = nn.Sequential(*(_rewritten(m) for n, m in backbone.items() if n.startswith("stem")))
+        self.stages = nn.ModuleList(_stage(m) for n, m in backbone.items() if n.startswith("stages"))
+        self.pool = copy.deepcopy(encoder.pool)
+        self.norm = copy.deepcopy(encoder.norm)
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As ``ConvNeXtEncoder``."""
+        x = self.stem(image)
+        levels: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        feature: Tensor = self.norm(self.pool(x))
+        return levels, feature
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalization over the channels of a map (B, C, H, W), without moving them to the end."""
+
+    def __init__(self, norm: nn.LayerNorm, *, affine: bool):
+        super().__init__()
+        self.eps = norm.eps
+        self.weight = nn.Parameter(norm.weight.detach().clone()) if affine else None
+        self.bias = nn.Parameter(norm.bias.detach().clone()) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized map of a map, both (B, C, H, W)."""
+        centered = x - x.mean(1, keepdim=True)
+        x = centered / torch.sqrt((centered * centered).mean(1, keepdim=True) + self.eps)
+        if self.weight is not None and self.bias is not None:
+            x = x * self.weight[:, None, None] + self.bias[:, None, None]
+        return x
+
+
+class DeployableBlock(nn.Module):
+    """A ConvNeXt block on (B, C, H, W) throughout; norm's and layer scale's weights are those of the convolutions."""
+
+    def __init__(self, block: ConvNeXtBlock):
+        super().__init__()
+        self.depthwise = copy.deepcopy(block.conv_dw)
+        self.norm = ChannelNorm(block.norm, affine=False)
+        self.expand = after_affine(as_convolution(block.mlp.fc1), block.norm)
+        self.act = copy.deepcopy(block.mlp.act)
+        self.reduce = as_convolution(block.mlp.fc2)
+        if block.gamma is not None:
+            scale_outputs(self.reduce, block.gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map of a map, both (B, C, H, W)."""
+        out: Tensor = x + self.reduce(self.act(self.expand(self.norm(self.depthwise(x)))))
+        return out
+
 
 def _take_depthwise(backbone: nn.Module) -> None:
     for block in [module for module in backbone.modules() if isinstance(module, ConvNeXtBlock)]:
@@ -161,3 +234,34 @@ def _require_convnext(name: str) -> None:
             f"encoder must be one of timm's ConvNeXt names, such as convnext_atto or convnext_tiny, got {name!r}; "
             "list them with: python -c \"import timm; print(timm.list_models(module='convnext'))\"."
         )
+
+
+def _stage(stage: nn.Module) -> nn.Sequential:
+    before = list(stage.downsample) if isinstance(stage.downsample, nn.Sequential) else []
+    if [type(module) for module in before] == [LayerNorm2d, nn.Conv2d]:
+        norm, conv = cast(LayerNorm2d, before[0]), cast(nn.Conv2d, before[1])
+        if conv.padding == (0, 0):
+            before = [ChannelNorm(norm, affine=False), after_affine(conv, norm)]
+    blocks = [_rewritten(block) for block in cast(nn.Sequential, stage.blocks)]
+    return nn.Sequential(*copy.deepcopy(before), *blocks)
+
+
+def _rewritten(module: nn.Module) -> nn.Module:
+    """What stands for a module of the encoder; a copy of those kinds that have no better form."""
+    if isinstance(module, GuidedStem):
+        return conv_like(module, torch.cat([module.weight, module.guidance.weight], dim=1), module.bias)
+    if isinstance(module, LayerNorm2d):
+        return ChannelNorm(module, affine=True)
+    if _is_plain_block(module):
+        return DeployableBlock(module)
+    return copy.deepcopy(module)
+
+
+def _is_plain_block(module: nn.Module) -> bool:
+    return (
+        isinstance(module, ConvNeXtBlock)
+        and isinstance(module.norm, LayerNorm | LayerNorm2d)
+        and type(module.mlp) is Mlp
+        and isinstance(module.mlp.norm, nn.Identity)
+        and isinstance(module.shortcut, nn.Identity)
+    )

@@ -11,23 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bundle.networks.encoder import GuidedStem
-from bundle.networks.prompts import AdditivePrompt, FiLMPrompt
-
-
-def prompt_projections(prompt: nn.Module) -> list[nn.Linear]:
-    """Linear layers of a prompt: that of the shift, or those of the scale and the shift; none for no conditioning."""
-    if isinstance(prompt, AdditivePrompt):
-        shift = copy.deepcopy(prompt.linear)
-        shift.weight.mul_(prompt.gate)
-        shift.bias.mul_(prompt.gate)
-        return [shift]
-    if isinstance(prompt, FiLMPrompt):
-        scale, shift = _halves(prompt.linear)
-        scale.bias.add_(1)
-        return [scale, shift]
-    return []
-
 
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """A convolution of the same geometry with other weights (O, I, h, w) and bias (O) or None."""
@@ -94,18 +77,13 @@ def stack_outputs(layers: Sequence[nn.Linear]) -> nn.Linear:
     return stacked
 
 
-def guided_stem(stem: GuidedStem, guidance: bool) -> nn.Conv2d:
-    """The stem as one convolution of the image and, if it is to come, the guidance behind it."""
-    weights = [stem.weight, stem.guidance.weight] if guidance else [stem.weight]
-    return conv_like(stem, torch.cat(weights, dim=1), stem.bias)
-
-
-def _halves(layer: nn.Linear) -> tuple[nn.Linear, nn.Linear]:
-    halves = (
+def halves(layer: nn.Linear) -> tuple[nn.Linear, nn.Linear]:
+    """Two linear layers that give the first and the second half of the outputs of one."""
+    made = (
         nn.Linear(layer.in_features, layer.out_features // 2),
         nn.Linear(layer.in_features, layer.out_features // 2),
     )
-    for half, weight, bias in zip(halves, layer.weight.chunk(2), layer.bias.chunk(2), strict=True):
+    for half, weight, bias in zip(made, layer.weight.chunk(2), layer.bias.chunk(2), strict=True):
         half.weight.copy_(weight)
         half.bias.copy_(bias)
-    return halves
+    return made

@@ -18,8 +18,13 @@ from bundle.vocabulary import prompt_values
 
 logger = logging.getLogger(__name__)
 
-TABLES = ("structures", "label_sets", "positions")
+TABLES = ("heads", "structures", "label_sets", "positions")
 """What may differ: rows and columns of weights belong to entries of these, and follow them by name."""
+
+Axes = tuple[str | None, ...]
+"""The table that each of a tensor's first axes belongs to: a head, ``PROMPT``, or None."""
+
+PROMPT = "prompt values"
 
 
 def load_start(network: nn.Module, path: str | Path) -> str:
@@ -40,13 +45,16 @@ def load_start(network: nn.Module, path: str | Path) -> str:
     own: dict[str, Any] = network.network_config()  # type: ignore[operator]
     state, config = complete(state, config, network=network)
     require_same(config, own, keys=[key for key in own if key not in TABLES], path=path)
-    target = network.state_dict()
+    target, axes = network.state_dict(), _axes(network)
     there, here = _entries(config), _entries(own)
-    require_fit(state, {**state, **{n: v for n, v in target.items() if not _axes(n)}}, path=path)
+    new = tuple(f"heads.{name}." for name in own["heads"] if name not in config["heads"])
+    fixed = {n: v for n, v in target.items() if n not in axes and not n.startswith(new)}
+    require_fit(state, {**state, **fixed}, path=path)
     started = {}
     for name, value in target.items():
-        names = [(there.get(axis, []), here[axis]) if axis else None for axis in _axes(name)]
-        started[name] = _by_name(state.get(name), value, names, path=f"{path}: {name}") if names else state[name]
+        names = [(there.get(axis, []), here[axis]) if axis else None for axis in axes.get(name, ())]
+        source = None if name.startswith(new) else state.get(name)
+        started[name] = state[name] if name in fixed else _by_name(source, value, names, path=f"{path}: {name}")
     network.load_state_dict(started)
     told = "; ".join(_told(key, there.get(key, []), names) for key, names in here.items())
     return f"started from {path}; {told}"
@@ -69,24 +77,24 @@ class StartWeights:
 
 
 def _entries(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Names of what rows and columns of weights belong to: structures, classes of each set, prompt values."""
-    prompts = prompt_values(config["positions"])
+    """Names of what rows and columns of weights belong to: rows of each head, prompt values."""
+    prompts = prompt_values(config["positions"]) if "positions" in config else {}
     return {
-        "structures": list(config["structures"]),
-        **{f"cls_{name}": list(classes) for name, classes in config["label_sets"].items()},
-        "prompt": [f"{prompt} {value}" for prompt, values in prompts.items() for value in values],
+        **config["heads"],
+        PROMPT: [f"{prompt} {value}" for prompt, values in prompts.items() for value in values],
     }
 
 
-def _axes(name: str) -> tuple[str, ...]:
-    """The tables that the first axes of a tensor belong to, "" for none; empty where no axis belongs to one."""
-    if name == "decoder.refine.weight":
-        return ("structures", "structures")
-    if name.startswith(("decoder.classifier.", "decoder.refine.")):
-        return ("structures",)
-    if name.startswith("heads."):
-        return (name.split(".")[1],)
-    return ("", "prompt") if "prompt" in name and name.endswith("linear.weight") else ()
+def _axes(network: nn.Module) -> dict[str, Axes]:
+    """Parameters some of whose first axes belong to a table, as the network's parts declare it."""
+    heads: nn.ModuleDict = network.heads  # type: ignore[assignment]
+    prompts: Mapping[str, int] = getattr(network.prompter, "prompt_axes", {})
+    rows = {
+        f"heads.{name}.{parameter}": (name,) * count
+        for name, head in heads.items()
+        for parameter, count in head.row_axes.items()  # type: ignore[operator, union-attr]
+    }
+    return {**rows, **{f"prompter.{name}": (*[None] * axis, PROMPT) for name, axis in prompts.items()}}
 
 
 def _by_name(

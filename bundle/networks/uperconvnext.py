@@ -1,41 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UPerConvNeXt: one ConvNeXt encoder, prompts, a UPerNet decoder and one class head per label set."""
+"""UPerConvNeXt: an encoder, a prompter, a decoder and heads, joined."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bundle.networks.encoder import ConvNeXtEncoder, Pooling
-from bundle.networks.prompts import Conditioning, build_prompt
-from bundle.networks.upernet import Norm, UPerNetDecoder
-from bundle.vocabulary import encode_prompt, prompt_length
+from bundle.networks.heads import CLASSES, MASKS
+from bundle.networks.parts import Decoder, Encoder, Prompter, joined_config, require_part
+from bundle.networks.upgrade import rename_loaded
 
 
 class UPerConvNeXt(nn.Module):
-    """Segments ultrasound images and classifies them, told by a prompt what it looks at.
+    """Answers questions about ultrasound images, told by a prompt what it looks at; see ``bundle.networks.parts``.
 
     Args:
-        encoder: timm ConvNeXt name.
-        decoder_channels: width of the decoder.
-        structures: names of the segmentation logits; the first is the background.
-        label_sets: label set -> class names; each set gets a class head.
-        positions: position table of the prompt, see ``bundle.vocabulary``.
-        conditioning: how the prompt acts on features: ``film``, ``additive`` (the paper's) or ``none``.
-        norm: normalization of the decoder, ``group`` or ``batch`` (the paper's).
-        pooling: how the class heads' feature vector comes from the last stage, see ``ConvNeXtEncoder``.
-        in_channels: image channels.
-        guidance_channels: channels that may follow those of the image: what a user wants and does not want
-            (``bundle.guidance``); 0 for a network without clicks.
-        dropout: rate before the last convolution of the decoder and before the class heads, 0 to 1.
-        drop_path: stochastic depth rate of the encoder, 0 to 1.
-        encoder_weights: local file of ConvNeXt weights to start from; ``None`` starts from random weights.
+        encoder: image -> maps and feature vector.
+        decoder: maps -> one fine map.
+        prompter: conditions maps and feature vector.
+        heads: name -> head; the names are those of the outputs, in this order.
+        dropout: rate of all heads in place of their own, 0 to 1. MONAI Label's scoring sets it; None changes nothing.
+
+    Attributes:
+        main_head: the head that ``forward`` gives: ``seg``, or the first one where there are no masks.
 
     Raises:
-        ValueError: when a name or a size is not usable; the message says which.
+        ValueError: when a part lacks what the network reads of it.
 
     Reference:
         Chen & Zhang 2025, "UltraUPConvNet", arXiv 2509.11108.
@@ -43,60 +36,35 @@ class UPerConvNeXt(nn.Module):
 
     def __init__(
         self,
-        *,
-        encoder: str,
-        decoder_channels: int,
-        structures: Sequence[str],
-        label_sets: Mapping[str, Sequence[str]],
-        positions: Sequence[str],
-        conditioning: Conditioning = "film",
-        norm: Norm = "group",
-        pooling: Pooling = "avg",
-        in_channels: int = 3,
-        guidance_channels: int = 0,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        encoder_weights: str | None = None,
+        encoder: Encoder,
+        decoder: Decoder,
+        prompter: Prompter,
+        heads: Mapping[str, nn.Module],
+        dropout: float | None = None,
     ):
         super().__init__()
-        _check_tables(structures, label_sets)
-        self.in_channels = in_channels
-        self.guidance_channels = guidance_channels
-        self.prompt_length = prompt_length(positions)
-        self.neutral_prompt: Tensor
-        self.register_buffer("neutral_prompt", torch.tensor([encode_prompt({}, positions)]), persistent=False)
-
-        self.encoder = ConvNeXtEncoder(
-            encoder,
-            in_channels=in_channels,
-            guidance_channels=guidance_channels,
-            drop_path=drop_path,
-            pooling=pooling,
-            weights_file=encoder_weights,
-        )
-        channels = self.encoder.channels
-        prompts = [build_prompt(conditioning, channels=c, prompt_length=self.prompt_length) for c in channels]
-        self.level_prompts = nn.ModuleList(prompts)
-        self.feature_prompt = build_prompt(conditioning, channels=channels[-1], prompt_length=self.prompt_length)
-        self.decoder = UPerNetDecoder(
-            in_channels=channels, channels=decoder_channels, out_channels=len(structures), norm=norm, dropout=dropout
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict({f"cls_{n}": nn.Linear(channels[-1], len(k)) for n, k in label_sets.items()})
-        self._config = {
-            "encoder": encoder,
-            "decoder_channels": decoder_channels,
-            "structures": list(structures),
-            "label_sets": {name: list(classes) for name, classes in label_sets.items()},
-            "positions": list(positions),
-            "conditioning": conditioning,
-            "norm": norm,
-            "pooling": pooling,
-            "guidance_channels": guidance_channels,
-        }
+        for role, part in {"encoder": encoder, "decoder": decoder, "prompter": prompter}.items():
+            require_part(part, role)
+        for head in heads.values():
+            require_part(head, "head")
+        if not heads:
+            raise ValueError("heads must hold at least one head, got none; add one.")
+        self.in_channels, self.guidance_channels = encoder.in_channels, encoder.guidance_channels
+        self.prompt_length = prompter.prompt_length
+        self.encoder, self.prompter, self.decoder = encoder, prompter, decoder
+        self.heads = nn.ModuleDict(heads)
+        self.head_names = list(heads)
+        self.map_heads = [name for name, head in heads.items() if head.reads_map]
+        self.main_head = MASKS if MASKS in heads else self.head_names[0]
+        if dropout is not None:
+            for module in self.heads.modules():
+                if isinstance(module, (nn.Dropout, nn.Dropout2d)):
+                    module.p = dropout
+        self.register_load_state_dict_pre_hook(rename_loaded)  # type: ignore[no-untyped-call]
+        self.network_config()
 
     def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Segmentation logits (B, structures, H, W).
+        """Logits of ``main_head``: of masks (B, structures, H, W).
 
         Args:
             image: (B, in_channels, H, W), normalized, or with guidance behind it (B, in_channels + guidance_channels,
@@ -106,53 +74,75 @@ class UPerConvNeXt(nn.Module):
         Raises:
             ValueError: when the shape of the image or the prompt does not fit.
         """
-        levels, _ = self.encode(image, prompt)
-        return self.decode(levels)
+        return self.predict(image, prompt, [self.main_head])[self.main_head]
 
     @torch.jit.export
-    def predict(self, image: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
-        """All logits of an image that is encoded once: ``seg`` (B, structures, H, W), ``cls_<label set>`` (B, K).
+    def predict(self, image: Tensor, prompt: Tensor | None = None, heads: list[str] | None = None) -> dict[str, Tensor]:
+        """Logits of an image that is encoded once: ``seg`` (B, structures, H, W), ``cls_<label set>`` (B, K).
 
-        Args and Raises: those of ``forward``.
+        Args and Raises: those of ``forward`` and ``answer``. The decoder runs where a head reads its map.
         """
-        levels, feature = self.encode(image, prompt)
-        logits = {"seg": self.decode(levels)}
-        logits.update(self.classify(feature))
-        return logits
+        levels, feature, plain = self.encode(image, prompt)
+        fine = self.decode(levels) if self.reads_map(heads) else feature
+        return self.answer(fine, feature, plain, heads)
 
     @torch.jit.export
-    def encode(self, image: Tensor, prompt: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Conditioned maps [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i) and feature vector (B, C_4).
+    def encode(self, image: Tensor, prompt: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Conditioned maps [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i) and vector (B, C_4), the vector before the prompt.
 
         Args and Raises: those of ``forward``.
         """
         self._check_image(image)
-        prompt = self._full_prompt(image, prompt)
-        levels, feature = self.encoder(image)
-        conditioned: list[Tensor] = []
-        for i, condition in enumerate(self.level_prompts):
-            conditioned.append(condition(levels[i], prompt))
-        return conditioned, self.feature_prompt(feature, prompt)
+        levels, plain = self.encoder(image)
+        levels, feature = self.prompter(levels, plain, self._full_prompt(image, prompt))
+        return levels, feature, plain
 
     @torch.jit.export
     def decode(self, levels: list[Tensor]) -> Tensor:
-        """Segmentation logits (B, structures, H, W) of the conditioned maps."""
-        logits: Tensor = self.decoder(levels)
+        """The decoder's map (B, channels, H/4, W/4) of the conditioned maps."""
+        fine: Tensor = self.decoder(levels)
+        return fine
+
+    @torch.jit.export
+    def answer(self, fine: Tensor, feature: Tensor, plain: Tensor, heads: list[str] | None = None) -> dict[str, Tensor]:
+        """Logits by head, in the network's order.
+
+        Args:
+            fine: of ``decode``; any tensor where no head reads it.
+            feature: of ``encode``.
+            plain: of ``encode``.
+            heads: names of those that are computed; ``None``: all.
+
+        Raises:
+            ValueError: when a name is not one of the network's.
+        """
+        names = self.head_names if heads is None else heads
+        for name in names:
+            if name not in self.head_names:
+                raise ValueError(f"heads must be among {', '.join(self.head_names)}, got {name}; correct the name.")
+        logits: dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            if name in names:
+                logits[name] = head(fine, feature, plain)
         return logits
 
     @torch.jit.export
-    def classify(self, feature: Tensor) -> dict[str, Tensor]:
-        """Class logits ``cls_<label set>`` (B, K) of the conditioned feature vector (B, C_4)."""
-        feature = self.dropout(feature)
-        logits: dict[str, Tensor] = {}
-        for name, head in self.heads.items():
-            logits[name] = head(feature)
-        return logits
+    def reads_map(self, heads: list[str] | None = None) -> bool:
+        """Whether one of these heads, or of all, reads the decoder's map."""
+        for name in self.head_names if heads is None else heads:  # noqa: SIM110 (no any() of these in TorchScript)
+            if name in self.map_heads:
+                return True
+        return False
 
     @torch.jit.unused
     def network_config(self) -> dict[str, Any]:
         """The plain values that decide which weights fit; checkpoints carry them."""
-        return {**self._config}
+        parts = {"encoder": self.encoder, "decoder": self.decoder, "prompter": self.prompter}
+        rows = {name: list(cast(Any, head).rows) for name, head in self.heads.items()}
+        sets = {name.removeprefix(CLASSES): names for name, names in rows.items() if name.startswith(CLASSES)}
+        masks = {"structures": rows[MASKS]} if MASKS in rows else {}
+        shape = {"guidance_channels": self.guidance_channels, "decoder_channels": self.decoder.channels}
+        return {**joined_config(parts, rows), **shape, **masks, "label_sets": sets}
 
     def _check_image(self, image: Tensor) -> None:
         full = self.in_channels + self.guidance_channels
@@ -171,22 +161,10 @@ class UPerConvNeXt(nn.Module):
 
     def _full_prompt(self, image: Tensor, prompt: Tensor | None) -> Tensor:
         if prompt is None:
-            return self.neutral_prompt.to(image.dtype).expand(image.size(0), -1)
+            return self.prompter.neutral.to(image.dtype).expand(image.size(0), -1)
         if prompt.dim() != 2 or prompt.size(0) != image.size(0) or prompt.size(1) != self.prompt_length:
             raise ValueError(
                 f"prompt must have shape (batch, values) = ({image.size(0)}, {self.prompt_length}), "
                 f"got {list(prompt.shape)}; build each row with bundle.vocabulary.encode_prompt."
             )
         return prompt.to(image.dtype)
-
-
-def _check_tables(structures: Sequence[str], label_sets: Mapping[str, Sequence[str]]) -> None:
-    if len(structures) < 2:
-        raise ValueError(f"structures must name the background and at least one other, got {list(structures)}.")
-    if len(set(structures)) != len(structures):
-        raise ValueError(f"structures must be unique, got {list(structures)}; remove the repeated ones.")
-    for name, classes in label_sets.items():
-        if not name.isidentifier():
-            raise ValueError(f"a label set's name must be letters, digits and underscores, got {name!r}; rename it.")
-        if len(classes) < 2 or len(set(classes)) != len(classes):
-            raise ValueError(f"label set {name!r} must have two or more different classes, got {list(classes)}.")

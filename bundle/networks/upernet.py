@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UPerNet decoder: four feature maps become segmentation logits at four times the size of the finest map."""
+"""UPerNet decoder: four feature maps become one of the size of the finest."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bundle.networks.folding import folded, split_inputs
 
 Norm = Literal["batch", "group"]
 
@@ -17,23 +19,20 @@ POOLING_BINS = (1, 2, 3, 6)
 
 
 class UPerNetDecoder(nn.Module):
-    """Pyramid pooling on the coarsest map, top-down fusion of the others, logits.
+    """Pyramid pooling on the coarsest map, top-down fusion of the others.
 
     Args:
         in_channels: channels of the four maps, fine to coarse.
         channels: decoder width.
-        out_channels: number of logits per pixel.
         norm: ``batch`` or ``group`` normalization after each convolution.
-        dropout: rate of the channel dropout before the classifier, 0 to 1.
 
     Reference:
         Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221.
     """
 
-    def __init__(
-        self, *, in_channels: Sequence[int], channels: int, out_channels: int, norm: Norm, dropout: float = 0.0
-    ):
+    def __init__(self, *, in_channels: Sequence[int], channels: int, norm: Norm):
         super().__init__()
+        self.channels, self.norm = channels, norm
         coarse_to_fine = in_channels[-2::-1]  # [1/16, 1/8, 1/4]
         self.ppm = PyramidPooling(in_channels[-1], channels, norm=norm)
         self.laterals = nn.ModuleList(conv_norm_relu(c, channels, kernel_size=1, norm=norm) for c in coarse_to_fine)
@@ -42,26 +41,25 @@ class UPerNetDecoder(nn.Module):
         )
         self.fusion = conv_norm_relu(len(in_channels) * channels, channels, kernel_size=1, norm=norm)
         self.block = conv_norm_relu(channels, channels, kernel_size=1, norm=norm)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, out_channels, kernel_size=1)
-        self.refine = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        # A random mixture of the logits would hide them from the first gradients: start as the identity.
-        nn.init.dirac_(self.refine.weight)
-        nn.init.zeros_(self.refine.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Logits (B, out_channels, 4 H_1, 4 W_1) of the maps [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i)."""
+        """Map (B, channels, H_1, W_1) of the maps [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i)."""
         top = self.ppm(levels[3])
         maps: list[Tensor] = [top]
         for i, (lateral, smooth) in enumerate(zip(self.laterals, self.smooths)):  # noqa: B905 (not in TorchScript)
             side = lateral(levels[2 - i])
             top = side + _resize(top, side)
             maps.append(smooth(top))
-        x = self._fuse(maps)  # (B, channels, H_1, W_1)
-        logits = self.classifier(self.dropout(self.block(x)))
-        logits = F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
-        out: Tensor = self.refine(logits)
+        out: Tensor = self.block(self._fuse(maps))
         return out
+
+    def config(self) -> dict[str, Any]:
+        """The plain values that decide which weights fit."""
+        return {"decoder_channels": self.channels, "norm": self.norm}
+
+    def deployed(self) -> nn.Module:
+        """The same with the convolutions before the upsamplings that they commute with."""
+        return DeployableDecoder(self)
 
     def _fuse(self, maps: list[Tensor]) -> Tensor:
         # A 1x1 convolution and an upsampling commute: each map goes through its columns of the fusion at its own size,
@@ -98,6 +96,61 @@ class PyramidPooling(nn.Module):
             pooled = branch(adaptive_mean(x, self.bins[i]))
             maps.append(F.interpolate(pooled, size=x.shape[-2:], mode="bilinear", align_corners=True))
         out: Tensor = self.fusion(torch.cat(maps, dim=1))
+        return out
+
+
+class DeployableDecoder(nn.Module):
+    """``UPerNetDecoder`` with the convolutions before the upsamplings that they commute with."""
+
+    def __init__(self, decoder: UPerNetDecoder):
+        super().__init__()
+        self.ppm = DeployablePooling(decoder.ppm)
+        self.laterals = nn.ModuleList(folded(cast(nn.Sequential, m)) for m in decoder.laterals)
+        self.smooths = nn.ModuleList(folded(cast(nn.Sequential, m)) for m in decoder.smooths)
+        fusion = folded(decoder.fusion)
+        joined = cast(nn.Conv2d, fusion[0])
+        self.parts = split_inputs(joined, [joined.in_channels // 4] * 4)
+        self.after_fusion = fusion[1:]
+        self.block = folded(decoder.block)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """As ``UPerNetDecoder``."""
+        top = self.ppm(levels[3])
+        maps: list[Tensor] = [top]
+        for lateral, smooth, level in zip(self.laterals, self.smooths, levels[2::-1], strict=True):
+            side = lateral(level)
+            top = side + F.interpolate(top, size=side.shape[-2:], mode="bilinear", align_corners=False)
+            maps.append(smooth(top))
+        x = self.parts[0](maps[3])
+        for part, coarse in zip(self.parts[1:], maps[2::-1], strict=True):
+            x = x + F.interpolate(part(coarse), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        out: Tensor = self.block(self.after_fusion(x))
+        return out
+
+
+class DeployablePooling(nn.Module):
+    """``PyramidPooling`` whose joining convolution acts on each grid before it is upsampled."""
+
+    def __init__(self, ppm: PyramidPooling):
+        super().__init__()
+        self.bins = list(ppm.bins)
+        self.branches = nn.ModuleList(folded(cast(nn.Sequential, m)) for m in ppm.branches)
+        fusion = folded(ppm.fusion)
+        joined = cast(nn.Conv2d, fusion[0])
+        widths = [cast(nn.Conv2d, cast(nn.Sequential, branch)[0]).out_channels for branch in ppm.branches]
+        self.parts = split_inputs(joined, [joined.in_channels - sum(widths), *widths])
+        self.after_fusion = fusion[1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, out_channels, H, W) of a map (B, in_channels, H, W)."""
+        size = x.shape[-2:]
+        joined = self.parts[0](x)
+        for bins, branch, part in zip(self.bins, self.branches, self.parts[1:], strict=True):
+            grid = part(branch(adaptive_mean(x, bins)))
+            if bins > 1:  # a single value is the same everywhere
+                grid = F.interpolate(grid, size=size, mode="bilinear", align_corners=True)
+            joined = joined + grid
+        out: Tensor = self.after_fusion(joined)
         return out
 
 

@@ -18,10 +18,14 @@ from bundle import __version__
 from bundle.described import as_flag, described_network, harmless
 from bundle.files import OutputFolder
 from bundle.networks.conversion import GUIDANCE_WEIGHT, Conversion, convert_encoder, require_fit, state_dict
-from bundle.vocabulary import prompt_values
+from bundle.networks.upgrade import completed, organs_of, renamed
+from bundle.vocabulary import NEUTRAL_POSITION, prompt_values
 
 _NEEDED = ("encoder", "decoder_channels", "structures", "label_sets", "positions", "conditioning", "norm")
-"""What every version wrote into ``network_config`` of a whole network."""
+"""What versions up to 0.5.2 wrote into ``network_config`` of a whole network; later ones write ``heads`` too."""
+
+_OF_ORGANS = {"structures", "label_sets", "positions"}
+"""What derives from ``organs``, the option of the config."""
 
 
 def read_file(path: str | Path) -> Any:
@@ -81,28 +85,34 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{path} must hold 'model' and 'network_config', got a file of another project; "
             "convert it with scripts/convert_checkpoint.py."
         )
-    config = {"guidance_channels": 0, "pooling": "avg", **described_network(content["network_config"], path=path)}
-    if "structures" not in config:
-        raise ValueError(
-            f"{path} must hold a whole network, got the encoder {config.get('encoder')} alone; "
-            "give it as encoder_weights."
-        )
-    if missing := [key for key in _NEEDED if key not in config]:
-        raise ValueError(
-            f"{path}: network_config must hold {', '.join(_NEEDED)}, got none of {', '.join(missing)}; use a file that "
-            "a training of this project wrote."
-        )
-    try:
-        prompt_values(config["positions"])
-    except ValueError as error:
-        raise ValueError(f"{path}: network_config: {error}") from None
-    if strange := [name for name, value in content["model"].items() if not isinstance(value, Tensor)]:
+    config = _whole(described_network(content["network_config"], path=path), path)
+    weights = content["model"].items()
+    if strange := [name for name, value in weights if not (isinstance(name, str) and isinstance(value, Tensor))]:
         shown = repr(strange[0]) if harmless(strange[0]) else "a text that is no plain name"
         raise ValueError(
             f"{path}: model must be a table of names and tensors, got a value that is none: {shown}; use a file that a "
             "training of this project wrote."
         )
-    return dict(content["model"]), config
+    return renamed(content["model"]), config
+
+
+def _whole(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The ``network_config`` of a whole network, with what files of earlier versions lack."""
+    if "heads" not in config and "structures" not in config:
+        raise ValueError(
+            f"{path} must hold a whole network, got the encoder {config.get('encoder')} alone; "
+            "give it as encoder_weights."
+        )
+    if "heads" not in config and (missing := [key for key in _NEEDED if key not in config]):
+        raise ValueError(
+            f"{path}: network_config must hold {', '.join(_NEEDED)}, got none of {', '.join(missing)}; use a file that "
+            "a training of this project wrote."
+        )
+    try:
+        prompt_values(config.get("positions", [NEUTRAL_POSITION]))
+    except ValueError as error:
+        raise ValueError(f"{path}: network_config: {error}") from None
+    return completed(config)
 
 
 def load_network(network: nn.Module, path: str | Path) -> dict[str, Any]:
@@ -132,16 +142,25 @@ def complete(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint with what files from before there was guidance lack: no channels, or channels that do nothing."""
     channels = network.network_config()["guidance_channels"]  # type: ignore[operator]
-    if channels and not config["guidance_channels"]:
-        name = f"encoder.{GUIDANCE_WEIGHT}"
-        state = {**state, name: torch.zeros_like(network.state_dict()[name])}
+    name = f"encoder.{GUIDANCE_WEIGHT}"
+    if channels and not config["guidance_channels"] and (weight := network.state_dict().get(name)) is not None:
+        state = {**state, name: torch.zeros_like(weight)}
         config = {**config, "guidance_channels": channels}
     return state, config
 
 
 def require_same(config: Mapping[str, Any], own: Mapping[str, Any], *, keys: Iterable[str], path: str | Path) -> None:
     """Raises a ValueError that names what differs between a checkpoint's ``network_config`` and a network's."""
-    if differing := [key for key in keys if config.get(key) != own[key]]:
+    differing = [key for key in keys if config.get(key) != own[key]]
+    if "parts" in differing:
+        roles = [role for role, part in own["parts"].items() if config["parts"].get(role) != part]
+        raise ValueError(
+            f"{path} was made with {_classes(config, roles)}; this network has {_classes(own, roles)}; build the "
+            "network of the parts that the file was made with (network_def in the config), or use other weights."
+        )
+    if {"structures", "label_sets"} & set(differing):  # they tell the same, by options
+        differing = [key for key in differing if key != "heads"]
+    if differing:
         raise ValueError(
             f"{path} was made with {_listed(config, differing)}; this network has {_listed(own, differing)}; "
             f"{_remedy(config, differing)}."
@@ -199,8 +218,28 @@ def _listed(config: Mapping[str, Any], keys: list[str]) -> str:
     )
 
 
+def _classes(config: Mapping[str, Any], roles: list[str]) -> str:
+    parts = {role: config["parts"].get(role, {"class": "none"}) for role in roles}
+    return ", ".join(
+        f"{role} {part['class'] if list(part) == ['class'] or not harmless(part) else part}"
+        for role, part in parts.items()
+    )
+
+
+def _with_organs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's ``network_config`` with its table of organs; None where it cannot be told."""
+    try:
+        return {**config, "organs": organs_of(config, path="")}
+    except ValueError:
+        return {**config, "organs": None}
+
+
 def _remedy(config: Mapping[str, Any], keys: list[str]) -> str:
     """The options that fit a checkpoint; without its values where one has other than harmless characters."""
-    if all(harmless(config.get(key)) for key in keys):
-        return f"use {' '.join(as_flag(key, config.get(key)) for key in keys)}, or other weights"
-    return f"set {', '.join(keys)} in the config to what whoever made the file says, or use other weights"
+    if options := [key for key in keys if key != "heads"]:
+        if set(options) & _OF_ORGANS:
+            config, options = _with_organs(config), [*(key for key in options if key not in _OF_ORGANS), "organs"]
+        if all(harmless(config.get(key)) and config.get(key) is not None for key in options):
+            return f"use {' '.join(as_flag(key, config.get(key)) for key in options)}, or other weights"
+        return f"set {', '.join(options)} in the config to what whoever made the file says, or use other weights"
+    return "train a network of these heads from it (--start_weights), or use other weights"

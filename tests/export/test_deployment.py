@@ -14,6 +14,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from bundle.export import Exporter, Source
 from bundle.files import LEDGER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,13 +101,28 @@ def test_documented_code_gives_our_masks(
     exec(EXAMPLES[0], names)
     with_onnx = names["outputs"]
     exec(EXAMPLES[1], names)
-    for got, expected in zip(names["outputs"], with_onnx, strict=True):
-        assert np.abs(got - expected).max() < 1e-4
+    assert list(names["outputs"]) == list(with_onnx)
+    for name, expected in with_onnx.items():
+        assert np.abs(names["outputs"][name] - expected).max() < 1e-4
     monkeypatch.undo()
     (folder / "exports").unlink()
     model = str(exports["folder"] / "model_float32.onnx")
     out = predictions(folder, tmp_path / "out", checkpoint, runtime="onnx", model_path=model)
     written = np.asarray(Image.open(out / "image_mask.png"))
     assert np.array_equal(written, names["mask"])
-    record = json.loads((out / "predictions.json").read_text())["images"][0]["classes"]["lung"]
-    assert list(record["probabilities"].values()) == pytest.approx(names["classes"]["cls_lung"].tolist(), abs=1e-4)
+    record = json.loads((out / "predictions.json").read_text())["images"][0]
+    assert record["organ"]["predicted"] == names["organ"]
+    tables = {"organ": record["organ"], **{f"cls_{name}": found for name, found in record["classes"].items()}}
+    for name, found in tables.items():
+        assert list(found["probabilities"].values()) == pytest.approx(names["classes"][name].tolist(), abs=1e-4)
+
+
+def test_a_model_with_some_heads_reports_what_it_answers(
+    source: Source, images: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    Exporter(source, output_dir=tmp_path / "models", heads=["breast"], threads=1).export("onnx", "float32")
+    model = str(tmp_path / "models/model_float32_breast.onnx")
+    out = predictions(images, tmp_path / "out", checkpoint, runtime="onnx", model_path=model, position="breast")
+    record = json.loads((out / "predictions.json").read_text())["images"][0]
+    assert list(record["classes"]) == ["breast"]
+    assert not {"areas", "organ", "points"} & set(record)

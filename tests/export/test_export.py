@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +17,16 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
-from bundle.engines.runtimes import SUFFIXES, ExportedNetwork, runtime_network
+from bundle.engines.held import describe
+from bundle.engines.runtimes import SUFFIXES, ExportedNetwork
 from bundle.export import Export, Exporter, Source, load_source, planned, write_summary
-from bundle.export.quantize import CalibrationImages
+from bundle.export.quantize import CalibrationImages, operations
 from bundle.export.verify import Refused, Scores, WithEager, check_scores, scores
-from bundle.files import LEDGER, OutputFolder, sha256
+from bundle.files import LEDGER, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "configs/train.yaml"
 FORMATS = sorted(SUFFIXES)
-
-
-@pytest.fixture
-def main() -> Iterator[Callable[[list[str]], int]]:
-    """The command line."""
-    spec = importlib.util.spec_from_file_location("export", ROOT / "scripts/export.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module, threads = importlib.util.module_from_spec(spec), torch.get_num_threads()
-    spec.loader.exec_module(module)
-    yield module.main
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -59,40 +45,8 @@ def test_float32_models_equal_eager_at_other_sizes_and_batches(
         for name, logits in expected.items():
             torch.testing.assert_close(found[name], logits, atol=1e-4, rtol=0)
         torch.testing.assert_close(exported(image, prompt), found["seg"])
-    neutral = source.network.neutral_prompt
+    neutral = source.network.prompter.neutral
     torch.testing.assert_close(exported.predict(image)["seg"], exported.predict(image, neutral.expand(2, -1))["seg"])
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_threads_may_call_a_model_at_once(exports: dict[str, Any], kind: str) -> None:
-    path = exports["folder"] / f"model_float32{SUFFIXES[kind]}"
-    exported = ExportedNetwork(path, threads=1, streams=3)
-    torch.manual_seed(2)
-    images = [torch.randn(1 + n % 2, 3, 64, 64) for n in range(24)]
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(exported.predict, images))
-    alone = ExportedNetwork(path, threads=1)
-    for image, outputs in zip(images, found, strict=True):
-        for name, logits in alone.predict(image).items():
-            torch.testing.assert_close(outputs[name], logits, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_the_first_calls_may_come_at_once(exports: dict[str, Any], kind: str) -> None:
-    """In processes of their own: OpenVINO's first two calls waited for each other in every second one."""
-    code = f"""
-import sys, threading, torch
-from bundle.engines.runtimes import ExportedNetwork
-
-exported = ExportedNetwork({str(exports["folder"] / f"model_float32{SUFFIXES[kind]}")!r}, threads=1, streams=2)
-calls = [threading.Thread(target=exported.predict, args=(torch.zeros(2, 3, 64, 64),)) for _ in range(2)]
-for call in calls:
-    call.start()
-for call in calls:
-    call.join()
-"""
-    for _ in range(3 if kind == "openvino" else 1):
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=600, check=True)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +77,7 @@ def test_nothing_is_computed_for_heads_that_were_not_asked_for(
         assert found.bytes < 0.9 * exports[kind].bytes
     merged = WithEager(exported, source.network).predict(image, prompt)
     assert list(merged) == list(expected)
-    tables = {key: exported.metadata[key] for key in ("structures", "label_sets", "positions", "image_size")}
-    with pytest.raises(ValueError, match=rf"{name} must give all outputs, got .* without \['cls_.*--heads"):
-        runtime_network(kind, network=source.network, model_path=tmp_path / name, **tables)
+    assert describe(tmp_path / "none.pt", otherwise=TRAIN, exported=exported)["heads"].keys() == set(outputs)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -133,13 +85,14 @@ def test_metadata_hold_what_an_engineer_needs(
     exports: dict[str, Any], source: Source, checkpoint: Path, kind: str
 ) -> None:
     metadata = ExportedNetwork(exports["folder"] / f"model_float32{SUFFIXES[kind]}", threads=1).metadata
-    for name in ("structures", "label_sets", "positions", "organ_structures", "image_size", "image_mean", "image_std"):
+    for name in ("structures", "positions", "organs", "image_size", "image_mean", "image_std", "click_radius"):
         assert metadata[name] == source.value(name), name
     assert metadata["weights_sha256"] == sha256(checkpoint)
-    assert metadata["outputs"] == ["seg", "cls_breast", "cls_lung", "cls_gallbladder"]
+    assert metadata["label_sets"] == source.value("vocabulary").label_sets
+    assert metadata["outputs"] == ["seg", "cls_breast", "cls_lung", "cls_gallbladder", "organ", "presence", "points"]
     assert metadata["image_channels"] == ["red", "green", "blue", "wanted", "unwanted"]
     assert list(metadata["prompt"]["order"]) == ["position", "task", "type", "nature"]
-    assert metadata["prompt"]["neutral"] == source.network.neutral_prompt[0].tolist()
+    assert metadata["prompt"]["neutral"] == source.network.prompter.neutral[0].tolist()
     assert (metadata["precision"], metadata["precision_hint"]) == ("float32", "f32")
     assert "longest side" in metadata["letterbox"]
     assert metadata["network"] == source.network.network_config()
@@ -162,7 +115,7 @@ def test_letterbox_is_the_one_that_the_metadata_tell(source: Source, tmp_path: P
 def test_a_model_that_differs_is_refused_and_nothing_stays(source: Source, tmp_path: Path, kind: str) -> None:
     exporter = Exporter(source, output_dir=tmp_path / "out", threads=1)
     with torch.no_grad():
-        source.network.decoder.refine.bias.add_(0.01)  # the exported copy was made before
+        source.network.heads["seg"].refine.bias.add_(0.01)  # the exported copy was made before
     found = exporter.export(kind, "float32")
     assert re.search(
         r"model_float32.* is not written: logits must differ by at most 0.0001 from eager, got 0.01", found.error
@@ -199,43 +152,21 @@ def test_calibration_images_are_training_images_and_the_same_each_time(source: S
     assert len(CalibrationImages(source, count=500, seed=0)) == 12
 
 
+def test_int8_leaves_in_float_what_the_parts_name(source: Source, tmp_path: Path) -> None:
+    exporter = Exporter(source, output_dir=tmp_path, threads=1)
+    asked, more = exporter.model.float_parts()
+    others = [f"heads.{name}" for name in source.network.head_names if name != "seg"]
+    assert asked == ("encoder.stem", "prompter", "heads.seg.classifier", "heads.seg.refine", *others)
+    assert more == ("encoder.stem", "prompter", "heads", "decoder")
+    for name in (*asked, *more):
+        assert any("conv" in op or "linear" in op for op in operations(exporter.openvino, [name])), name
+    assert not operations(exporter.openvino, ["head", "deco"])
+    assert set(operations(exporter.openvino, asked)) < set(operations(exporter.openvino, more))
+
+
 def test_only_pairs_that_pay_are_made() -> None:
     assert planned(["onnx", "openvino"], ["bfloat16", "int8"]) == [("openvino", "bfloat16"), ("openvino", "int8")]
     assert planned(["torchscript"], ["int8"]) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--weights", "/nowhere/model.pt"], r"weights must be a file, got /nowhere/model\.pt"),
-        (["--config", "/nowhere/train.yaml"], r"config must be a file, got /nowhere/train\.yaml"),
-        (["--datalist", "/nowhere/datalist.json"], r"datalist must be a file, got /nowhere/datalist\.json"),
-        (["--heads", "seg", "kidney"], r"heads must be among \['breast', 'lung', 'gallbladder'\], got \['kidney'\]"),
-        (["--formats", "torchscript", "--precisions", "int8"], "formats and precisions must meet"),
-        (["--config", str(TRAIN), str(ROOT / "configs/paper.yaml")], "organ_structures .* must map"),
-    ],
-)
-def test_command_line_says_what_is_wrong(
-    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any, options: list[str], message: str
-) -> None:
-    command = ["--weights", str(checkpoint), "--output", str(tmp_path / "out"), "--threads", "1", *options]
-    assert main(command) == 1
-    assert re.search(f"error: {message}", capsys.readouterr().err)
-    assert not (tmp_path / "out").exists()
-
-
-def test_command_line_writes_models_and_what_they_are(
-    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any
-) -> None:
-    OutputFolder(tmp_path).write("model_float32.bin", b"of a former export")
-    options = ["--formats", "openvino", "--precisions", "float32", "--threads", "1"]
-    assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 0
-    files = ["export.json", "model_float32.bin", "model_float32.xml"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, *files]
-    model = json.loads((tmp_path / "export.json").read_text())["models"][0]
-    assert model["files"] == {name: sha256(tmp_path / name) for name in files[1:]}
-    assert model["difference"] < 1e-4
-    assert "[1/1] openvino float32" in capsys.readouterr().out
 
 
 def test_the_summary_keeps_earlier_models_while_their_files_are_theirs(source: Source, tmp_path: Path) -> None:
@@ -254,29 +185,6 @@ def test_the_summary_keeps_earlier_models_while_their_files_are_theirs(source: S
     (tmp_path / "b.onnx").write_bytes(b"of somebody else")
     write_summary(source, [made("a.onnx", b"4"), Export("c.onnx", "onnx", "float32", error="refused")], tmp_path)
     assert listed() == [("c.onnx", ""), ("a.onnx", ""), ("c.onnx", "refused")]
-
-
-def test_command_line_tells_a_refusal(
-    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bundle.export.verify.MAX_DIFFERENCE", -1.0)
-    options = ["--formats", "torchscript", "--precisions", "float32", "--threads", "1"]
-    assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 1
-    assert re.search(r"refused: .*model_float32\.ts is not written: logits must differ", capsys.readouterr().err)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LEDGER, "export.json"]
-
-
-@pytest.mark.parametrize("name", ["model_float32.bin", "model_float32.ts", "export.json"])
-def test_files_of_others_stop_the_export_before_the_work(
-    main: Callable[[list[str]], int], checkpoint: Path, tmp_path: Path, capsys: Any, name: str
-) -> None:
-    (tmp_path / name).write_text("mine")
-    options = ["--formats", "torchscript", "openvino", "--precisions", "float32", "--threads", "1"]
-    assert main(["--weights", str(checkpoint), "--output", str(tmp_path), *options]) == 1
-    written = capsys.readouterr()
-    assert f"{name}: expected a free name or an unchanged file of an earlier run" in written.err
-    assert "[1/" not in written.out
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_an_export_is_repeated_over_its_own_models(source: Source, tmp_path: Path) -> None:
@@ -308,38 +216,3 @@ def test_the_papers_network_exports(tmp_path: Path) -> None:
     exporter = Exporter(load_source(tmp_path / "paper.pt", config_files=files), output_dir=tmp_path / "out")
     for kind in SUFFIXES:
         assert not exporter.export(kind, "float32").error
-
-
-SIGNAL_STACK = """
-import ctypes, gc, sys
-import torch
-from pathlib import Path
-from bundle.engines.runtimes import ExportedNetwork
-
-class Stack(ctypes.Structure):
-    _fields_ = [("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
-
-def load():
-    network = ExportedNetwork(sys.argv[1], threads=1)
-    network.predict(torch.zeros(1, 3, 64, 64))
-    return network
-
-first, second = load(), load()
-del first
-gc.collect()
-del second
-gc.collect()
-stack = Stack()
-assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
-ends = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
-mapped = any(int(low, 16) <= stack.place < int(high, 16) for low, high in ends) if stack.place else True
-print("mapped", mapped)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="alternate signal stacks are looked up in /proc")
-def test_models_that_go_leave_no_broken_signal_stack(exports: dict[str, Any]) -> None:
-    model = str(exports["folder"] / "model_float32.xml")
-    command = [sys.executable, "-c", SIGNAL_STACK, model]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["mapped", "True"], done.stderr

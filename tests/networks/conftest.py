@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bundle.networks import UPerConvNeXt
+from bundle.networks import UPerConvNeXt, build_uperconvnext
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.vocabulary import PAPER_POSITIONS
 
@@ -31,7 +31,7 @@ def make_network() -> Callable[..., UPerConvNeXt]:
 
     def make(*, awake: bool = False, **changes: Any) -> UPerConvNeXt:
         torch.manual_seed(0)
-        network = UPerConvNeXt(**{**SMALL, **changes})
+        network = build_uperconvnext(**{**SMALL, **changes})
         for name, parameter in network.named_parameters():
             if awake and "prompt" in name:
                 torch.nn.init.normal_(parameter, std=0.3)

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from bundle.networks import UPerConvNeXt
+from bundle.networks import build_uperconvnext
 from bundle.networks.conversion import AUTHORS_NETWORK
 from bundle.networks.weights import load_network
 
@@ -25,21 +25,23 @@ def authors_state(network, facebook_state) -> dict[str, torch.Tensor]:
     """A network's weights without prompts under the authors' names, with the parts that they save and never use."""
     state = {f"backbone.{n}": v for n, v in facebook_state(network.encoder).items()}
     state |= {f"seg_head.{n}": v for n, v in state.items()}
-    table = {"ppm.fusion": "ppm.out", "fusion": "fuse", "block": "seg.0", "classifier": "seg.1", "refine": "out"}
+    table = {"ppm.fusion": "ppm.out", "fusion": "fuse", "block": "seg.0"}
     table |= {f"ppm.branches.{i}": f"ppm.cba{i + 1}" for i in range(4)}
     for i in range(3):
         table |= {f"laterals.{i}": f"fpn.fpn_in.fpn_layer{3 - i}", f"smooths.{i}": f"fpn.fpn_out.fpn_layer{3 - i}"}
     for name, value in network.decoder.state_dict().items():
         part = next(p for p in table if name.startswith(p + "."))
         state["seg_head." + name.replace(part, table[part], 1).replace(".norm.", ".bn.")] = value
-    for ours, theirs in {"cls_two": "cls_head_2cls", "cls_four": "cls_head_4cls"}.items():
-        state |= {f"{theirs}.{n}": v for n, v in network.heads[ours].state_dict().items()}
+    parts = {"seg.classifier": "seg_head.seg.1", "seg.refine": "seg_head.out"}
+    parts |= {"cls_two.linear": "cls_head_2cls", "cls_four.linear": "cls_head_4cls"}
+    for ours, theirs in parts.items():
+        state |= {f"{theirs}.{n}": v for n, v in network.heads.get_submodule(ours).state_dict().items()}
     return state
 
 
 def test_authors_checkpoint_becomes_a_network(main, facebook_state, tmp_path, capsys):
     torch.manual_seed(0)
-    theirs = UPerConvNeXt(**AUTHORS_NETWORK, conditioning="none").eval()
+    theirs = build_uperconvnext(**AUTHORS_NETWORK, conditioning="none").eval()
     torch.save({"model": authors_state(theirs, facebook_state)}, tmp_path / "authors.pth")
     assert main([str(tmp_path / "authors.pth"), str(tmp_path / "paper.pt")]) == 0
     out = capsys.readouterr().out
@@ -52,7 +54,7 @@ def test_authors_checkpoint_becomes_a_network(main, facebook_state, tmp_path, ca
         "untouched: 0",
     ):
         assert line in out
-    ours = UPerConvNeXt(**AUTHORS_NETWORK, conditioning="none").eval()
+    ours = build_uperconvnext(**AUTHORS_NETWORK, conditioning="none").eval()
     load_network(ours, tmp_path / "paper.pt")
     bgr = torch.rand(1, 3, 32, 64)
     mean, std = (torch.tensor(v)[:, None, None] for v in (ours.encoder.mean, ours.encoder.std))

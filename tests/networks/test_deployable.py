@@ -60,11 +60,10 @@ def test_outputs_are_those_of_predict_with_stems_norms_and_blocks_of_other_kinds
     assert_same(deployable(network)(image, prompt), network.predict(image, prompt))
 
 
-def test_guidance_is_kept_or_left_out(trained):
+def test_guidance_acts(trained):
     network, prompt = trained(guidance_channels=2), torch.rand(2, 15)
     image = torch.randn(2, 5, 64, 96)
     assert_same(deployable(network)(image, prompt), network.predict(image, prompt))
-    assert_same(deployable(network, guidance=False)(image[:, :3], prompt), network.predict(image[:, :3], prompt))
     assert not torch.allclose(network(image, prompt), network(image[:, :3], prompt))
 
 
@@ -72,23 +71,22 @@ def test_only_what_is_asked_for_is_computed(trained):
     network = trained()
     image, prompt = torch.randn(1, 3, 64, 64), torch.rand(1, 15)
     expected = network.predict(image, prompt)
-    lung = deployable(network, heads=["lung"], segmentation=False)
+    lung = deployable(network, heads=["cls_lung"])
     assert lung.output_names == ["cls_lung"]
     assert_same(lung(image, prompt), {"cls_lung": expected["cls_lung"]})
     assert lung.decoder is None
-    mask = deployable(network, heads=[])
+    mask = deployable(network, heads=["seg"])
     assert mask.output_names == ["seg"]
     assert_same(mask(image, prompt), {"seg": expected["seg"]})
-    swapped = deployable(network, heads=["lung", "breast"])
+    swapped = deployable(network, heads=["seg", "cls_lung", "cls_breast"])
     assert swapped.output_names == ["seg", "cls_lung", "cls_breast"]
     assert_same(swapped(image, prompt), {name: expected[name] for name in swapped.output_names})
 
 
 def test_what_cannot_be_asked_for_is_told(make_network):
-    with pytest.raises(ValueError, match=r"heads must be among \['breast', 'lung'\], got \['liver'\]"):
-        deployable(make_network(), heads=["lung", "liver"])
-    with pytest.raises(ValueError, match="at least one output must be asked for"):
-        deployable(make_network(), heads=[], segmentation=False)
+    for asked in (["cls_lung", "liver"], []):
+        with pytest.raises(ValueError, match=r"heads must be among \['seg', 'cls_breast', 'cls_lung'\], got \["):
+            deployable(make_network(), heads=asked)
 
 
 def test_the_network_stays_as_it_is(trained):

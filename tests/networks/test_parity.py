@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.networks import UPerConvNeXt
+from bundle.networks import build_uperconvnext
 from bundle.networks.conversion import authors_arguments, convert_authors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ def test_converted_checkpoint_gives_the_authors_logits(reference, prompted, orde
     folder, module = reference
     state = module.reference_state_dict(folder / "keys.json", prompt=prompted)
     state = {name: torch.from_numpy(np.asarray(value)) for name, value in state.items()}
-    network = UPerConvNeXt(**authors_arguments(state)).eval()
+    network = build_uperconvnext(**authors_arguments(state)).eval()
     mean, std = network.encoder.mean, network.encoder.std
     values, prompts = module.reference_inputs(224, 224, batch=2)
     image = torch.from_numpy(values).permute(0, 3, 1, 2)  # BGR in [0, 1]

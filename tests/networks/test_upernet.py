@@ -43,16 +43,16 @@ def test_unknown_norm_is_refused():
         conv_norm_relu(3, 8, kernel_size=1, norm="layer")
 
 
-def test_logits_have_four_times_the_size_of_the_finest_map():
-    decoder = UPerNetDecoder(in_channels=[8, 16, 24, 32], channels=12, out_channels=5, norm="group")
+def test_the_map_has_the_size_of_the_finest_level():
+    decoder = UPerNetDecoder(in_channels=[8, 16, 24, 32], channels=12, norm="group")
     levels = [torch.randn(2, c, 24 // 2**i, 16 // 2**i) for i, c in enumerate([8, 16, 24, 32])]
-    assert decoder(levels).shape == (2, 5, 96, 64)
+    assert decoder(levels).shape == (2, 12, 24, 16)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_fusion_at_each_maps_size_equals_that_of_the_joined_maps(norm):
     torch.manual_seed(0)
-    decoder = UPerNetDecoder(in_channels=[8, 16, 24, 32], channels=12, out_channels=5, norm=norm).double()
+    decoder = UPerNetDecoder(in_channels=[8, 16, 24, 32], channels=12, norm=norm).double()
     maps = [torch.randn(2, 12, 48 // s, 32 // s, dtype=torch.float64, requires_grad=True) for s in (8, 4, 2, 1)]
     large = [nn.functional.interpolate(m, size=(48, 32), mode="bilinear", align_corners=False) for m in maps]
     expected = decoder.fusion(torch.cat(large[::-1], dim=1))  # fine to coarse

@@ -24,7 +24,7 @@ def checkpoint(make_network, tmp_path):
 
 def test_checkpoint_round_trip(make_network, checkpoint):
     network, other = make_network(), make_network()
-    torch.nn.init.zeros_(other.decoder.refine.weight)
+    torch.nn.init.zeros_(other.heads["seg"].refine.weight)
     config = load_network(other, checkpoint)
     assert config == {**network.network_config(), "version": __version__}
     for name, value in network.state_dict().items():
@@ -97,7 +97,7 @@ def test_a_file_of_others_is_kept(tmp_path):
         ),
         ({"structures": ["background", "lesion", "nerve"]}, r"made with structures \['background', 'lesion', 'head'\]"),
         ({"label_sets": {"breast": ["normal", "benign", "malignant"]}}, "made with label sets {'breast': .*'lung': "),
-        ({"positions": ["breast", "indis"]}, r"made with positions .* use --positions '\["),
+        ({"positions": ["breast", "indis"]}, r"made with positions .* use --organs '\{"),
         ({"conditioning": "none"}, "made with conditioning film; .* use --conditioning film"),
         ({"norm": "batch"}, "made with norm group; this network has norm batch"),
         ({"pooling": "avg"}, "made with pooling avgmax; this network has pooling avg; use --pooling avgmax"),
@@ -110,14 +110,14 @@ def test_checkpoints_of_other_networks_are_refused(make_network, checkpoint, cha
 
 def test_damaged_tensors_are_refused_and_the_network_stays(make_network, checkpoint):
     content = torch.load(checkpoint, weights_only=True)
-    content["model"]["decoder.refine.bias"] = torch.ones(7)
+    content["model"]["heads.seg.refine.bias"] = torch.ones(7)
     content["model"]["surplus"] = torch.ones(1)
     torch.save(content, checkpoint)
     network = make_network()
-    torch.nn.init.ones_(network.decoder.classifier.bias)
-    with pytest.raises(ValueError, match=r"2 tensors differ: decoder.refine.bias is \[7\] in the file, expected \[3\]"):
+    torch.nn.init.ones_(network.heads["seg"].classifier.bias)
+    with pytest.raises(ValueError, match=r"2 tensors differ: heads.seg.refine.bias is .7. in the file, expected \[3\]"):
         load_network(network, checkpoint)
-    assert network.decoder.classifier.bias.tolist() == [1.0, 1.0, 1.0]
+    assert network.heads["seg"].classifier.bias.tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
