@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundle.data.assemble import Assembly, assemble, summary_table, write_datalist
+from bundle.data.assemble import Assembly, assemble, write_datalist
 from bundle.data.known_sets import NO_SET, LeftOut
 from bundle.data.manifest import is_manifest
-from bundle.data.public_sets import KNOWN, PublicSet, SetOptions, read_busi, read_folders, read_hc18
+from bundle.data.points import add_axes, add_points, read_points
+from bundle.data.public_sets import KNOWN, PublicSet, read_busi, read_folders, read_hc18
 from bundle.data.split_table import split_table
-from bundle.data.splits import SPLITS
+from bundle.data.splits import FRACTIONS, SPLITS
+from bundle.data.strangers import make_strangers
+from bundle.data.summary import summary_table
+from bundle.data.told import told_options
 from bundle.failures import named, one_line
 from bundle.files import OutputFolder
 
@@ -68,6 +71,7 @@ def _run(options: argparse.Namespace) -> int:
         leaks_accepted=options.accept_leaks,
         workers=options.workers,
     )
+    _add_points(assembly.manifest, output.parent, options)
     print(summary_table(assembly), split_table(assembly.manifest["items"]), sep="\n\n", end="\n\n")
     for notice in assembly.notices:
         print(one_line(f"note: {notice}"))
@@ -82,6 +86,16 @@ def _run(options: argparse.Namespace) -> int:
     if waiting:
         print(_more_words(waiting), file=sys.stderr)
     return 1 if waiting else status
+
+
+def _add_points(manifest: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:
+    """Points of --axes and --points for the items of a manifest."""
+    root = os.path.normpath(os.path.join(os.path.realpath(folder), manifest.get("root", ".")))
+    for structure in options.axes:
+        count = add_axes(manifest, structure, root=root)
+        print(f"note: {count} images have the ends of the axes of {structure!r} as points")
+    for path in options.points:
+        add_points(manifest["items"], read_points(path), root=root, path=path)
 
 
 def _write(assembly: Assembly, output: Path, options: argparse.Namespace) -> int:
@@ -114,23 +128,15 @@ def _more_words(waiting: Sequence[LeftOut]) -> str:
 
 
 def _read(options: argparse.Namespace) -> list[PublicSet]:
-    told = SetOptions(
-        position=_pairs(options.position, flag="--position"),
-        nature=_pairs(options.nature, flag="--nature"),
-        structures=_structures(options.structure),
-        threshold=_thresholds(options.mask_threshold),
-        label_set=_pairs(options.label_set, flag="--label-set"),
-        classes={
-            name: tuple(c.strip() for c in v.split(","))
-            for name, v in _pairs(options.classes, flag="--classes").items()
-        },
-        patient=_pairs(options.patient_regex, flag="--patient-regex"),
-    )
+    told = told_options(vars(options))
     reads: list[Callable[[], PublicSet]] = [
         *(partial(read_busi, folder, options=told) for folder in options.busi),
         *(partial(read_folders, folder, options=told, given_splits=options.given_splits) for folder in options.folders),
         *(partial(read_hc18, folder, options=told) for folder in options.hc18),
     ]
+    if options.no_organ:
+        folder = Path(options.output).parent / "no_organ"
+        reads.append(partial(make_strangers, folder, count=options.no_organ, seed=options.seed))
     if not reads:
         raise ValueError("expected data, got none; add --busi, --folders or --hc18 with a folder.")
     sets, faults = [], []
@@ -147,39 +153,6 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
         fault = f"expected options about the data sets {sorted(names)}, got {sorted(strangers)}; correct the names."
         raise ValueError("\n".join([*(entry.reason for entry in left_out if entry.whole), fault]))
     return sets
-
-
-def _pairs(entries: Sequence[str], *, flag: str) -> dict[str, str]:
-    pairs = {}
-    for entry in entries:
-        name, equals, value = unicodedata.normalize("NFC", entry).partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{flag}: expected SET=VALUE, got {entry!r}; correct it.")
-        pairs[name] = value
-    return pairs
-
-
-def _structures(entries: Sequence[str]) -> dict[str, dict[int, str]]:
-    tables: dict[str, dict[int, str]] = {}
-    for entry in entries:
-        name, _, rest = unicodedata.normalize("NFC", entry).partition("=")
-        value, _, structure = (part.strip() for part in rest.partition(":"))
-        if not (name and re.fullmatch("[0-9]{1,5}", value) and structure):
-            raise ValueError(
-                f"--structure: expected SET=VALUE:NAME, such as MYSET=255:lesion, got {entry!r}; correct it."
-            )
-        tables.setdefault(name, {})[int(value)] = structure
-    return tables
-
-
-def _thresholds(entries: Sequence[str]) -> dict[str, int]:
-    thresholds = _pairs(entries, flag="--mask-threshold")
-    for name, value in thresholds.items():
-        if not re.fullmatch("[0-9]{1,5}", value) or int(value) < 1:
-            raise ValueError(
-                f"--mask-threshold: expected SET=VALUE with a whole number from 1, got {name}={value}; correct it."
-            )
-    return {name: int(value) for name, value in thresholds.items()}
 
 
 def _fractions(values: Sequence[float]) -> dict[str, float]:
@@ -241,21 +214,37 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--workers", type=_workers, default=1, metavar="N", help="processes that read images (default %(default)s)"
     )
+    data.add_argument(
+        "--no-organ",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make N images of no organ beside the manifest, to learn from",
+    )
+    _add_split(parser)
+    _add_told(parser)
+    return parser
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
     split = parser.add_argument_group("split (by patient; near-duplicates stay together)")
     split.add_argument("--seed", type=int, default=0, help="another seed gives another split (default %(default)s)")
     split.add_argument(
         "--fractions",
         nargs=3,
         type=float,
-        default=[0.7, 0.15, 0.15],
+        default=list(FRACTIONS.values()),
         metavar=("TRAIN", "VAL", "TEST"),
-        help="shares of the images (default 0.7 0.15 0.15)",
+        help=f"shares of the images (default {' '.join(map(str, FRACTIONS.values()))})",
     )
     split.add_argument("--folds", type=_folds, metavar="K", help="add K folds over all but the test split")
     split.add_argument(
         "--given-splits", action="store_true", help="keep to train.txt, val.txt and test.txt of --folders"
     )
     split.add_argument("--accept-leaks", action="store_true", help="write the manifest though the given splits leak")
+
+
+def _add_told(parser: argparse.ArgumentParser) -> None:
     about = parser.add_argument_group("what the files do not say (each may be repeated)")
     for flag, metavar, text in (
         ("--position", "SET=NAME", "organ or body part, such as MYSET=thyroid"),
@@ -264,10 +253,11 @@ def _parser() -> argparse.ArgumentParser:
         ("--mask-threshold", "SET=VALUE", "where masks are blurred (JPEG): this value and all above are the structure"),
         ("--label-set", "SET=NAME", "label set of the classes (default: the position)"),
         ("--classes", "SET=A,B,...", "names of the classes in the order of the numbered folders"),
+        ("--axes", "NAME", "the ends of the axes of a structure's ellipse become points, such as head"),
+        ("--points", "FILE", "CSV of points: image, point, row, column (docs/data.md)"),
         ("--patient-regex", "SET=REGEX", "start of an image's name; its first group is the patient or video"),
     ):
         about.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
-    return parser
 
 
 def _workers(text: str) -> int:

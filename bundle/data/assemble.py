@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from bundle.data.manifest import check_datalist
 from bundle.data.masks_seen import Masks, mask_notices
 from bundle.data.split_table import absent_classes
 from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
-from bundle.failures import one_line
 from bundle.files import OutputFolder
 from bundle.tables import ODD_NAMES
 
@@ -66,46 +64,47 @@ def assemble(
         workers: processes that read images.
 
     Raises:
-        ValueError: when two sets have one name but differ, a file is in two sets, or there are fewer groups than
-            folds.
+        ValueError: when two sets of one name differ, a file is in two sets, or groups are fewer than folds.
     """
     datasets = _join_datasets(sets)
     left_out = [entry for found in sets for entry in found.left_out]
-    items = sorted((dict(item) for found in sets for item in found.items), key=lambda i: (i["dataset"], i["image"]))
-    items = _each_once(items, left_out)
+    items = _each_once(sets, left_out)
     items, prints, seen = _readable(items, datasets=datasets, left_out=left_out, workers=workers)
     notices = [notice for found in sets for notice in found.notices] + _lost_classes(items, sets)
     if not items:
         return Assembly({"datasets": {}, "split": {"leaks": []}, "items": []}, [], left_out, notices)
     pairs = near_duplicates(prints, owners=[item["patient"] for item in items])
+    split = {"seed": seed, "fractions": dict(fractions), "folds": folds, "given": given, "near_duplicates": len(pairs)}
+    manifest = _manifest(items, pairs, folder=folder, split=split | {"leaks": [], "leaks_accepted": leaks_accepted})
+    manifest["datasets"] = _described(items, datasets, seen)
+    check_datalist(manifest, name="the new manifest")
+    return Assembly(manifest, pairs, left_out, notices + _notices(items, pairs) + mask_notices(seen, datasets))
+
+
+def _manifest(
+    items: list[dict[str, Any]], pairs: Sequence[tuple[int, int]], *, folder: str | Path, split: dict[str, Any]
+) -> dict[str, Any]:
+    """The items split by group, with paths from their common folder; its data sets are still to be described."""
     for item, group in zip(items, join_groups([i["patient"] for i in items], pairs), strict=True):
         item["group"] = group
-    split_items(items, fractions=fractions, seed=seed, folds=folds)
-    _check_folds(items, folds=folds)
+    split_items(items, fractions=split["fractions"], seed=split["seed"], folds=split["folds"])
+    _check_folds(items, folds=split["folds"])
     root = _common_root(items)
     for item in items:
         _make_relative(item, root=root)
-    manifest = {
-        "version": 1,
-        "root": os.path.relpath(root, os.path.realpath(folder)),
-        "datasets": {
-            name: datasets[name] | ({"mask_scaled": True} if seen[name].scaled else {})
-            for name in sorted({item["dataset"] for item in items})
-        },
-        "split": {
-            "seed": seed,
-            "fractions": dict(fractions),
-            "folds": folds,
-            "given": given,
-            "near_duplicates": len(pairs),
-            "leaks": find_leaks(items, pairs),
-            "leaks_accepted": leaks_accepted,
-        },
-        "items": items,
+    split["leaks"] = find_leaks(items, pairs)
+    place = os.path.relpath(root, os.path.realpath(folder))
+    return {"version": 1, "root": place, "datasets": {}, "split": split, "items": items}
+
+
+def _described(
+    items: Sequence[Mapping[str, Any]], datasets: Mapping[str, Any], seen: Mapping[str, Masks]
+) -> dict[str, Any]:
+    """The data sets that have items, with what their masks show."""
+    return {
+        name: datasets[name] | ({"mask_scaled": True} if seen[name].scaled else {})
+        for name in sorted({item["dataset"] for item in items})
     }
-    check_datalist(manifest, name="the new manifest")
-    notices += _notices(items, pairs) + mask_notices(seen, datasets)
-    return Assembly(manifest, pairs, left_out, notices)
 
 
 def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
@@ -125,57 +124,6 @@ def write_datalist(manifest: Mapping[str, Any], path: str | Path) -> None:
             file.write("\n ]\n}\n")
 
     OutputFolder(path.parent, option="--output").write(path.name, write, sync=True)
-
-
-def summary_table(assembly: Assembly) -> str:
-    """The manifest in figures, one line per data set and one in total, as text."""
-    items = assembly.manifest["items"]
-    left_out: Counter[str] = Counter()
-    for entry in assembly.left_out:
-        left_out[entry.dataset] += entry.count
-    names = sorted({*assembly.manifest["datasets"], *left_out})
-    header = [
-        "dataset",
-        "images",
-        "left out",
-        "masks",
-        "classes",
-        "patients",
-        "groups",
-        "largest group",
-        "near-duplicate pairs",
-    ]
-    rows = [[*header, "train/val/test"]]
-    of_set: dict[str, list[int]] = {name: [] for name in names}
-    for index, item in enumerate(items):
-        of_set[item["dataset"]].append(index)
-    pairs = Counter(name for i, j in assembly.pairs for name in {items[i]["dataset"], items[j]["dataset"]})
-    rows += [
-        _summary_row(name, own=[items[i] for i in of_set[name]], left_out=left_out[name], pairs=pairs[name])
-        for name in names
-    ]
-    if len(names) > 1:
-        rows.append(_summary_row("total", own=items, left_out=left_out.total(), pairs=len(assembly.pairs)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _summary_row(name: str, *, own: Sequence[Mapping[str, Any]], left_out: int, pairs: int) -> list[str]:
-    splits = Counter(item["split"] for item in own)
-    groups = Counter(item["group"] for item in own)
-    classes = Counter(item["class"] for item in own if "class" in item)
-    counts = [
-        len(own),
-        left_out,
-        sum("label" in item for item in own),
-        " ".join(f"{label}:{n}" for label, n in sorted(classes.items())) if name != "total" else sum(classes.values()),
-        len({item["patient"] for item in own}),
-        len(groups),
-        max(groups.values(), default=0),
-        pairs,
-        "/".join(str(splits[split]) for split in SPLITS) if own else "",
-    ]
-    return [one_line(name), *(one_line(str(count)) or "-" for count in counts)]
 
 
 def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
@@ -216,12 +164,13 @@ def _readable(
     return kept, prints, masks
 
 
-def _each_once(items: Sequence[dict[str, Any]], left_out: list[LeftOut]) -> list[dict[str, Any]]:
-    """The items without those that a link gives a second time, which are added to ``left_out``.
+def _each_once(sets: Sequence[PublicSet], left_out: list[LeftOut]) -> list[dict[str, Any]]:
+    """The items in order, without those that a link gives a second time, which are added to ``left_out``.
 
     Raises:
         ValueError: when a file is given twice under one path, such as by --busi and --folders.
     """
+    items = sorted((dict(item) for found in sets for item in found.items), key=lambda i: (i["dataset"], i["image"]))
     of_file: dict[str, list[dict[str, Any]]] = {}
     for item in items:
         of_file.setdefault(os.path.realpath(item["image"]), []).append(item)

@@ -11,6 +11,7 @@ import pickle
 import re
 import tempfile
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -26,6 +27,7 @@ from monai.transforms import Compose, LazyTrait, Randomizable, RandomizableTrait
 from torch.utils.data import get_worker_info
 
 from bundle.data.sampling import Draw
+from bundle.files import sha256, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +138,8 @@ class CachedDataset(PersistentDataset):
     def _key(self, item: Mapping[str, Any]) -> str:
         label = item.get("label") or []
         values = {name: value for name, value in item.items() if name not in NAMES}
-        values["image"] = _file_digest(str(item["image"]))
-        values["label"] = [_file_digest(str(path)) for path in ([label] if isinstance(label, str) else label)]
+        values["image"] = sha256(str(item["image"]))
+        values["label"] = [sha256(str(path)) for path in ([label] if isinstance(label, str) else label)]
         return hashlib.sha256((self.settings + json.dumps(values, sort_keys=True, default=str)).encode()).hexdigest()
 
     def _read(self, key: str) -> dict[str, Any] | None:
@@ -162,14 +164,9 @@ class CachedDataset(PersistentDataset):
             if self.written is None or self.written + size > SLACK * self.disk_bound:
                 self._trim()
             self.written = (self.written or 0) + size
-            handle, name = tempfile.mkstemp(dir=self.cache_dir, prefix=".", suffix=".part")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    torch.save(dict(entry), file)
-                os.replace(name, self.cache_dir / f"{key}.pt")
-            except BaseException:
-                os.unlink(name)
-                raise
+            part = self.cache_dir / f".{uuid.uuid4().hex}.part"  # of this process alone
+            with whole_file(self.cache_dir / f"{key}.pt", temporary=part, mode=0o600) as file:
+                torch.save(dict(entry), file)
         except (OSError, RuntimeError) as error:  # torch.save gives a full disk as RuntimeError
             logger.warning(f"{self.cache_dir}: the cache cannot be written ({error}); this process goes on without.")
             self.cache_dir = None
@@ -214,11 +211,6 @@ def _size(entry: Mapping[str, Any]) -> int:
     return 8192 + sum(v.numel() * v.element_size() for v in entry.values() if isinstance(v, torch.Tensor))
 
 
-def _file_digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(file.read())
-
-
 def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -256,7 +248,7 @@ def _settings(value: Any) -> Any:
     """Plain values of a transform and of what it holds.
 
     Raises:
-        _Unknown: when a part is neither a plain value nor a transform of the bundle or of MONAI.
+        _Unknown: when a part is neither a plain value nor an object of the bundle, nor a transform of MONAI.
     """
     if value is None or isinstance(value, str | int | float):
         return value
@@ -270,7 +262,8 @@ def _settings(value: Any) -> Any:
         return repr(value)
     kind = value if isinstance(value, type) else type(value)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if kind.__module__.split(".")[0] not in KNOWN or not isinstance(value, type | Transform | Enum | LazyTrait):
+    package, plain = kind.__module__.split(".")[0], isinstance(value, type | Enum | LazyTrait)
+    if package not in KNOWN or not (plain or package == "bundle" or isinstance(value, Transform | torch.nn.Module)):
         raise _Unknown(name if kind is not FunctionType else f"the function {value.__name__}")
-    inside = vars(value) if isinstance(value, Transform) else {"value": repr(value)}
+    inside = {"value": repr(value)} if plain else vars(value)
     return {"": name, **{key: _settings(v) for key, v in inside.items()}}

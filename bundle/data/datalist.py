@@ -3,17 +3,18 @@
 
 Every item has the same keys, with a sentinel where something is missing: ``image`` (absolute path), ``label`` (paths,
 [] = no mask), ``mask_values`` (value in the mask file -> structure index), ``mask_kind``, ``mask_scaled``,
-``mask_threshold`` (0 = none), ``labeled`` (a bool per structure: does the data set label it?), ``cls`` (an index per
-label set, -1 = no class), ``dataset``, ``patient``, ``group``, ``position``, ``nature``, ``spacing`` (mm per row,
-column; nan = unknown), ``item`` (its name).
+``mask_threshold`` (0 = none), ``labeled`` (a bool per structure: does the data set label it?), ``classes`` (label set
+-> index of its class), ``dataset``, ``patient``, ``group``, ``position``, ``nature``, ``spacing`` (mm per row,
+column; nan = unknown), ``item`` (its name), and the keys that the tasks add (None = not labeled).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bundle.data.manifest import read_datalist
 from bundle.data.organs import check_organs
 from bundle.data.packed import PackedItems
 from bundle.data.splits import SPLITS
-from bundle.vocabulary import switch
+from bundle.vocabulary import Organs, switch
 
 __all__ = ["ALLOW_LEAKS", "load_split", "read_datalist"]
 
@@ -34,13 +35,11 @@ def load_split(
     datalist: str | Path,
     *,
     split: str,
-    structures: Sequence[str],
-    label_sets: Mapping[str, Sequence[str]],
-    positions: Sequence[str],
+    organs: Organs,
+    tasks: Sequence[Any] = (),
     heads: Mapping[str, str | None] | None = None,
     merge_structures: bool | str = False,
     neutral_positions: Sequence[str] = (),
-    organ_structures: Mapping[str, Sequence[str]] | None = None,
     fold: int | None = None,
     allow_leaks: bool | str | None = False,
 ) -> PackedItems:
@@ -49,54 +48,49 @@ def load_split(
     Args:
         datalist: path of the manifest.
         split: ``train``, ``val`` or ``test``.
-        structures: the network's structures; the index is the channel, 0 is the background.
-        label_sets: the network's label sets: name -> class names.
-        positions: the position table.
+        organs: the network's table of what there is to see.
+        tasks: the declared tasks, whose ``schema`` says which keys they add to an item.
         heads: label set of the manifest -> label set of the network, where their names differ; None leaves the
             manifest's label set out. Classes join by name; by index where a label set stands here and no name tells.
         merge_structures: every structure of the manifest counts as the network's structure 1.
         neutral_positions: positions of the manifest that the network does not know and shall take for unknown.
-        organ_structures: position -> names of its structures; every structure with masks must have its organ.
         fold: with a number, ``val`` is that fold and ``train`` all other folds.
         allow_leaks: the exact text of ``ALLOW_LEAKS`` lets splits pass that share patients or near-duplicates.
 
     Raises:
-        ValueError: when the manifest is not valid, does not fit in the network's tables, leaks between its splits, or
-            has no item in this split. The message names the file and the remedy.
+        ValueError: when the manifest is not valid, does not fit in the tables, leaks, or has no item in this split.
     """
-    manifest = read_datalist(datalist)
-    name = str(datalist)
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {list(SPLITS)}, got {split!r}; correct it.")
-    parts = [_part(item, fold) for item in manifest["items"]]
-    _check_fold(manifest, fold=fold, name=name)
+    name, extra = str(datalist), {key: rule for task in tasks for key, rule in task.schema.items()}
+    manifest = read_datalist(datalist, extra)
+    parts = _parts(manifest, split=split, fold=fold, name=name)
     if allow_leaks != ALLOW_LEAKS:
         _check_leaks(manifest, parts=parts, name=name)
-    tables = join_tables(
-        manifest,
-        name=name,
-        structures=structures,
-        label_sets=label_sets,
-        heads=heads or {},
-        merge_structures=switch(merge_structures, "merge_structures"),
-    )
+    merge = switch(merge_structures, "merge_structures")
+    tables = join_tables(manifest, name=name, organs=organs, heads=heads or {}, merge_structures=merge)
+    join = functools.partial(join_position, positions=organs.positions, neutral=neutral_positions)
+    chosen = _chosen(manifest, [part == split for part in parts], name=name, tables=tables, join=join, extra=extra)
+    check_organs(chosen, organs, name=name)
+    return chosen
+
+
+def _chosen(
+    manifest: Mapping[str, Any],
+    wanted: Sequence[bool],
+    *,
+    name: str,
+    tables: Mapping[str, Mapping[str, Any]],
+    join: Callable[..., str],
+    extra: Iterable[str],
+) -> PackedItems:
+    """The wanted items of a manifest."""
     root = os.path.normpath(os.path.join(os.path.realpath(Path(name).parent), manifest["root"]))
-    chosen, used = PackedItems(), set()
-    for index, (raw, part) in enumerate(zip(manifest["items"], parts, strict=True)):
-        if part != split:
-            continue
-        where, table = f"{name} item {index}", tables[raw["dataset"]]
-        position = join_position(raw, entry=table["entry"], positions=positions, neutral=neutral_positions, where=where)
-        chosen.append(_item(raw, table=table, root=root, position=position, where=where))
-        used.add((str(raw["dataset"]), position, bool(raw.get("label"))))
-    if not chosen:
-        counts = Counter(p for p in parts if p)
-        raise ValueError(
-            f"{name}: expected items in split {split!r}, got none; the manifest has {dict(sorted(counts.items()))}. "
-            "Make it again with other --fractions, or ask for a split that it has."
-        )
-    if organ_structures is not None:
-        check_organs(used, organ_structures, tables=tables, positions=positions, structures=structures, name=name)
+    chosen = PackedItems()
+    for index, raw in enumerate(manifest["items"]):
+        if wanted[index]:
+            where, table = f"{name} item {index}", tables[raw["dataset"]]
+            position = join(raw, entry=table["entry"], where=where)
+            item = _item(raw, table=table, root=root, position=position, where=where)
+            chosen.append(item | {key: raw.get(key, table["entry"].get(key)) for key in extra})
     return chosen
 
 
@@ -109,13 +103,24 @@ def _part(item: Mapping[str, Any], fold: int | None) -> str:
     return "val" if item["fold"] == fold else "train"
 
 
-def _check_fold(manifest: Mapping[str, Any], *, fold: int | None, name: str) -> None:
+def _parts(manifest: Mapping[str, Any], *, split: str, fold: int | None, name: str) -> list[str]:
+    """The split of each item, of which one or more are in ``split``."""
     folds = sorted({item["fold"] for item in manifest["items"] if "fold" in item})
     if fold is not None and fold not in folds:
         raise ValueError(
             f"{name}: expected fold to be one of the manifest's folds {folds}, got {fold}; "
             "make the manifest with --folds, or leave fold out."
         )
+    parts = [_part(item, fold) for item in manifest["items"]]
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {list(SPLITS)}, got {split!r}; correct it.")
+    if split not in parts:
+        counts = Counter(p for p in parts if p)
+        raise ValueError(
+            f"{name}: expected items in split {split!r}, got none; the manifest has {dict(sorted(counts.items()))}. "
+            "Make it again with other --fractions, or ask for a split that it has."
+        )
+    return parts
 
 
 def _check_leaks(manifest: Mapping[str, Any], *, parts: Sequence[str], name: str) -> None:
@@ -151,7 +156,7 @@ def _item(raw: Mapping[str, Any], *, table: Mapping[str, Any], root: str, positi
         "mask_scaled": bool(entry.get("mask_scaled", False)),
         "mask_threshold": int(entry.get("mask_threshold", 0)),
         "labeled": list(table["labeled"]) if labels else [False] * len(table["labeled"]),
-        "cls": list(table["classes"][raw["class"]] if "class" in raw else table["no_class"]),
+        "classes": dict(table["classes"][raw["class"]]) if "class" in raw else {},
         "dataset": raw["dataset"],
         "patient": raw["patient"],
         "group": raw["group"],

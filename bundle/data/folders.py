@@ -18,8 +18,7 @@ from bundle.data.known_sets import NO_SET, LeftOut, PublicSet, SetOptions, left_
 from bundle.data.pairing import masks_beside
 from bundle.data.set_files import IMAGE_FOLDERS, MASK_FOLDERS, counted, images_in, is_image, subfolders, walk
 from bundle.data.set_reading import SetReader
-
-_TASKS = ("segmentation", "classification")
+from bundle.vocabulary import TASKS
 
 
 def read_folders(root: str | Path, *, options: SetOptions | None = None, given_splits: bool = False) -> PublicSet:
@@ -72,7 +71,7 @@ def _add_others(found: PublicSet, root: Path, *, used: Container[str]) -> None:
         root: the folder that holds the sets.
         used: the folders in it that hold sets or are sets.
     """
-    places = [folder for folder in (root, *(root / task for task in _TASKS)) if folder.is_dir()]
+    places = [folder for folder in (root, *(root / task for task in TASKS)) if folder.is_dir()]
     found.left_out += left_out_files(
         NO_SET,
         [image for folder in places for image in images_in(folder)],
@@ -85,14 +84,14 @@ def _add_others(found: PublicSet, root: Path, *, used: Container[str]) -> None:
 
 def _sets(root: Path) -> list[tuple[Path, str]]:
     """Every set below ``root`` with its task."""
-    found = [(folder, task) for task in _TASKS for folder in subfolders(root / task)]
+    found = [(folder, task) for task in TASKS for folder in subfolders(root / task)]
     if not found and _holds_roles(root):
         found = [(root, "segmentation")]
     if not found:
         found = [(folder, "segmentation") for folder in subfolders(root) if _holds_roles(folder)]
     if not found and root.is_dir() and masks_beside(images_in(root)):
         found = [(root, "segmentation")]
-    classes = [folder for folder in subfolders(root) if folder.name not in _TASKS]
+    classes = [folder for folder in subfolders(root) if folder.name not in TASKS]
     if not found and any(is_image(Path(file)) for folder in classes for file in walk(folder)[0]):
         found = [(root, "classification")]
     if not found:

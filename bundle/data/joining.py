@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bundle.data.names import find_name, plain_name
-from bundle.vocabulary import BACKGROUND, UNKNOWN
+from bundle.vocabulary import BACKGROUND, UNKNOWN, Organs
 
 
 def join_tables(
     manifest: Mapping[str, Any],
     *,
     name: str,
-    structures: Sequence[str],
-    label_sets: Mapping[str, Sequence[str]],
+    organs: Organs,
     heads: Mapping[str, str | None],
     merge_structures: bool,
 ) -> dict[str, dict[str, Any]]:
@@ -28,24 +27,19 @@ def join_tables(
     Args:
         manifest: the decoded manifest.
         name: its file, for messages.
-        structures: the network's structures.
-        label_sets: the network's label sets.
+        organs: the network's table.
         heads: label set of the manifest -> label set of the network, or None.
         merge_structures: every structure of the manifest counts as structure 1.
 
     Returns:
         Data set -> ``entry`` of the manifest, ``mask_values`` (value -> structure index), ``labeled`` (a bool per
-        structure), ``no_class`` and ``classes`` (class -> an index per label set, -1 for none).
+        structure) and ``classes`` (class -> {label set: index}, empty for none).
 
     Raises:
         ValueError: when a structure, label set or class is none of the network's.
     """
-    for source, head in heads.items():
-        if head is not None and head not in label_sets:
-            raise ValueError(
-                f"{name}: heads must join a label set of the manifest with one of the network's {list(label_sets)} or "
-                f"null, got {source!r}: {head!r}; correct heads in the config."
-            )
+    structures, label_sets = organs.structures, organs.label_sets
+    _check_heads(heads, label_sets, name=name)
     used = {(item["dataset"], item["class"]) for item in manifest["items"] if "class" in item}
     tables = {}
     for dataset, entry in manifest["datasets"].items():
@@ -57,10 +51,18 @@ def join_tables(
             "entry": entry,
             "mask_values": values,
             "labeled": [index in channels for index in range(len(structures))],
-            "no_class": [-1] * len(label_sets),
             "classes": _class_indices(entry, needed=needed, label_sets=label_sets, heads=heads, where=where),
         }
     return tables
+
+
+def _check_heads(heads: Mapping[str, str | None], label_sets: Mapping[str, Sequence[str]], *, name: str) -> None:
+    for source, head in heads.items():
+        if head is not None and head not in label_sets:
+            raise ValueError(
+                f"{name}: heads must join a label set of the manifest with one of the network's {list(label_sets)} or "
+                f"null, got {source!r}: {head!r}; correct heads in the config."
+            )
 
 
 def join_position(
@@ -85,7 +87,7 @@ def join_position(
     if found is None:
         raise ValueError(
             f"{where} (dataset {raw['dataset']!r}), key 'position': expected one of {[*positions, UNKNOWN]}, got "
-            f"{position!r}; correct it, or add it to positions in the config, or to neutral_positions."
+            f"{position!r}; correct it, or add '{position}: {{}}' to organs in the config, or it to neutral_positions."
         )
     return found
 
@@ -104,7 +106,7 @@ def _mask_values(values: Mapping[str, str], *, structures: Sequence[str], merge:
             raise ValueError(
                 f"{where}, key 'mask_values': expected structures out of the network's {list(structures)}, got "
                 f"{structure!r}; if it is one of them, name it so with prepare_data.py --structure; else add it to "
-                "structures in the config and train on it, or set merge_structures to true."
+                "the structures of its organ (organs in the config) and train on it, or set merge_structures to true."
             )
     return {raw: list(structures).index(structure) for raw, structure in found.items() if structure is not None}
 
@@ -116,20 +118,20 @@ def _class_indices(
     label_sets: Mapping[str, Sequence[str]],
     heads: Mapping[str, str | None],
     where: str,
-) -> dict[str, list[int]]:
-    """Class name -> ``cls`` of an item of that class: its index in its own label set, -1 in all others."""
+) -> dict[str, dict[str, int]]:
+    """Class name -> {label set: index}; empty where the class is left out."""
     if "label_set" not in entry:
         return {}
     label_set, classes = entry["label_set"], entry["classes"]
     told = find_name(label_set, list(heads))
     head = find_name(label_set, list(label_sets)) if told is None else heads[told]
     if told is not None and head is None:
-        return {name: [-1] * len(label_sets) for name in classes}
+        return {name: {} for name in classes}
     if head is None:
         raise ValueError(
             f"{where}, key 'label_set': expected one of the network's label sets {list(label_sets)}, got "
-            f"{label_set!r}; add '{label_set}: {_yaml(classes)}' to label_sets in the config, or join it with a head: "
-            f"heads: {{{label_set}: <label set of the network, or null to leave it out>}}."
+            f"{label_set!r}; add 'classes: {_yaml(classes)}' to its organ in organs in the config, or join it with a "
+            f"head: heads: {{{label_set}: <label set of the network, or null to leave it out>}}."
         )
     table = list(label_sets[head])
     found = {name: find_name(name, table) for name in classes}
@@ -138,7 +140,7 @@ def _class_indices(
     else:
         _check_classes(found, needed=needed, table=table, label_set=label_set, head=head, where=where)
         places = {name: table.index(same) if same is not None else -1 for name, same in found.items()}
-    return {name: [place if other == head else -1 for other in label_sets] for name, place in places.items()}
+    return {name: {head: place} if place >= 0 else {} for name, place in places.items()}
 
 
 def _by_index(classes: Sequence[str], *, table: Sequence[str], head: str, where: str) -> dict[str, int]:
@@ -163,11 +165,11 @@ def _check_classes(
     unknown = [name for name in needed if found[name] is None]
     if not unknown:
         return
-    remedy = f"set '{head}: {_yaml([*table, *unknown])}' under label_sets in the config and train on it"
+    remedy = f"set 'classes: {_yaml([*table, *unknown])}' for {head} (organs in the config) and train on it"
     if any(found.values()):
         remedy += ", or, where they mean classes of the network, name them so with prepare_data.py --classes"
     else:
-        remedy = f"set '{head}: {_yaml(list(found))}' under label_sets in the config and train on it"
+        remedy = f"set 'classes: {_yaml(list(found))}' for {head} (organs in the config) and train on it"
         if len(found) <= len(table):
             remedy += f", or, where their order is the same, join them by index with heads: {{{label_set}: {head}}}"
     raise ValueError(

@@ -80,6 +80,13 @@ class Labels:
             f"{f' ({names}{more})' if names else ''}, {len(self.left_out)} left out"
         )
 
+    def log(self) -> None:
+        """A line on what there is, on each assumption, and on each label that cannot be used."""
+        for line in (self.summary(), *self.notes):
+            logger.info(line)
+        for line in self.left_out:
+            logger.warning(f"label left out: {line}")
+
 
 def divide(
     train: Sequence[Item],
@@ -110,26 +117,29 @@ def divide(
     """
     if not _is_saved(train):
         return Labels(train, samples_per_epoch=samples_per_epoch)
+    draws = samples_per_epoch or steps_per_epoch * batch_size
+    labels = _divided(train, val, reader=reader, share=share, draws=draws)
+    if idist.get_rank() == 0:
+        labels.log()
+    return labels
+
+
+def _divided(train: Sequence[Item], val: Sequence[Item], *, reader: Reader, share: float, draws: int) -> Labels:
+    """See :func:`divide`; ``draws`` are those of an epoch."""
     own_validation = len(val) > 0 and not _is_saved(val)
     given = {item["image"]: item for item in (*train, *(() if own_validation else val))}
     usable, left_out, notes = _checked(list(given.values()), reader)
     names = aside_names([Path(item["image"]).name for item in usable], share)
-    labels = Labels(
+    return Labels(
         train=[item for item in usable if Path(item["image"]).name not in names] or [NONE],
         aside=[item for item in usable if Path(item["image"]).name in names],
         saved=True,
         validated=own_validation,
-        samples_per_epoch=samples_per_epoch or steps_per_epoch * batch_size,
+        samples_per_epoch=draws,
         left_out=left_out,
         notes=notes,
         digest=_digest(usable, left_out) if usable else "",
     )
-    if idist.get_rank() == 0:
-        for line in (labels.summary(), *notes):
-            logger.info(line)
-        for line in left_out:
-            logger.warning(f"label left out: {line}")
-    return labels
 
 
 def aside_names(names: Sequence[str], share: float) -> set[str]:

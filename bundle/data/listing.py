@@ -64,6 +64,21 @@ def _sentences(passed: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, str
     return lines
 
 
+def _sorted_out(top: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
+    """The images below a folder, and the other files by the reason for which they are passed over."""
+    found: list[str] = []
+    passed: dict[str, list[tuple[str, str]]] = {}
+    files, links = walk(top)
+    if links:
+        passed[LINKS] = [(os.path.relpath(link, top), "") for link in links]
+    for path in files:
+        if (why := _why_not(path)) is None:
+            found.append(path)
+        elif why[0]:
+            passed.setdefault(why[0], []).append((os.path.relpath(path, top), why[1]))
+    return found, passed
+
+
 def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
     """Every image below a folder, as ``[{"image": path}, ...]`` in sorted order; a single file is taken as it is.
 
@@ -88,16 +103,7 @@ def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
             f"dataset_dir {dataset_dir or repr('')}: expected a folder with images, got no such folder; correct"
             " --dataset_dir."
         )
-    found: list[str] = []
-    passed: dict[str, list[tuple[str, str]]] = {}
-    files, links = walk(top)
-    if links:
-        passed[LINKS] = [(os.path.relpath(link, top), "") for link in links]
-    for path in files:
-        if (why := _why_not(path)) is None:
-            found.append(path)
-        elif why[0]:
-            passed.setdefault(why[0], []).append((os.path.relpath(path, top), why[1]))
+    found, passed = _sorted_out(top)
     lines = _sentences(passed)
     if not found:
         others = f"; {'; '.join(lines.values())}" if lines else ""

@@ -16,8 +16,12 @@ SCHEMA_PATH = Path(__file__).with_name("datalist.schema.json")
 REMEDY = "correct it, or make the manifest again with scripts/prepare_data.py"
 
 
-def read_datalist(path: str | Path) -> dict[str, Any]:
+def read_datalist(path: str | Path, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The manifest at ``path``, valid by ``datalist.schema.json`` and by the checks that a schema cannot express.
+
+    Args:
+        path: of the file.
+        extra: keys that items may have beside those of the schema -> their schemas, as tasks declare them.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -33,7 +37,7 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got a file that cannot be decoded ({error}); {REMEDY}.") from error
-    check_datalist(manifest, name=str(path))
+    check_datalist(manifest, name=str(path), extra=extra)
     return dict(manifest)
 
 
@@ -46,19 +50,21 @@ def is_manifest(path: str | Path) -> bool:
     return isinstance(content, dict) and {"datasets", "items"} <= content.keys()
 
 
-def check_datalist(manifest: Any, *, name: str) -> None:
+def check_datalist(manifest: Any, *, name: str, extra: Mapping[str, Any] | None = None) -> None:
     """Refuse a manifest that is not valid.
 
     Args:
         manifest: the decoded manifest.
         name: the file's name for the messages.
+        extra: see ``read_datalist``.
 
     Raises:
         ValueError: at the first fault; the message names file, item index and key.
     """
-    _check_schema(manifest, name=name)
+    _check_schema(manifest, name=name, extra=extra or {})
+    answered = {item["dataset"] for item in manifest["items"] if not (extra or {}).keys().isdisjoint(item)}
     for dataset, entry in manifest["datasets"].items():
-        if "label_set" not in entry and "mask_values" not in entry:
+        if dataset not in answered and not set(entry) & {"label_set", "mask_values", "organ", *(extra or ())}:
             raise ValueError(
                 f"{name}: dataset {dataset!r}: expected mask_values, or label_set and classes, got neither; "
                 "add what its images are labeled with."
@@ -74,9 +80,11 @@ def check_datalist(manifest: Any, *, name: str) -> None:
             )
 
 
-def _check_schema(manifest: Any, *, name: str) -> None:
+def _check_schema(manifest: Any, *, name: str, extra: Mapping[str, Any]) -> None:
     """Hold the manifest against the schema, but only one item of every shape: equal shapes are equally valid."""
     schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    for part in ("item", "dataset"):
+        schema["definitions"][part]["properties"] |= extra
     items = manifest.get("items") if isinstance(manifest, dict) else None
     skeleton = {**manifest, "items": items[:1]} if isinstance(items, list) else manifest
     for error in jsonschema.Draft7Validator(schema).iter_errors(skeleton):

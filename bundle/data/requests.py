@@ -13,11 +13,10 @@ from typing import Any
 
 from bundle.failures import named
 from bundle.tables import plain_cell
-from bundle.vocabulary import encode_prompt
+from bundle.vocabulary import REQUESTED_PROMPTS, encode_prompt
 
 logger = logging.getLogger(__name__)
 
-PROMPT_COLUMNS = ("position", "nature", "task")
 _RESULT = re.compile(r"(.+)_(mask(_\d+)?|overlay)")
 
 
@@ -81,14 +80,14 @@ def _read_rows(prompts: str) -> dict[str, dict[str, str]]:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f"prompts must be a readable CSV file, got {prompts}: {e}; correct --prompts.") from e
-    if "file" not in columns or set(columns) - {"file", *PROMPT_COLUMNS}:
+    if "file" not in columns or set(columns) - {"file", *REQUESTED_PROMPTS}:
         raise ValueError(
-            f"{prompts}: columns must be file and some of {list(PROMPT_COLUMNS)}, got {list(columns)}; correct the"
+            f"{prompts}: columns must be file and some of {list(REQUESTED_PROMPTS)}, got {list(columns)}; correct the"
             " first line."
         )
     if twice := [name for name, n in Counter(row["file"] for row in rows).items() if n > 1]:
         raise ValueError(f"{prompts}: each file must have one row, got several for {twice[:5]}; remove the others.")
-    given = {row["file"]: {key: (row.get(key) or "").strip() for key in PROMPT_COLUMNS} for row in rows}
+    given = {row["file"]: {key: (row.get(key) or "").strip() for key in REQUESTED_PROMPTS} for row in rows}
     return {name: {key: value for key, value in row.items() if value} for name, row in given.items()}
 
 

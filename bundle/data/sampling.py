@@ -11,8 +11,6 @@ import numpy as np
 from monai.data import Dataset
 from torch.utils.data import DistributedSampler
 
-from bundle.vocabulary import TASKS
-
 
 class Draw(NamedTuple):
     """One draw of the sampler: the item's place in the list and the seed of its random transforms."""
@@ -24,17 +22,18 @@ class Draw(NamedTuple):
 class BalancedSampler(DistributedSampler[Draw]):
     """Draws items balanced by task and data set; each process takes its share of one common list.
 
-    An item's weight is the sum, over the tasks it has labels for (mask: segmentation, class: classification), of
+    An item's weight is the sum, over the groups of tasks that it has labels for, of
     task weight x data-set weight / (sum of the weights of the sets with that task) / number of such items in its set.
     So each task gets its share of the draws whatever the size of its sets, and each set its share of the task. Tasks
     are interleaved within every batch. Without ``task_weights`` it is a plain shuffle: each item once per epoch.
     PyTorch's weighted sampler knows neither processes nor epochs.
 
     Args:
-        data: item dicts (``dataset``, ``labeled``, ``cls``); other items count as one unknown set with masks.
+        data: item dicts.
+        tasks: the declared tasks, whose groups ``task_weights`` names.
         seed: the order and the transforms' seeds follow from (seed, epoch).
         num_samples: draws per epoch over all processes; None: one per item.
-        task_weights: task -> weight; None switches balancing off.
+        task_weights: group of tasks -> weight; None switches balancing off.
         dataset_weights: data set -> weight; absent ones count 1.
         batch_size: per-process batch size; process r takes the r-th share of each joint batch, so that P processes
             with batches of b see exactly the batches of one process with P * b. Where the number of draws does not
@@ -52,6 +51,7 @@ class BalancedSampler(DistributedSampler[Draw]):
         *,
         seed: int,
         batch_size: int,
+        tasks: Sequence[Any] = (),
         num_samples: int | None = None,
         task_weights: Mapping[str, float] | None = None,
         dataset_weights: Mapping[str, float] | None = None,
@@ -72,7 +72,9 @@ class BalancedSampler(DistributedSampler[Draw]):
             cast(Dataset, data), num_replicas=replicas, rank=idist.get_rank() if rank is None else rank, seed=seed
         )
         self.batch_size = batch_size
-        self.weights = None if task_weights is None else item_weights(data, task_weights, dataset_weights or {})
+        self.weights = (
+            None if task_weights is None else item_weights(data, task_weights, dataset_weights or {}, tasks=tasks)
+        )
         self.num_samples = -(-(num_samples or len(data)) // replicas)
         self.total_size = self.num_samples * replicas
 
@@ -109,19 +111,24 @@ def _systematic(weights: np.ndarray, count: int, rng: np.random.Generator) -> np
 
 
 def item_weights(
-    data: Sequence[Mapping[str, Any]], task_weights: Mapping[str, float], dataset_weights: Mapping[str, float]
+    data: Sequence[Mapping[str, Any]],
+    task_weights: Mapping[str, float],
+    dataset_weights: Mapping[str, float],
+    *,
+    tasks: Sequence[Any],
 ) -> np.ndarray:
     """Sampling weight of each item, summing to one: float array (number of items,). See :class:`BalancedSampler`."""
-    if unknown_tasks := set(task_weights) - set(TASKS):
-        raise ValueError(f"task_weights must name tasks of {list(TASKS)}, got {sorted(unknown_tasks)}; correct them.")
+    groups = dict.fromkeys(task.group for task in tasks)
+    if unknown_groups := set(task_weights) - set(groups):
+        raise ValueError(f"task_weights must name tasks of {list(groups)}, got {sorted(unknown_groups)}; correct them.")
     table: dict[str, int] = {}
     sets = np.zeros(len(data), dtype=np.int64)
     labeled = {task: np.zeros(len(data), dtype=bool) for task in task_weights}
     for i, item in enumerate(data):
         sets[i] = table.setdefault(str(item.get("dataset", "unknown")), len(table))
-        for task in _tasks(item):
-            if task in labeled:
-                labeled[task][i] = True
+        for task in tasks:
+            if task.group in labeled and not labeled[task.group][i]:
+                labeled[task.group][i] = task.has(item)
     if unknown := set(dataset_weights) - set(table):
         raise ValueError(
             f"dataset_weights must name data sets of the training split {sorted(table)}, got {sorted(unknown)}; "
@@ -139,12 +146,3 @@ def item_weights(
         )
     normalized: np.ndarray = weights / weights.sum()
     return normalized
-
-
-def _tasks(item: Mapping[str, Any]) -> set[str]:
-    tasks = set()
-    if any(item.get("labeled", [bool(item.get("label"))])):
-        tasks.add("segmentation")
-    if any(c >= 0 for c in item.get("cls", [])):
-        tasks.add("classification")
-    return tasks

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from bundle.dicom import PREAMBLE, starts_as_dicom
 from bundle.files import IMAGE_SUFFIXES
 
 SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -109,7 +110,7 @@ def is_image(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return starts_as_dicom(file.read(PREAMBLE))
     except OSError:
         return False
 

@@ -14,6 +14,8 @@ from typing import Any
 from bundle.data.balance import assign_groups
 
 SPLITS = ("train", "val", "test")
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+"""Share of the images in each split, unless told otherwise."""
 
 
 def join_groups(patients: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:

@@ -13,7 +13,7 @@ from monai.data import Dataset, MetaTensor
 
 from bundle.data.requests import add_prompts, name_items
 from bundle.failures import reason
-from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, check_prompted
+from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, Organs
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,7 @@ class FolderDataset(TolerantDataset):
         transform: transforms, the first to touch ``image`` being ``LoadUltrasoundd``.
         dataset_dir: folder that names of results are relative to.
         output_dir: folder of the results; images in it are left out.
-        positions: the position table.
-        structures: names of the segmentation channels, background first.
-        organ_structures: position -> names of its structures, which a prompted position needs.
+        organs: the network's table; a prompted organ of which it reports nothing is named in the log.
         image_size: side of the black image, in pixels.
         prompts: CSV file with prompts per file, see :func:`bundle.data.requests.add_prompts`.
         position: position prompt of files without their own.
@@ -72,7 +70,7 @@ class FolderDataset(TolerantDataset):
         task: task prompt of files without their own.
 
     Raises:
-        ValueError: see :func:`bundle.data.requests.add_prompts` and :func:`bundle.vocabulary.check_prompted`.
+        ValueError: see :func:`bundle.data.requests.add_prompts`.
     """
 
     def __init__(
@@ -82,10 +80,8 @@ class FolderDataset(TolerantDataset):
         *,
         dataset_dir: str,
         output_dir: str,
-        positions: Sequence[str],
+        organs: Organs,
         image_size: int,
-        structures: Sequence[str] = (),
-        organ_structures: Mapping[str, Sequence[str]] | None = None,
         prompts: str | None = None,
         position: str = UNKNOWN,
         nature: str = UNKNOWN,
@@ -93,13 +89,11 @@ class FolderDataset(TolerantDataset):
     ) -> None:
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
-        items = add_prompts(named, positions=positions, defaults=defaults, prompts=prompts)
-        if organ_structures is not None:
-            prompted = {item["position"] for item in items}
-            check_prompted(prompted, organ_structures, positions=positions, structures=structures)
-            if organ_structures and (unlisted := prompted & set(positions) - {NEUTRAL_POSITION, *organ_structures}):
-                logger.warning(
-                    f"{sorted(unlisted)} have no entry in organ_structures: no structure is shown for them. If that is "
-                    "meant, write an empty list: 'lung: []'."
-                )
+        items = add_prompts(named, positions=organs.positions, defaults=defaults, prompts=prompts)
+        empty = {name for name in organs.positions if not organs.shows(name) and not organs.label_set(name)}
+        if silent := {item["position"] for item in items} & empty - {NEUTRAL_POSITION}:
+            logger.warning(
+                f"{sorted(silent)} have neither structures nor classes in the organs of the weights: no mask and no "
+                "class is reported for them. Train on them with --organs#NAME \"{'structures': [...]}\"."
+            )
         super().__init__(items, transform, image_size=image_size)

@@ -5,20 +5,18 @@ from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond
 from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.letterbox import Letterboxd
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd
-from bundle.transforms.plausibility import CheckPlausibled, WithholdImplausible
+from bundle.transforms.plausibility import CheckPlausibled
 from bundle.transforms.prompts import EncodePromptd
 from bundle.transforms.requests import ReadRequestd
-from bundle.transforms.results import DescribePredictiond, KeepProbabilitiesd, SplitPredictiond, ToLabelMapd, ToStudyd
+from bundle.transforms.results import ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
 
 __all__ = [
     "CheckPlausibled",
-    "DescribePredictiond",
     "DrawGuidanced",
     "EncodePromptd",
     "GreyToRGBd",
     "ItemDefaultsd",
-    "KeepProbabilitiesd",
     "Letterboxd",
     "LoadMaskd",
     "LoadUltrasoundd",
@@ -26,8 +24,5 @@ __all__ = [
     "RandGeometryd",
     "ReadRequestd",
     "ShrinkSampled",
-    "SplitPredictiond",
-    "ToLabelMapd",
     "ToStudyd",
-    "WithholdImplausible",
 ]

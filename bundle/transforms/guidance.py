@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import ApplyTransformToPoints, RandomizableTransform, Transform
 from scipy import ndimage
 
-from bundle.guidance import Box, Point, draw_guidance
+from bundle.guidance import GUIDANCE_CHANNELS, Box, Point, draw_guidance
 from bundle.transforms.requests import UNNAMED
 
 Guidance = Mapping[int, Mapping[str, Any]]
@@ -79,7 +79,7 @@ def counting_points(said: Mapping[str, Any], shape: Sequence[int]) -> dict[str, 
         row, column = _pixel(point)
         return row in range(rows.start, rows.stop) and column in range(columns.start, columns.stop)
 
-    inside = {key: _within(said[key], shape) for key in ("wanted", "unwanted")}
+    inside = {key: _within(said[key], shape) for key in GUIDANCE_CHANNELS}
     return {**inside, "wanted": [point for point in inside["wanted"] if boxed(point)]}
 
 

@@ -29,12 +29,11 @@ class ItemDefaultsd(Transform):
 
     Args:
         structures: names of the segmentation channels, background first.
-        label_sets: class heads, name -> class names.
+        extra: keys that tasks add; None where an item has none.
     """
 
-    def __init__(self, structures: Sequence[str], label_sets: Mapping[str, Sequence[str]]) -> None:
-        self.num_structures = len(structures)
-        self.num_sets = len(label_sets)
+    def __init__(self, structures: Sequence[str], extra: Sequence[str] = ()) -> None:
+        self.num_structures, self.extra = len(structures), list(extra)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with every key."""
@@ -47,7 +46,7 @@ class ItemDefaultsd(Transform):
             "mask_scaled": False,
             "mask_threshold": 0,
             "labeled": [bool(label)] * self.num_structures,
-            "cls": [-1] * self.num_sets,
+            "classes": {},
             "dataset": UNKNOWN,
             "patient": str(data["image"]),
             "group": str(data["image"]),
@@ -57,5 +56,6 @@ class ItemDefaultsd(Transform):
             "type": UNKNOWN,
             "spacing": [float("nan"), float("nan")],
             "item": str(data["image"]),
+            **dict.fromkeys(self.extra),
         }
         return {**item, **data, "label": label}

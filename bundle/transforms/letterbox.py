@@ -14,19 +14,7 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
-
-def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
-    """Size (H', W') of an image (H, W) whose longest side becomes ``side`` pixels; no side falls below one."""
-    scale = side / max(shape)
-    height, width = (max(1, round(n * scale)) for n in shape)
-    return height, width
-
-
-def place_in_square(shape: Sequence[int], side: int) -> tuple[slice, slice]:
-    """Rows and columns that an image (H, W) fills of a square of ``side`` pixels; an odd black line comes last."""
-    size = longest_to(shape, side)
-    rows, columns = (slice((side - n) // 2, (side - n) // 2 + n) for n in size)
-    return rows, columns
+from bundle.geometry import Geometry, longest_to
 
 
 def is_gray(image: torch.Tensor) -> bool:
@@ -105,7 +93,7 @@ class Letterboxd(MapTransform, InvertibleTransform):
         """Size (H, W) and affine (4, 4) that an image had before it came into its square."""
         height, width = self.get_most_recent_transform(image)[TraceKeys.ORIG_SIZE]
         shape = (int(height), int(width))
-        back = torch.linalg.inv(to_affine_nd(len(image.affine) - 1, self._matrix(shape)))
+        back = torch.linalg.inv(to_affine_nd(len(image.affine) - 1, Geometry(shape, self.side).matrix()))
         return shape, image.affine @ back.to(image.affine)
 
     def _box(self, image: torch.Tensor) -> torch.Tensor:
@@ -113,14 +101,14 @@ class Letterboxd(MapTransform, InvertibleTransform):
         shape = (int(plain.shape[1]), int(plain.shape[2]))
         shown = plain[:1] if is_gray(plain) else plain
         square = torch.zeros(len(plain), self.side, self.side, device=plain.device)
-        rows, columns = place_in_square(shape, self.side)
+        rows, columns = Geometry(shape, self.side).window
         square[:, rows, columns] = shrink(shown[None], longest_to(shape, self.side))[0]
         if not isinstance(image, MetaTensor):
             return square
         history = self.track_transform_meta(
             image,
             sp_size=square.shape[1:],
-            affine=self._matrix(shape),
+            affine=Geometry(shape, self.side).matrix(),
             extra_info={"mode": "bilinear"},  # which MONAI's Invertd changes for masks
             orig_size=shape,
             transform_info=self.get_transform_info(),
@@ -131,18 +119,9 @@ class Letterboxd(MapTransform, InvertibleTransform):
     def _unbox(self, image: MetaTensor) -> MetaTensor:
         shape, affine = self.native(image)
         step = self.pop_transform(image)
-        rows, columns = place_in_square(shape, self.side)
+        rows, columns = Geometry(shape, self.side).window
         inside = image.as_tensor()[:, rows, columns]
         native = F.interpolate(inside[None].float(), shape, mode=step[TraceKeys.EXTRA_INFO]["mode"])[0]
         out: MetaTensor = MetaTensor(native).copy_meta_from(image)
         out.affine = affine
         return out
-
-    def _matrix(self, shape: Sequence[int]) -> torch.Tensor:
-        """Pixels of the square to those of the image (H, W), both counted from the middle of the first, (3, 3)."""
-        matrix = torch.eye(3, dtype=torch.float64)
-        inside = place_in_square(shape, self.side)
-        for axis, (place, native) in enumerate(zip(inside, shape, strict=True)):
-            scale = native / (place.stop - place.start)
-            matrix[axis, axis], matrix[axis, 2] = scale, (scale - 1) / 2 - scale * place.start
-        return matrix

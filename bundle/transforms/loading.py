@@ -15,7 +15,8 @@ from monai.transforms import MapTransform
 from scipy.ndimage import binary_fill_holes
 from skimage.morphology import convex_hull_image
 
-from bundle.transforms.readers import LPS_TO_RAS, UNKNOWN_SPACING, Raw, read_file
+from bundle.geometry import UNKNOWN_SPACING
+from bundle.transforms.readers import LPS_TO_RAS, Raw, read_file
 
 
 def _float_limits(pixels: np.ndarray) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapTransform
 
 from bundle.transforms.items import add_note
 from bundle.vocabulary import NOT_ULTRASOUND, switch
@@ -166,22 +166,4 @@ class CheckPlausibled(MapTransform):
             if self.enabled and (reason := implausible(item[key])):
                 item["withheld"] = not item.get("guidance")
                 add_note(item[key], withheld_note(reason) if item["withheld"] else f"{NOT_ULTRASOUND} ({reason})")
-        return item
-
-
-class WithholdImplausible(Transform):
-    """Empties the result of an image that does not look like ultrasound: no areas, no classes, a mask of background.
-
-    Stands behind ``DescribePredictiond``. The notes stay; there are no ``probability_maps``. MONAI Label's scoring has
-    no ``result`` and is passed over.
-    """
-
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The item, its ``pred`` and ``result`` emptied where it is ``withheld``."""
-        item = dict(data)
-        if item.get("withheld") and "result" in item:
-            item.pop("probability_maps", None)
-            item["pred"] = torch.zeros_like(item["pred"])
-            areas = {name: dict.fromkeys(area) for name, area in item["result"]["areas"].items()}
-            item["result"] = {**item["result"], "areas": areas, "classes": {}, "prediction": []}
         return item

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import RandomizableTransform
 
-from bundle.vocabulary import PROMPTS, UNKNOWN, encode_prompt
+from bundle.vocabulary import PROMPTS, TASKS, UNKNOWN, encode_prompt
 
 
 class EncodePromptd(RandomizableTransform):
@@ -25,25 +25,24 @@ class EncodePromptd(RandomizableTransform):
     Args:
         positions: the position table.
         drop_prob: probability in [0, 1]; 0 keeps every prompt.
-        sample_task: draw the task from the labels; False keeps the item's own ``task``.
+        tasks: the declared tasks, of whose groups one is drawn that the item has labels for; none keeps the item's own
+            ``task``.
 
     Raises:
         ValueError: in the call, when a prompt's value is in no table; names the file.
     """
 
-    def __init__(self, positions: Sequence[str], drop_prob: float = 0.0, sample_task: bool = False) -> None:
+    def __init__(self, positions: Sequence[str], drop_prob: float = 0.0, tasks: Sequence[Any] = ()) -> None:
         super().__init__(prob=1.0)
-        self.positions = tuple(positions)
-        self.drop_prob = drop_prob
-        self.sample_task = sample_task
+        self.positions, self.drop_prob, self.tasks = tuple(positions), drop_prob, list(tasks)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with its ``prompt``."""
         item = dict(data)
         prompt = {name: item.get(name, UNKNOWN) for name in PROMPTS}
-        if self.sample_task:
-            tasks = ["segmentation"] * any(item["labeled"]) + ["classification"] * any(c >= 0 for c in item["cls"])
-            prompt["task"] = str(self.R.choice(tasks)) if tasks else UNKNOWN
+        if self.tasks:
+            groups = dict.fromkeys(task.group for task in self.tasks if task.group in TASKS and task.has(item))
+            prompt["task"] = str(self.R.choice(list(groups))) if groups else UNKNOWN
         if self.drop_prob > 0:
             drop_all = self.R.rand() < self.drop_prob
             for name in PROMPTS:

@@ -18,9 +18,8 @@ from PIL import Image
 from bundle.files import IMAGE_SUFFIXES, RESULT_SUFFIXES
 from bundle.guidance import Box, Point
 from bundle.transforms.readers import check_size
-from bundle.vocabulary import BACKGROUND, UNKNOWN
+from bundle.vocabulary import BACKGROUND, REQUESTED_PROMPTS, UNKNOWN
 
-REQUESTED_PROMPTS = ("position", "nature", "task")
 GUIDANCE_KEYS = ("foreground", BACKGROUND, "box", "roi", "mask")
 UNNAMED = 0
 """Slot of guidance whose structure the user did not name; the other slots are those structures' indices."""

@@ -13,7 +13,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform, Transform
 from torch import Tensor
 
-from bundle.transforms.letterbox import is_gray, longest_to, shrink
+from bundle.geometry import longest_to
+from bundle.transforms.letterbox import is_gray, shrink
 
 
 class ShrinkSampled(Transform):
@@ -25,10 +26,11 @@ class ShrinkSampled(Transform):
 
     Args:
         longest: of a side, in pixels.
+        tasks: the declared tasks; what has a place in the image follows it.
     """
 
-    def __init__(self, longest: int) -> None:
-        self.longest = longest
+    def __init__(self, longest: int, tasks: Sequence[Any] = ()) -> None:
+        self.longest, self.tasks = longest, [task for task in tasks if task.placed]
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with plain tensors ``image`` and ``label``."""
@@ -37,11 +39,17 @@ class ShrinkSampled(Transform):
         if is_gray(image[0]):
             image = image[:, :1]
         size = longest_to(image.shape[2:], self.longest)
+        before = image.shape[2:]
         if size[0] < image.shape[2] or size[1] < image.shape[3]:
             image = shrink(image, size)
             label = F.interpolate(label, size, mode="nearest-exact")
+        else:
+            size = (image.shape[2], image.shape[3])
         item["image"] = (image[0] * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
         item["label"] = label[0].to(torch.uint8).contiguous()
+        scale = np.linalg.inv(_normalized(size)) @ _normalized(before)
+        for task in self.tasks:
+            item = task.move(item, torch.from_numpy(scale))
         return item
 
 
@@ -67,6 +75,7 @@ class RandGeometryd(RandomizableTransform):
         zoom_range: largest change of the size, as a fraction, either way.
         translate_range: largest shift either way, in pixels of the result.
         rotate_flipped: false: an image that was flipped is not rotated.
+        tasks: the declared tasks; what has a place in the image follows it.
     """
 
     def __init__(
@@ -82,9 +91,10 @@ class RandGeometryd(RandomizableTransform):
         zoom_range: float = 0.0,
         translate_range: float = 0.0,
         rotate_flipped: bool = True,
+        tasks: Sequence[Any] = (),
     ) -> None:
         super().__init__(prob=1.0)
-        self.spatial_size = spatial_size
+        self.spatial_size, self.tasks = spatial_size, [task for task in tasks if task.placed]
         self.crop_prob, self.crop_margin, self.min_margin = crop_prob, tuple(crop_margin), min_margin
         self.flip_prob, self.affine_prob, self.rotate_flipped = flip_prob, affine_prob, rotate_flipped
         self.rotate_range, self.zoom_range, self.translate_range = rotate_range, zoom_range, translate_range
@@ -97,10 +107,13 @@ class RandGeometryd(RandomizableTransform):
         if box is not None:
             image, label = image[:, box[0], box[1]], label[:, box[0], box[1]]
             item["type"] = "local"
-        grid = self._grid(image.shape[1], image.shape[2])
+        theta = self._theta(image.shape[1], image.shape[2])
+        grid = self._grid(theta)
         pixels = image[None].float().div_(255)
         item["image"] = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0]
         item["label"] = F.grid_sample(label[None].float(), grid, mode="nearest", align_corners=False)[0]
+        for task in self.tasks:
+            item = task.move(item, _moved(theta, image.shape[1:], self.spatial_size, box))
         return item
 
     def _box(self, mask: Tensor) -> tuple[slice, slice] | None:
@@ -118,15 +131,19 @@ class RandGeometryd(RandomizableTransform):
             sides.append(slice(max(0, round(low - before)), min(mask.shape[axis], round(high + after))))
         return sides[0], sides[1]
 
-    def _grid(self, height: int, width: int) -> Tensor:
-        """Where each pixel of the result comes from: (1, S, S, 2), x and y in [-1, 1] over the source (h, w)."""
+    def _theta(self, height: int, width: int) -> np.ndarray:
+        """Result (S, S) to source (h, w): (3, 3) in [-1, 1] coordinates x, y, 1."""
         side = self.spatial_size
         theta = self._matrix()
         for axis, length in enumerate(reversed(longest_to((height, width), side))):
             theta[axis] *= side / length
             if (side - length) % 2:  # the spare pixel of the padding lies behind, as MONAI's does
                 theta[axis, 2] += 1 / length
-        center = (torch.arange(side) + 0.5) * 2 / side - 1
+        return theta
+
+    def _grid(self, theta: np.ndarray) -> Tensor:
+        """Where each pixel of the result comes from: (1, S, S, 2), x and y in [-1, 1] over the source."""
+        center = (torch.arange(self.spatial_size) + 0.5) * 2 / self.spatial_size - 1
         x, y = (float(a) * center + (float(b) * center + float(c))[:, None] for a, b, c in theta[:2])
         return torch.stack([x, y], 2)[None]
 
@@ -160,6 +177,28 @@ class GreyToRGBd(MapTransform):
             if len(item[key]) == 1:  # repeated, not expanded: MONAI normalizes each channel in place
                 item[key] = item[key].repeat(3, 1, 1)
         return item
+
+
+def _normalized(shape: Sequence[int]) -> np.ndarray:
+    """Points (row, column, 1) of an image (H, W) to x, y, 1 in [-1, 1]: (3, 3)."""
+    height, width = shape
+    return np.array([[0, 2 / width, 1 / width - 1], [2 / height, 0, 1 / height - 1], [0, 0, 1]])
+
+
+def _moved(theta: np.ndarray, shape: Sequence[int], side: int, box: tuple[slice, slice] | None) -> Tensor:
+    """Points (row, column, 1) of a sample to those of the result: (3, 3) float64.
+
+    Args:
+        theta: of ``RandGeometryd``.
+        shape: (h, w) of the sample, or of the part of it that was cut out.
+        side: of the result.
+        box: rows and columns of that part.
+    """
+    back = np.linalg.inv(_normalized(shape)) @ theta @ _normalized((side, side))
+    cut = np.eye(3)
+    if box is not None:
+        cut[:2, 2] = -box[0].start, -box[1].start
+    return torch.from_numpy(np.linalg.inv(back) @ cut)
 
 
 def _plain(tensor: Tensor) -> Tensor:

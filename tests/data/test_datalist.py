@@ -3,7 +3,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,30 @@ import pytest
 
 from bundle.data.datalist import ALLOW_LEAKS, load_split, read_datalist
 from bundle.data.manifest import SCHEMA_PATH, _check_schema, _describe
-from bundle.vocabulary import NATURES
+from bundle.vocabulary import Organs
 
-NETWORK: dict[str, Any] = {
-    "structures": ["background", "lesion", "head", "nerve", "vessel"],
-    "label_sets": {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "pneumonia", "covid-19"]},
-    "positions": ["breast", "indis", "limb", "lung"],
+BREAST, LUNG = ["normal", "benign", "malignant"], ["healthy", "pneumonia", "covid-19"]
+TABLE: dict[str, Any] = {
+    "breast": {"structures": ["lesion"], "classes": BREAST},
+    "head": {"structures": ["head"]},
+    "indis": {},
+    "limb": {"structures": ["nerve", "vessel"]},
+    "lung": {"classes": LUNG},
 }
+MERGED: dict[str, Any] = {
+    "breast": {"structures": ["foreground"], "classes": BREAST},
+    "limb": {"structures": ["foreground"]},
+}
+
+
+def network(**changes: dict[str, Any] | None) -> dict[str, Organs]:
+    """The network's table with other organs, or without those that are None."""
+    return {"organs": Organs({name: entry for name, entry in (TABLE | changes).items() if entry is not None})}
+
+
+NETWORK = network()
+WITHOUT_LUNG: dict[str, Any] = {"lung": None, "chest": {"classes": LUNG, "label_set": "lung"}}
+"""No organ lung, but its classes."""
 
 MANIFEST: dict[str, Any] = {
     "version": 1,
@@ -78,7 +95,7 @@ def test_items_of_a_split_all_have_the_same_keys(write: Callable[..., Path], tmp
         "mask_scaled": False,
         "mask_threshold": 0,
         "labeled": [True, True, False, False, False],
-        "cls": [2, -1],
+        "classes": {"breast": 2},
         "dataset": "B",
         "patient": "B/0",
         "group": "B/0",
@@ -88,15 +105,14 @@ def test_items_of_a_split_all_have_the_same_keys(write: Callable[..., Path], tmp
         "item": f"{tmp_path / 'datalist.json'} item 0",
     }
     assert list(breast) == list(lung) == list(limb)
-    assert (lung["label"], lung["mask_values"], lung["labeled"], lung["cls"]) == ([], {}, [False] * 5, [-1, 1])
+    assert (lung["label"], lung["mask_values"], lung["labeled"], lung["classes"]) == ([], {}, [False] * 5, {"lung": 1})
     assert (limb["image"], limb["spacing"], limb["position"]) == ("/abs/u0.png", [0.1, 0.2], "unknown")
-    assert (limb["mask_kind"], limb["mask_values"], limb["cls"]) == ("outline", {0: 0, 1: 3, 2: 4}, [-1, -1])
+    assert (limb["mask_kind"], limb["mask_values"], limb["classes"]) == ("outline", {0: 0, 1: 3, 2: 4}, {})
     assert limb["labeled"] == [True, False, False, True, True]
 
 
 def test_merged_structures_are_all_index_one(write: Callable[..., Path]) -> None:
-    network = NETWORK | {"structures": ["background", "foreground"]}
-    limb = load_split(write(), split="train", merge_structures=True, **network)[2]
+    limb = load_split(write(), split="train", merge_structures=True, **network(**MERGED, head={}))[2]
     assert (limb["mask_values"], limb["labeled"]) == ({0: 0, 1: 1, 2: 1}, [True, True])
 
 
@@ -109,9 +125,10 @@ def test_a_switch_given_as_text_is_read_as_such(write: Callable[..., Path]) -> N
 
 
 def test_heads_join_label_sets_by_index(write: Callable[..., Path]) -> None:
-    network = NETWORK | {"label_sets": {"four": ["0", "1", "2", "3"]}}
-    breast, lung, _ = load_split(write(), split="train", heads={"breast": "four", "lung": None}, **network)
-    assert (breast["cls"], lung["cls"]) == ([2], [-1])
+    four = {"structures": ["lesion"], "classes": ["0", "1", "2", "3"], "label_set": "four"}
+    heads = {"breast": "four", "lung": None}
+    breast, lung, _ = load_split(write(), split="train", heads=heads, **network(breast=four, lung={}))
+    assert (breast["classes"], lung["classes"]) == ({"four": 2}, {})
 
 
 @pytest.mark.parametrize("heads", [None, {"breast": "breast"}])
@@ -131,7 +148,7 @@ def test_classes_join_by_name(
         manifest["datasets"]["B"].update(classes=classes, label_set="breast")
         manifest["items"][0]["class"] = given
 
-    assert load_split(write(change), split="train", heads=heads, **NETWORK)[0]["cls"] == [cls, -1]
+    assert load_split(write(change), split="train", heads=heads, **NETWORK)[0]["classes"] == {"breast": cls}
 
 
 @pytest.mark.parametrize("heads", [None, {"breast": "breast"}])
@@ -142,7 +159,7 @@ def test_classes_never_join_by_index_where_a_name_tells(
         manifest["datasets"]["B"]["classes"] = ["malignant", "cyst"]
         manifest["items"][1]["class"] = "cyst"
 
-    with pytest.raises(ValueError, match=r"got \['cyst'\] of \['malignant', 'cyst'\]; set 'breast: \[normal") as caught:
+    with pytest.raises(ValueError, match=r"got \['cyst'\] of \['malignant', 'cyst'\]; set 'classes: \[nor") as caught:
         load_split(write(change), split="train", heads=heads, **NETWORK)
     assert "prepare_data.py --classes" in str(caught.value)
     assert "by index" not in str(caught.value)
@@ -156,13 +173,13 @@ def test_structures_label_sets_and_positions_join_by_name(write: Callable[..., P
         manifest["items"][2]["class"] = "COVID_19"
 
     breast, lung, _ = load_split(write(change), split="train", **NETWORK)
-    assert (breast["position"], breast["cls"], breast["mask_values"]) == ("breast", [2, -1], {0: 0, 255: 1})
-    assert lung["cls"] == [-1, 2]
+    assert (breast["position"], breast["classes"], breast["mask_values"]) == ("breast", {"breast": 2}, {0: 0, 255: 1})
+    assert lung["classes"] == {"lung": 2}
 
 
 def test_neutral_positions_become_unknown(write: Callable[..., Path]) -> None:
-    network = NETWORK | {"positions": ["breast", "indis", "limb"]}
-    assert load_split(write(), split="train", neutral_positions=["lung"], **network)[1]["position"] == "unknown"
+    found = load_split(write(), split="train", neutral_positions=["lung"], **network(**WITHOUT_LUNG))
+    assert found[1]["position"] == "unknown"
 
 
 def test_a_fold_is_the_validation_split(write: Callable[..., Path]) -> None:
@@ -217,30 +234,22 @@ def test_checking_one_item_of_every_shape_finds_what_checking_all_finds(
     manifest["items"][6][key] = value
     errors = list(jsonschema.Draft7Validator(schema).iter_errors(manifest))
     if not errors:
-        _check_schema(manifest, name="m.json")
+        _check_schema(manifest, name="m.json", extra={})
         return
     with pytest.raises(ValueError, match=re.escape(_describe(errors[0], "m.json"))):
-        _check_schema(manifest, name="m.json")
-
-
-def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.json: expected a manifest .*, got no file"):
-        read_datalist(tmp_path / "none.json")
-    (tmp_path / "half.json").write_text('{"version": 1,')
-    with pytest.raises(ValueError, match=r"half\.json: expected JSON, got a file that cannot be decoded"):
-        read_datalist(tmp_path / "half.json")
+        _check_schema(manifest, name="m.json", extra={})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"structures": ["background", "head"]}, r"json: dataset 'B', key 'mask_values'.*got 'lesion'; .* add it"),
-        ({"positions": ["breast", "indis"]}, r"item 2 \(dataset 'L'\), key 'position': expected .*, got 'lung'"),
-        ({"label_sets": {"breast": ["normal", "benign", "malignant"]}}, r"add 'lung: \[healthy, pneumonia, covid"),
-        ({"label_sets": NETWORK["label_sets"] | {"lung": ["sick", "well"]}}, r"expected the network's classes \['si"),
-        ({"heads": {"lung": "two"}, "label_sets": NETWORK["label_sets"] | {"two": ["a", "b"]}}, r"at most 2 classes"),
+        (network(breast={"classes": BREAST}), r"json: dataset 'B', key 'mask_values'.*got 'lesion'; .* add it to"),
+        (network(**WITHOUT_LUNG), r"item 2 \(dataset 'L'\), key 'position': expected .*, got 'lung'.*add "),
+        (network(lung={}), r"add 'classes: \[healthy, pneumonia, covid-19\]' to its organ in organs"),
+        (network(lung={"classes": ["sick", "well"]}), r"expected the network's classes \['si"),
+        ({"heads": {"lung": "two"}, **network(liver={"classes": ["a", "b"], "label_set": "two"})}, r"at most 2"),
         ({"heads": {"lung": "nine"}}, r"heads must join .*, got 'lung': 'nine'"),
-        ({"structures": ["background"], "merge_structures": True}, r"beside the background to merge into"),
+        ({"merge_structures": True, **network(breast={"classes": BREAST}, head={}, limb={})}, r"to merge into"),
         ({"split": "test"}, r"expected items in split 'test', got none; the manifest has \{'train': 3, 'val': 1\}"),
         ({"split": "dev"}, r"split must be one of"),
     ],
@@ -268,7 +277,17 @@ def test_leaking_splits_are_refused_unless_said_in_so_many_words(write: Callable
     assert len(load_split(path, split="train", allow_leaks="I know that the splits leak", **NETWORK)) == 3
 
 
-def test_the_schema_knows_the_vocabulary() -> None:
-    schema = json.loads(SCHEMA_PATH.read_text())
-    for kind in ("item", "dataset"):
-        assert schema["definitions"][kind]["properties"]["nature"]["enum"] == [*NATURES, "unknown", ""]
+class Depth:
+    """A task whose labels are numbers."""
+
+    schema: Mapping[str, Any] = {"depth_mm": {"type": "number", "minimum": 0}}
+
+
+def test_what_tasks_add_to_an_item_is_read_and_checked(write: Callable[..., Path]) -> None:
+    known = write(lambda m: m["items"][0].update(depth_mm=41.5))
+    found = load_split(known, split="train", tasks=[Depth()], **NETWORK)
+    assert [item["depth_mm"] for item in found] == [41.5, None, None]
+    with pytest.raises(ValueError, match=r"item 0: expected .*, got additional properties.*'depth_mm'"):
+        load_split(known, split="train", **NETWORK)
+    with pytest.raises(ValueError, match=r"item 2, key 'depth_mm': expected .*, got -1"):
+        load_split(write(lambda m: m["items"][2].update(depth_mm=-1)), split="train", tasks=[Depth()], **NETWORK)

@@ -15,6 +15,7 @@ from bundle.data.manifest import read_datalist
 from bundle.data.phantom import datalist_path, is_phantom, synthesize
 from bundle.data.phantom.store import _plan
 from bundle.files import LEDGER
+from bundle.vocabulary import Organs
 
 SEED, PATIENTS = 3, 15
 
@@ -180,9 +181,14 @@ def test_its_items_are_told_from_those_of_other_sets_and_from_saved_labels(phant
     items = load_split(
         phantom / "datalist.json",
         split="train",
-        structures=["background", "lesion", "head", "nerve", "vessel"],
-        label_sets={"breast": ["normal", "benign", "malignant"]},
-        positions=["breast", "head", "limb", "indis"],
+        organs=Organs(
+            {
+                "breast": {"structures": ["lesion"], "classes": ["normal", "benign", "malignant"]},
+                "head": {"structures": ["head"]},
+                "limb": {"structures": ["nerve", "vessel"]},
+                "indis": {},
+            }
+        ),
     )
     assert is_phantom(items)
     assert not is_phantom([*items, {**items[0], "dataset": "BUSI"}])

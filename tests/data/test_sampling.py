@@ -5,12 +5,17 @@ from typing import Any
 import pytest
 
 from bundle.data.sampling import BalancedSampler, item_weights
+from bundle.tasks import Classes, Masks
+from bundle.vocabulary import Organs
+
+ORGANS = Organs({"breast": {"structures": ["lesion"], "classes": ["benign", "malignant"]}, "indis": {}})
+TASKS = [Masks(ORGANS), Classes(ORGANS, "breast")]
 
 
 def items(**counts: int) -> list[dict[str, Any]]:
     """Items of sets whose name tells the tasks: s (mask), c (class), b (both)."""
     return [
-        {"dataset": name, "labeled": [name[0] in "sb"] * 2, "cls": [0 if name[0] in "cb" else -1]}
+        {"dataset": name, "labeled": [name[0] in "sb"] * 2, "classes": {"breast": 0} if name[0] in "cb" else {}}
         for name, count in counts.items()
         for _ in range(count)
     ]
@@ -24,25 +29,32 @@ def shares(data: list[dict[str, Any]], sampler: BalancedSampler) -> dict[str, fl
 def test_a_small_set_gets_its_share() -> None:
     data = items(s_big=900, s_small=100, c=500)
     sampler = BalancedSampler(
-        data, seed=0, batch_size=8, num_samples=1000, task_weights={"segmentation": 0.8, "classification": 0.2}
+        data,
+        tasks=TASKS,
+        seed=0,
+        batch_size=8,
+        num_samples=1000,
+        task_weights={"segmentation": 0.8, "classification": 0.2},
     )
     assert shares(data, sampler) == pytest.approx({"s_big": 0.4, "s_small": 0.4, "c": 0.2}, abs=0.002)
 
 
 def test_dataset_weights_act_within_a_task() -> None:
     data = items(s_a=50, s_b=50)
-    weights = item_weights(data, {"segmentation": 1.0}, {"s_a": 3.0})
+    weights = item_weights(data, {"segmentation": 1.0}, {"s_a": 3.0}, tasks=TASKS)
     assert weights[:50].sum() == pytest.approx(0.75)
 
 
 def test_a_set_with_both_labels_counts_for_both_tasks() -> None:
-    weights = item_weights(items(b=10, c=10), {"segmentation": 1.0, "classification": 1.0}, {})
+    weights = item_weights(items(b=10, c=10), {"segmentation": 1.0, "classification": 1.0}, {}, tasks=TASKS)
     assert weights[:10].sum() == pytest.approx(0.5 + 0.25)
 
 
 def test_tasks_are_interleaved() -> None:
     data = items(s=500, c=500)
-    sampler = BalancedSampler(data, seed=0, batch_size=16, task_weights={"segmentation": 1, "classification": 1})
+    sampler = BalancedSampler(
+        data, tasks=TASKS, seed=0, batch_size=16, task_weights={"segmentation": 1, "classification": 1}
+    )
     order = [data[d.place]["dataset"] for d in sampler]
     batches = [set(order[i : i + 16]) for i in range(0, 1000 - 16, 16)]
     assert all(batch == {"s", "c"} for batch in batches)
@@ -75,7 +87,7 @@ def test_two_processes_see_the_batches_of_one(count: int) -> None:
 
 
 def test_one_image_data_set() -> None:
-    sampler = BalancedSampler(items(s=1), seed=0, batch_size=4, task_weights={"segmentation": 1.0})
+    sampler = BalancedSampler(items(s=1), tasks=TASKS, seed=0, batch_size=4, task_weights={"segmentation": 1.0})
     assert [d.place for d in sampler] == [0]
 
 
@@ -86,9 +98,11 @@ def test_no_items_are_refused() -> None:
 
 def test_unknown_dataset_weight_is_refused() -> None:
     with pytest.raises(ValueError, match=r"dataset_weights must name data sets .*\['s'\], got \['x'\]"):
-        BalancedSampler(items(s=2), seed=0, batch_size=1, task_weights={"segmentation": 1}, dataset_weights={"x": 2})
+        BalancedSampler(
+            items(s=2), tasks=TASKS, seed=0, batch_size=1, task_weights={"segmentation": 1}, dataset_weights={"x": 2}
+        )
 
 
 def test_weights_without_a_labeled_task_are_refused() -> None:
     with pytest.raises(ValueError, match="task_weights must give weight to a task"):
-        BalancedSampler(items(s=2), seed=0, batch_size=1, task_weights={"classification": 1.0})
+        BalancedSampler(items(s=2), tasks=TASKS, seed=0, batch_size=1, task_weights={"classification": 1.0})

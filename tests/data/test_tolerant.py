@@ -9,6 +9,7 @@ from PIL import Image
 
 from bundle.data.tolerant import FolderDataset
 from bundle.transforms import Letterboxd, LoadUltrasoundd
+from bundle.vocabulary import Organs
 
 
 def make(folder: Path) -> FolderDataset:
@@ -20,7 +21,7 @@ def make(folder: Path) -> FolderDataset:
         transform,
         dataset_dir=str(folder),
         output_dir=str(folder / "out"),
-        positions=["indis"],
+        organs=Organs({"indis": {}}),
         image_size=16,
     )
 

@@ -14,8 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from PIL import Image
 
-from bundle.transforms import DrawGuidanced, LoadUltrasoundd, PlanInteractiond
-from bundle.transforms.guidance import counting_points, hold_to_guidance
+from bundle.transforms import DrawGuidanced, LoadUltrasoundd
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs/inference.yaml")
 STRUCTURES = ["background", "Lesion", "nerve"]
@@ -208,74 +207,6 @@ def test_history_survives_and_the_prediction_returns_to_the_study(
     assert done["result"]["clicks"] == {"lesion": {"wanted": 1, "unwanted": 1}}
 
 
-SEEN = np.zeros((4, 8, 8), np.float32)
-SEEN[2, :4], SEEN[1, 4:] = 0.2, 0.1  # of the third structure above, of the second below
-
-
-def hold(mask: np.ndarray, **slots: dict[str, Any]) -> np.ndarray:
-    """The mask after guidance ``s<slot>={...}``."""
-    held = mask.copy()
-    hold_to_guidance(held, {int(name[1:]): {**NOTHING, **said} for name, said in slots.items()}, SEEN)
-    return held
-
-
-def blocks() -> np.ndarray:
-    """20 x 30 pixels with two blocks of structure 3 and one of structure 1."""
-    mask = np.zeros((20, 30), np.uint8)
-    mask[2:6, 3:9] = mask[12:18, 20:28] = 3
-    mask[8:11, 10:16] = 1
-    return mask
-
-
-def test_a_structure_stays_inside_its_box_to_the_pixel() -> None:
-    mask = np.full((20, 30), 1, np.uint8)
-    for box, rows, columns in (
-        ((3, 4, 9, 12), (3, 9), (4, 12)),
-        ((2.5, 3.2, 9.9, 12.0), (3, 9), (4, 12)),
-        ((-5, -7, 4, 40), (0, 4), (0, 29)),
-        ((4.3, 6.2, 4.6, 6.4), (4, 4), (6, 6)),  # smaller than a pixel
-        ((19.5, 29.5, 25, 35), (19, 19), (29, 29)),  # touches the corner
-    ):
-        for slot in ("s1", "s0"):
-            found = np.argwhere(hold(mask, **{slot: {"box": box}}))
-            assert found.min(0).tolist() == [rows[0], columns[0]]
-            assert found.max(0).tolist() == [rows[1], columns[1]]
-    assert (hold(mask, s2={"box": (3, 4, 9, 12)}) == 1).all()  # another structure's box
-    assert (hold(mask, s0={"box": (3, 4, 9, 12)}, s1={"wanted": [(0, 0)]}) == 1).all()  # the box of what has no name
-
-
-def test_where_nothing_is_wanted_nothing_stays() -> None:
-    mask, expected = blocks(), blocks()
-    expected[2:6, 3:9] = 0  # the whole block, which nobody asked for; the other block stays
-    assert np.array_equal(hold(mask, s1={"wanted": [(9, 12)], "unwanted": [(3, 4)]}), expected)
-    expected = blocks()
-    expected[8, 10] = 0  # of what is guided the place alone
-    assert np.array_equal(hold(mask, s1={"wanted": [(9, 12)], "unwanted": [(8.4, 9.6)]}), expected)
-    assert np.array_equal(hold(mask, s1={"wanted": [(9, 12)], "unwanted": [(0, 0)]}), blocks())
-
-
-def test_a_wanted_place_goes_before_an_unwanted_one() -> None:
-    mask = blocks()
-    held = hold(mask, s1={"wanted": [(3, 4)], "unwanted": [(3, 4)]}, s3={"wanted": [(0, 0)], "unwanted": [(3, 4)]})
-    assert (held[3, 4], held[0, 0]) == (1, 3)
-    mask[3, 4], mask[0, 0] = 1, 3
-    assert np.array_equal(held, mask)
-    both = hold(blocks(), s1={"wanted": [(0, 0)], "unwanted": [(0, 0)]}, s2={"wanted": [(0, 0)], "unwanted": [(0, 0)]})
-    assert both[0, 0] == 2
-
-
-def test_a_wanted_place_without_a_name_is_the_most_probable_structure_there() -> None:
-    held = hold(np.zeros((20, 30), np.uint8), s0={"wanted": [(0, 0), (19, 29), (3, 4)], "unwanted": [(3, 4)]})
-    assert np.argwhere(held).tolist() == [[0, 0], [3, 4], [19, 29]]
-    assert (held[0, 0], held[19, 29]) == (3, 2)
-
-
-def test_clicks_outside_their_box_do_not_count() -> None:
-    said = {"wanted": [(3, 4), (10, 4), (-3, 4)], "unwanted": [(10, 4)], "box": (2, 2, 6, 6)}
-    assert counting_points({**NOTHING, **said}, (20, 30)) == {"wanted": [(3, 4)], "unwanted": [(10, 4)]}
-    assert hold(np.ones((20, 30), np.uint8), s1=said)[10, 4] == 0
-
-
 def answer(shipped: Shipped, path: str, **request: Any) -> dict[str, Any]:
     """The shipped way of a request, by a network that sees vessel everywhere and lesion in the left half."""
     item = shipped.before({"image": path, "image_path": path, **request})
@@ -336,45 +267,3 @@ def test_a_box_beside_the_image_is_refused(shipped: Shipped, wide: str, box: lis
 def test_a_box_across_the_border_is_cut(shipped: Shipped, wide: str, box: list[float]) -> None:
     rows, columns = np.nonzero(answer(shipped, wide, box=box, label="lesion")["pred"].numpy().T)
     assert (columns.min(), rows.max()) == (0, max(box[1], box[3]))
-
-
-def plans(transform: PlanInteractiond, count: int = 4000) -> np.ndarray:
-    return np.stack([transform({})["interaction"].numpy() for _ in range(count)])
-
-
-def test_how_users_act_follows_the_probabilities() -> None:
-    drawn = plans(PlanInteractiond(0.5).set_random_state(seed=0))
-    guided = drawn[drawn[:, :2].any(1)]
-    clicks, box, former, seed = guided.T
-    # half have a user; a box without a click (0.25 * 0.45) is one too
-    assert len(guided) / len(drawn) == pytest.approx(0.5, abs=0.03)
-    assert not drawn[~drawn[:, :2].any(1)].any()
-    assert box.mean() == pytest.approx(0.25, abs=0.03)
-    assert former.mean() == pytest.approx(0.25, abs=0.03)
-    # each further click with 0.55, at most ten: (1 - 0.55^10) / 0.45 in the mean, with a box 0.55 times that
-    assert clicks[box == 0].mean() == pytest.approx(2.22, abs=0.15)
-    assert clicks[box == 1].mean() == pytest.approx(1.22, abs=0.25)
-    assert (clicks[box == 0].min(), clicks[box == 1].min(), clicks.max()) == (1, 0, 10)
-    assert len(np.unique(seed)) > 0.99 * len(guided)
-    assert 0 <= seed.min() < seed.max() < 2**31
-
-
-def test_the_plan_is_four_whole_numbers() -> None:
-    item = {"image": "a.png"}
-    plan = PlanInteractiond(1.0, max_clicks=1, more_prob=1.0, box_prob=0.0, mask_prob=1.0)(item)
-    assert list(item) == ["image"]
-    assert plan["image"] == "a.png"
-    assert plan["interaction"].dtype == torch.int64
-    assert plan["interaction"][:3].tolist() == [1, 0, 1]
-    box = PlanInteractiond(1.0, more_prob=0.0, box_prob=1.0, mask_prob=0.0)({})["interaction"]
-    assert box[:3].tolist() == [0, 1, 0]
-
-
-def test_plans_follow_the_seed() -> None:
-    one, again, other = (plans(PlanInteractiond().set_random_state(seed=s), 50).tolist() for s in (1, 1, 2))
-    assert one == again
-    assert one != other
-
-
-def test_probability_zero_is_no_user() -> None:
-    assert not plans(PlanInteractiond(0.0), 200).any()

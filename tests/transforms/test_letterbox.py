@@ -7,8 +7,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Resized, SpatialPadd
 from PIL import Image
 
+from bundle.geometry import Geometry, longest_to
 from bundle.transforms import Letterboxd
-from bundle.transforms.letterbox import longest_to, place_in_square, stretch_positive
+from bundle.transforms.letterbox import stretch_positive
 
 
 def picture(height: int, width: int, channels: int = 3) -> MetaTensor:
@@ -20,7 +21,7 @@ def boxed(image: torch.Tensor, side: int = 224) -> torch.Tensor:
     """The square without its black border."""
     square = Letterboxd("image", side)({"image": image})["image"]
     assert square.shape == (len(image), side, side)
-    rows, columns = place_in_square(image.shape[1:], side)
+    rows, columns = Geometry((image.shape[1], image.shape[2]), side).window
     return square[:, rows, columns]
 
 
@@ -37,7 +38,7 @@ def test_the_longest_side_gets_the_length(shape: tuple[int, int], expected: tupl
 def test_the_image_is_in_the_middle_and_the_spare_line_behind_it() -> None:
     square = Letterboxd("image", 8)({"image": torch.ones(1, 3, 8)})["image"]
     assert square[0, :, 0].tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
-    assert place_in_square((3, 8), 8) == (slice(2, 5), slice(0, 8))
+    assert Geometry((3, 8), 8).window == (slice(2, 5), slice(0, 8))
 
 
 def test_it_filters_as_pillow_does() -> None:

@@ -2,10 +2,14 @@
 import pytest
 import torch
 
-from bundle.transforms import EncodePromptd, SplitPredictiond
-from bundle.vocabulary import PAPER_POSITIONS, encode_prompt, prompt_length
+from bundle.tasks import Classes, Masks, Organ
+from bundle.transforms import EncodePromptd
+from bundle.vocabulary import PAPER_POSITIONS, Organs, encode_prompt, prompt_length
 
-ITEM = {"position": "head", "nature": "organ", "labeled": [True, True], "cls": [-1], "item": "datalist.json item 3"}
+ORGANS = Organs({"head": {"structures": ["head"], "classes": ["well", "ill"]}, "indis": {}})
+TASKS = [Masks(ORGANS), Classes(ORGANS, "head")]
+
+ITEM = {"position": "head", "nature": "organ", "labeled": [True, True], "classes": {}, "item": "datalist.json item 3"}
 
 
 def test_paper_order_and_length() -> None:
@@ -22,8 +26,22 @@ def test_unknown_is_neutral() -> None:
 
 
 def test_training_draws_the_task_from_the_labels() -> None:
-    code = EncodePromptd(PAPER_POSITIONS, sample_task=True)(ITEM)["prompt"]
+    code = EncodePromptd(PAPER_POSITIONS, tasks=TASKS)(ITEM)["prompt"]
     assert code.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]
+    drawn = EncodePromptd(PAPER_POSITIONS, tasks=TASKS).set_random_state(seed=0)
+    both = torch.stack([drawn({**ITEM, "classes": {"head": 1}})["prompt"] for _ in range(400)])
+    assert (both[:, 8] + both[:, 9] == 1).all()
+    assert both[:, 9].mean().item() == pytest.approx(0.5, abs=0.08)
+    unlabeled = {**ITEM, "labeled": [False, False]}
+    assert EncodePromptd(PAPER_POSITIONS, tasks=TASKS)(unlabeled)["prompt"][8:10].tolist() == [0, 0]
+
+
+def test_other_groups_than_the_prompts_do_not_count() -> None:
+    organ = Organ(ORGANS)
+    item = {**ITEM, "organ": "head"}
+    assert organ.has(item)
+    code = EncodePromptd(PAPER_POSITIONS, tasks=[organ])({**item, "task": "segmentation"})["prompt"]
+    assert code[8:10].tolist() == [0, 0]
 
 
 def test_drop_rate() -> None:
@@ -42,10 +60,3 @@ def test_unknown_organ_names_item_and_choices() -> None:
 def test_unknown_task_is_refused() -> None:
     with pytest.raises(ValueError, match=r"task must be one of .*got 'detection'"):
         EncodePromptd(PAPER_POSITIONS)({**ITEM, "task": "detection"})
-
-
-def test_prediction_is_split_into_probabilities() -> None:
-    pred = {"seg": torch.tensor([0.0, 1.0]).log1p().reshape(2, 1, 1), "cls_lung": torch.tensor([0.0, 0.0])}
-    item = SplitPredictiond("pred")({"pred": pred})
-    assert item["pred"].flatten().tolist() == pytest.approx([1 / 3, 2 / 3])
-    assert item["probabilities"]["lung"].tolist() == [0.5, 0.5]

@@ -13,8 +13,10 @@ Bytes = NDArray[np.uint8]
 WORDS = ("GEN", "RES", "PEN", "HAR", "2D", "B", "LT", "RT", "TRANS", "SAG", "MI 0.8", "TIs 0.2", "DR 60", "FR 28Hz")
 
 
-def burn_in(image: Bytes, *, mask: Bytes, spacing: float, view: Generator) -> Bytes:
-    """The image with none, some or all of the marks; calipers lie at a structure as often as where there is none.
+def burn_in(image: Bytes, *, mask: Bytes, spacing: float, view: Generator) -> tuple[Bytes, list[tuple[int, int]]]:
+    """The image with none, some or all of the marks, and the places (x, y) of two calipers, if there are.
+
+    Calipers lie at a structure as often as where there is none.
 
     Args:
         image: (height, width) grey values.
@@ -32,11 +34,12 @@ def burn_in(image: Bytes, *, mask: Bytes, spacing: float, view: Generator) -> By
         for tick in range(1, int(picture.height / step)):
             x, y = picture.width - 1, round(tick * step)
             draw.line([(x - (6 if tick % 2 else 3), y), (x, y)], fill=180)
+    places = _caliper_places(mask, view) if calipers else []
     if calipers:
-        for x, y in _caliper_places(mask, view):
+        for x, y in places:
             draw.line([(x - 4, y), (x + 4, y)], fill=235)
             draw.line([(x, y - 4), (x, y + 4)], fill=235)
-    return np.asarray(picture)
+    return np.asarray(picture), places
 
 
 def _text(draw: ImageDraw.ImageDraw, *, size: tuple[int, int], view: Generator) -> None:

@@ -20,16 +20,20 @@ from tqdm import tqdm
 from bundle.data.phantom import organs
 from bundle.data.phantom.overlay import Bytes, burn_in
 from bundle.data.phantom.scan import Grid, Probe, Tissue
+from bundle.data.points import axis_ends
+from bundle.data.splits import FRACTIONS
 from bundle.files import LEDGER, OutputFolder
 
-VERSION = 2
+VERSION = 3
 """Of the generator: one more with every change of its pictures, so that phantoms made before are made again."""
 
 STAMP = "phantom.json"
 MIN_PATIENTS = 15
 """One patient of each of the five strata (three classes, head, limb) in each of the three splits."""
 
-FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+CALIPERS = ("caliper_1", "caliper_2")
+"""Points of the marks that a scanner draws."""
+
 VIEWS = (2, 5)
 """Images per patient: 2 to 4."""
 
@@ -212,13 +216,13 @@ def _write_items(folder: OutputFolder, *, seed: int, patients: int) -> dict[str,
         patient = f"{kind.name}/{index:03d}"
         for view in range(int(_patient_rng(seed, kind, index).integers(*VIEWS))):
             name = f"{kind.entry['position']}_{index:03d}_{view}.png"
-            image, mask, spacing = _picture(seed=seed, kind=kind, index=index, view=view, variant=variant)
+            image, mask, spacing, points = _picture(seed=seed, kind=kind, index=index, view=view, variant=variant)
             for kind_of_file, pixels in (("images", image), ("masks", mask)):
                 file = io.BytesIO()
                 Image.fromarray(pixels).save(file, "png")
                 folder.write(f"{kind_of_file}/{name}", file.getvalue())
             item = {"image": f"images/{name}", "label": f"masks/{name}", "dataset": kind.name, "patient": patient}
-            item |= {"group": patient, "split": split, "spacing": [spacing, spacing]}
+            item |= {"group": patient, "split": split, "spacing": [spacing, spacing], "points": points}
             if "classes" in kind.entry:
                 item["class"] = variant
             items.append(item)
@@ -252,12 +256,19 @@ def _patient_rng(seed: int, kind: _Kind, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, KINDS.index(kind), index))
 
 
-def _picture(*, seed: int, kind: _Kind, index: int, view: int, variant: str) -> tuple[Bytes, Bytes, float]:
-    """One image, its mask and its pixel spacing in mm. All views of a patient draw the same body and probe."""
+def _picture(
+    *, seed: int, kind: _Kind, index: int, view: int, variant: str
+) -> tuple[Bytes, Bytes, float, dict[str, list[float] | None]]:
+    """One image, its mask, its pixel spacing in mm and its points. All views of a patient draw one body and probe."""
     body = _patient_rng(seed, kind, index)
     chance = np.random.default_rng((seed, KINDS.index(kind), index, view + 1))
     probe = Probe.draw(body, sector=body.random() < kind.sector, depth_mm=kind.depth_mm)
     grid: Grid = probe.grid()
     grey, mask = probe.scan(kind.organ(grid, body, chance, variant=variant), chance)
     image = np.round(grey * 255).astype(np.uint8)
-    return burn_in(image, mask=mask, spacing=probe.spacing, view=chance), mask, probe.spacing
+    marked, calipers = burn_in(image, mask=mask, spacing=probe.spacing, view=chance)
+    points: dict[str, list[float] | None] = dict.fromkeys(CALIPERS)
+    points |= {name: [float(y), float(x)] for name, (x, y) in zip(CALIPERS, calipers, strict=False)}
+    if kind.entry["position"] == "head":
+        points |= axis_ends(mask)
+    return marked, mask, probe.spacing, points

@@ -16,13 +16,12 @@ from bundle.transforms.readers.dicom_header import quiet_reading
 from bundle.transforms.readers.dicom_stream import HEAD, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
 from bundle.transforms.readers.files import read_file
-from bundle.transforms.readers.raw import LPS_TO_RAS, MAX_PIXELS, UNKNOWN_SPACING, Raw, check_size
+from bundle.transforms.readers.raw import LPS_TO_RAS, MAX_PIXELS, Raw, check_size
 
 __all__ = [
     "HEAD",
     "LPS_TO_RAS",
     "MAX_PIXELS",
-    "UNKNOWN_SPACING",
     "Raw",
     "check_size",
     "complete_header",

@@ -14,7 +14,7 @@ from typing import Any
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
-from bundle.transforms.readers.raw import UNKNOWN_SPACING
+from bundle.geometry import UNKNOWN_SPACING
 
 logger = logging.getLogger(__name__)
 

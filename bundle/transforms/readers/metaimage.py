@@ -11,9 +11,9 @@ from typing import IO
 
 import numpy as np
 
+from bundle.geometry import UNKNOWN_SPACING
 from bundle.transforms.readers.raw import (
     LPS_TO_RAS,
-    UNKNOWN_SPACING,
     Raw,
     by_default,
     find_plane,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bundle.geometry import UNKNOWN_SPACING
+
 MAX_PIXELS = 89_478_485
 """Largest image read, in pixels: the level at which Pillow warns of a decompression bomb (12 000 x 7 456)."""
-
-UNKNOWN_SPACING = (float("nan"), float("nan"))
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -10,9 +10,9 @@ import nibabel
 import numpy as np
 from monai.utils import optional_import
 
+from bundle.geometry import UNKNOWN_SPACING
 from bundle.transforms.readers.raw import (
     LPS_TO_RAS,
-    UNKNOWN_SPACING,
     Raw,
     by_default,
     find_plane,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: suffixes of images, hashes, the one atomic write, and the one check that nothing of others is replaced."""
+"""The one check that nothing of others is replaced."""
 
 from __future__ import annotations
 
@@ -8,25 +8,17 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bundle.files.writing import sha256, whole_file
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-NRRD_SUFFIXES = (".nrrd", ".nhdr")
-METAIMAGE_SUFFIXES = (".mha", ".mhd")
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2")
-IMAGE_SUFFIXES = PICTURE_SUFFIXES + NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_SUFFIXES + DICOM_SUFFIXES
-"""What the readers take, in lower case; DICOM also without a suffix."""
-RESULT_SUFFIXES = (".png", ".tif", ".bmp", *NIFTI_SUFFIXES, ".nrrd", ".seg.nrrd", ".mha")  # lossless, of one part
 
 LEDGER = ".ultrasound_uperconvnext_outputs"
 """File beside the outputs that lists them, a line of JSON each: path below its folder, and SHA-256.
@@ -37,32 +29,6 @@ grows is the run's own whatever it holds, but not another file under that name.
 
 _GROWING = "growing"
 _GROWS = bytes(16)  # how the mark of a growing file begins, in the place of a hash
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def writable_folder(path: str, *, options: str = "--output_dir and --ckpt_dir") -> str:
-    """``path``, a folder that is made if need be and can be written to; ``options`` are for the message.
-
-    Raises:
-        OSError: when it cannot, or the path is empty, as an unset variable of a shell is.
-    """
-    try:
-        if not path:
-            raise OSError("an empty name")
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as e:
-        raise OSError(f"{path or repr(path)} must be a writable folder, got: {e}; choose others with {options}.") from e
-    return path
 
 
 class OutputFolder:
@@ -126,10 +92,9 @@ class OutputFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         # No longer than the name, which may be as long as the system allows; a killed run's is taken over.
         temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
-        try:
-            temporary.unlink(missing_ok=True)  # it may be a link
-            with temporary.open("xb") as file:
-                file.write(content if isinstance(content, bytes) else b"")
+        with whole_file(path, temporary=temporary) as file:
+            file.write(content if isinstance(content, bytes) else b"")
+            file.close()
             if callable(content):
                 content(temporary)
             if sync:
@@ -137,10 +102,6 @@ class OutputFolder:
                     os.fsync(file.fileno())
             digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(temporary)
             self._note(name, digest, sync=sync)  # before: a kill between the two leaves no file that nobody knows
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
         return path
 
     def grow(self, name: str | Path) -> Path:
