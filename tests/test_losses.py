@@ -5,9 +5,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from bundle.losses import MultiTaskLoss, PartialLabelLoss
-
-LABEL_SETS = {"breast": ["normal", "benign", "malignant"], "lung": ["healthy", "sick"]}
+from bundle.losses import PartialLabelLoss
 
 
 def dice_ce(**kwargs: float) -> DiceCELoss:
@@ -45,11 +43,6 @@ def test_what_an_organ_in_sight_can_show_stays_open(labeled: list[bool]) -> None
     assert PartialLabelLoss(dice_ce(), [[1], [1, 2, 3]])(logits, label, rows) == plain
 
 
-def test_an_organ_of_unknown_structures_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"'breast': \['tumor'\]"):
-        MultiTaskLoss(dice_ce(), label_sets={}, structures=["background"], organ_structures={"breast": ["tumor"]})
-
-
 def test_structure_indices_are_mapped_into_the_labeled_channels() -> None:
     # The set labels structures 2 and 3 of four; pixels of structure 3 are predicted right with a margin of 5.
     logits = torch.zeros(1, 4, 2, 2)
@@ -67,47 +60,6 @@ def test_mixed_tables_sum_to_the_samples_alone() -> None:
     loss = PartialLabelLoss(dice_ce())
     alone = sum(loss(logits[i : i + 1], label[i : i + 1], labeled[i : i + 1]) for i in range(3))
     assert loss(logits, label, labeled).item() == pytest.approx(float(alone), rel=1e-5)
-
-
-def test_means_run_over_labeled_samples_alone() -> None:
-    # Two of three samples have a class; uniform logits over three classes cost log 3 each.
-    loss = MultiTaskLoss(dice_ce(), label_sets=LABEL_SETS, segmentation_weight=0.0, classification_weight=2.0)
-    pred = {"seg": torch.zeros(0, 2, 4, 4), "cls_breast": torch.zeros(3, 3), "cls_lung": torch.zeros(3, 2)}
-    target = {
-        "label": torch.zeros(3, 1, 4, 4),
-        "labeled": torch.zeros(3, 2, dtype=torch.bool),
-        "cls": torch.tensor([[2, -1], [0, -1], [-1, -1]]),
-    }
-    assert loss(pred, target).item() == pytest.approx(2 * math.log(3), rel=1e-6)
-
-
-def test_samples_with_a_user_come_on_top() -> None:
-    torch.manual_seed(0)
-    loss = MultiTaskLoss(dice_ce(), label_sets=LABEL_SETS)
-    pred = {"seg": torch.randn(3, 2, 4, 4), "cls_breast": torch.zeros(3, 3), "cls_lung": torch.zeros(3, 2)}
-    target = {
-        "label": torch.randint(0, 2, (3, 1, 4, 4)),
-        "labeled": torch.ones(3, 2, dtype=torch.bool),
-        "cls": torch.tensor([[2, -1], [-1, -1], [-1, -1]]),
-    }
-    alone = {key: value[:2] for key, value in target.items()}
-    others = loss({key: value[:2] for key, value in pred.items()}, alone)
-    users = loss.segmentation(pred["seg"][2:], target["label"][2:], target["labeled"][2:])
-    found = loss(pred, {**target, "guided": torch.tensor([False, False, True])})
-    assert found.item() == pytest.approx(float(others + users / 2), rel=1e-5)  # two samples without a user
-
-
-def test_class_weights_scale_a_class() -> None:
-    target = {"label": torch.zeros(1, 1, 4, 4), "labeled": torch.zeros(1, 2).bool(), "cls": torch.tensor([[2, -1]])}
-    pred = {"seg": torch.zeros(0, 2, 4, 4), "cls_breast": torch.zeros(1, 3), "cls_lung": torch.zeros(1, 2)}
-    loss = MultiTaskLoss(dice_ce(), label_sets=LABEL_SETS, class_weights={"breast": [1, 1, 4]})
-    assert loss(pred, target).item() == pytest.approx(4 * math.log(3), rel=1e-6)
-
-
-@pytest.mark.parametrize("weights", [{"breast": [1.0]}, {"heart": [1.0, 1.0]}])
-def test_wrong_class_weights_are_refused(weights: dict[str, list[float]]) -> None:
-    with pytest.raises(ValueError, match="one per class of the label set"):
-        MultiTaskLoss(dice_ce(), label_sets=LABEL_SETS, class_weights=weights)
 
 
 def test_gradcheck() -> None:

@@ -2,11 +2,10 @@
 """What MONAI's engines need around them for a multi-task, prompted network."""
 
 from bundle.engines.batches import (
-    PromptedInferer,
+    PrepareBatch,
     TrainingNetwork,
     autocast_dtype,
     distributed_network,
-    prepare_batch,
     prepare_evaluation,
     prepare_items,
 )
@@ -14,6 +13,7 @@ from bundle.engines.checkpoints import Checkpoints
 from bundle.engines.handlers import (
     GradientClipping,
     MetricsHistory,
+    NamedHandlers,
     RunSummary,
     SeededEpochs,
     TrainingProgress,
@@ -21,19 +21,24 @@ from bundle.engines.handlers import (
     ema_model,
 )
 from bundle.engines.identity import run_identity
+from bundle.engines.inferer import PromptedInferer
 from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.processes import ShareEvaluator
 from bundle.engines.resizing import ProgressiveResizing
 from bundle.engines.run_folder import run_folder
 from bundle.engines.schedule import warmup_polynomial
+from bundle.engines.score import MultiTaskScore
 from bundle.engines.served import SavedLabelTraining
 
 __all__ = [
     "Checkpoints",
     "GradientClipping",
     "MetricsHistory",
+    "MultiTaskScore",
+    "NamedHandlers",
     "OverlappedEvaluator",
+    "PrepareBatch",
     "ProgressiveResizing",
     "PromptedInferer",
     "RunSummary",
@@ -47,7 +52,6 @@ __all__ = [
     "autocast_dtype",
     "distributed_network",
     "ema_model",
-    "prepare_batch",
     "prepare_evaluation",
     "prepare_items",
     "run_folder",

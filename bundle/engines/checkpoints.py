@@ -61,6 +61,7 @@ class Checkpoints:
         resume: continue the run in ``output_dir`` from its last completed epoch.
         guard: decides at the end whether the best weights shall be served; None: always.
         others: names of files that other handlers write to ``output_dir``.
+        described: what else the checkpoint says of itself, plain values that inference takes from there.
         identity: what the run is, of :func:`bundle.engines.identity.run_identity`; None asks nothing but the network
             and the number of processes.
     """
@@ -79,6 +80,7 @@ class Checkpoints:
         guard: Guard | None = None,
         others: Sequence[str] = (),
         identity: Mapping[str, Any] | None = None,
+        described: Mapping[str, Any] | None = None,
     ) -> None:
         self.guard = guard
         parts = (network, average, optimizer, lr_scheduler)
@@ -86,7 +88,7 @@ class Checkpoints:
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
         self.folder, self.files = OutputFolder(output_dir), [BEST, LAST, *others]
-        self.identity = identity
+        self.identity, self.described = identity, dict(described or {})
         self.saved = 0  # epochs of this run in last.pt
 
     def attach(self, engine: Engine) -> None:
@@ -164,8 +166,10 @@ class Checkpoints:
     def _identity(self) -> dict[str, Any]:
         """What the run is: the config's identity, the network and the processes."""
         identity = {"versions": {}, "data": {}, "options": {}, "components": {}, **(self.identity or {})}
-        options = {**self.network_config(), "processes": idist.get_world_size()}
-        return {**identity, "options": {**identity["options"], **options}}
+        network = self.network_config()
+        parts = {"network": {name: network.pop(name) for name in ("heads", "parts") if name in network}}
+        options = {**identity["options"], **network, "processes": idist.get_world_size()}
+        return {**identity, "options": options, "components": {**identity["components"], **parts}}
 
     def network_config(self) -> dict[str, Any]:
         """What the network was built with, as plain values."""
@@ -175,7 +179,7 @@ class Checkpoints:
     def _save_epoch(self, engine: Engine) -> None:
         best = (-1.0, -1) if self.evaluator is None else _best(self.evaluator)
         if best[1] in (-1, engine.state.epoch):
-            config = {**self.network_config(), "version": __version__}
+            config = {**self.network_config(), **self.described, "version": __version__}
             served = {"model": self.average.module.state_dict(), "network_config": config}
             self._save(served, BEST)
         self._save(self._state(epoch=engine.state.epoch, best=best), LAST)

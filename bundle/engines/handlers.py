@@ -23,6 +23,25 @@ from bundle.tables import csv_table, read_table
 
 logger = logging.getLogger(__name__)
 
+SCORE_NAMES = {"val_dice": "Dice", "val_auroc": "AUROC"}
+"""Metrics of a validation -> names that people know."""
+
+
+class NamedHandlers:
+    """Attaches handlers in the order of their table, so that configs can address each by its name.
+
+    Args:
+        handlers: name -> handler; a component that is disabled in a config is not among them.
+    """
+
+    def __init__(self, handlers: Mapping[str, Any]) -> None:
+        self.handlers = dict(handlers)
+
+    def attach(self, engine: Engine) -> None:
+        """Registers all with an engine."""
+        for handler in self.handlers.values():
+            handler.attach(engine)
+
 
 class GradientClipping:
     """Clips the norm of all gradients together before each optimizer step, and stops on a loss that is not finite.
@@ -215,5 +234,4 @@ class RunSummary:
 
 def _named(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Mean Dice and AUROC among a validation's metrics, under the names that people know."""
-    names = {"val_dice": "Dice", "val_auroc": "AUROC"}
-    return {name: float(metrics[key]) for key, name in names.items() if key in metrics}
+    return {name: float(metrics[key]) for key, name in SCORE_NAMES.items() if key in metrics}

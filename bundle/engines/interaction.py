@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 
 from bundle.guidance import SimulatedUser, draw_guidance
+from bundle.tasks import Task
+from bundle.tasks.targets import join, select
 
 
 class _Session:
@@ -53,46 +55,62 @@ class SimulatedInteraction:
     clicks, and its 2D click transforms know neither boxes nor largest errors.
 
     Args:
+        tasks: the declared tasks; without one that takes clicks there are no users.
         radius: of a click's disk, in pixels.
         wrong_prob: probability that a click goes beside the structure.
     """
 
-    def __init__(self, radius: float, wrong_prob: float = 0.05) -> None:
-        self.radius, self.wrong_prob = radius, wrong_prob
+    def __init__(self, tasks: Sequence[Task], radius: float, wrong_prob: float = 0.05) -> None:
+        self.tasks, self.radius, self.wrong_prob = list(tasks), radius, wrong_prob
+        self.guided = next((task for task in self.tasks if task.guided), None)
 
     def __call__(self, engine: Engine, batchdata: Mapping[str, Any]) -> Any:
         """One iteration of a MONAI ``SupervisedTrainer``."""
         batch = dict(batchdata)
-        if sessions := self._sessions(batch):
-            self._interact(engine, batch, sessions)
+        if self.guided is not None and (sessions := self._sessions(batch, self.guided)):
+            self._interact(engine, batch, sessions, self.guided)
         return engine._iteration(engine, batch)
 
-    def _sessions(self, batch: dict[str, Any]) -> list[_Session]:
+    def _sessions(self, batch: dict[str, Any], guided: Task) -> list[_Session]:
         """The users; the rows that they ask for are added to the batch."""
         sessions: list[_Session] = []
         wishes: list[tuple[int, int]] = []  # sample, structure
+        masks = batch["targets"][guided.name]
         for sample, plan in enumerate(batch["interaction"]):
-            label, labeled = batch["label"][sample], batch["labeled"][sample]
+            label, labeled = masks["label"][sample], masks["labeled"][sample]
             present = [int(v) for v in torch.unique(label) if v > 0 and labeled[int(v)]]
             if not plan[:2].any() or not present:
                 continue
             structure = present[int(plan[3]) % len(present)]
             truth = (label[0] == structure).numpy()
-            row = len(batch["label"]) + len(wishes)
+            row = len(batch["image"]) + len(wishes)
             sessions.append(_Session(row, structure, truth, plan, self.wrong_prob))
             wishes.append((sample, structure))
         if sessions:
-            samples = [sample for sample, _ in wishes]
-            for key in ("image", "label", "labeled", "cls", "prompt"):
-                batch[key] = torch.cat([batch[key], batch[key][samples]])
-            for session in sessions:
-                batch["label"][session.row] *= batch["label"][session.row] == session.structure
-                batch["labeled"][session.row] = False
-                batch["labeled"][session.row, [0, session.structure]] = True
-                batch["cls"][session.row] = -1
+            self._add(batch, wishes, guided)
         return sessions
 
-    def _interact(self, engine: Engine, batch: dict[str, Any], sessions: list[_Session]) -> None:
+    def _add(self, batch: dict[str, Any], wishes: Sequence[tuple[int, int]], guided: Task) -> None:
+        """Adds copies of the samples to the batch, trained on one structure each."""
+        samples = torch.tensor([sample for sample, _ in wishes])
+        for key in ("image", "prompt"):
+            batch[key] = torch.cat([batch[key], batch[key][samples]])
+        targets = {}
+        for task in self.tasks:
+            target = batch["targets"][task.name]
+            copies = select(target, samples)
+            if task is guided:
+                wanted = torch.tensor([structure for _, structure in wishes])
+                copies["label"] = copies["label"] * (copies["label"] == wanted.reshape(-1, 1, 1, 1))
+                copies["labeled"] = torch.zeros_like(copies["labeled"])
+                copies["labeled"][:, 0] = True
+                copies["labeled"][torch.arange(len(wishes)), wanted] = True
+            else:
+                copies = task.without(copies)
+            targets[task.name] = join(target, copies)
+        batch["targets"] = targets
+
+    def _interact(self, engine: Engine, batch: dict[str, Any], sessions: list[_Session], guided: Task) -> None:
         image = batch["image"]
         batch["guided"] = torch.arange(len(image)) >= len(image) - len(sessions)
         batch["image"] = torch.cat([image, image.new_zeros(len(image), 2, *image.shape[2:])], 1)
@@ -105,12 +123,12 @@ class SimulatedInteraction:
                 session.click(None)
             draw(session)
         while active := [session for session in sessions if session.clicks > 0]:
-            for session, pred in zip(active, _predict(engine, batch, active), strict=True):
+            for session, pred in zip(active, _predict(engine, batch, active, guided), strict=True):
                 session.click(pred)
                 draw(session)
 
 
-def _predict(engine: Engine, batch: Mapping[str, Any], sessions: list[_Session]) -> Tensor:
+def _predict(engine: Engine, batch: Mapping[str, Any], sessions: list[_Session], guided: Task) -> Tensor:
     """The sessions' current predictions (N, H, W) bool, on the CPU."""
     network: nn.Module = engine.network
     plain = getattr(network, "module", network)  # without DistributedDataParallel: processes ask unequally often
@@ -118,7 +136,7 @@ def _predict(engine: Engine, batch: Mapping[str, Any], sessions: list[_Session])
     device = engine.state.device
     plain.eval()
     with torch.no_grad():
-        logits = plain(batch["image"][rows].to(device), batch["prompt"][rows].to(device))["seg"]
+        logits = plain(batch["image"][rows].to(device), batch["prompt"][rows].to(device))[guided.name]
     plain.train()
     channels = torch.tensor([session.structure for session in sessions], device=device)
     margins = logits[torch.arange(len(rows), device=device), channels] - logits[:, 0]

@@ -8,7 +8,7 @@ import importlib
 import json
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 """Runtime -> what the names of its files end with."""
 
 RUNTIMES = ("torch", *SUFFIXES)
+
+_TABLES = ("structures", "label_sets", "positions", "image_size")  # in which a model and a config must agree
 
 _KEPT_SHAPES = 4  # compiled models, each with its own copy of the weights
 
@@ -86,7 +88,7 @@ class ExportedNetwork(nn.Module):
         self.image_channels = len(self.metadata["image_channels"])
 
     def predict(self, image: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
-        """All logits: ``seg`` (B, structures, H, W) and ``cls_<label set>`` (B, K), float32.
+        """All logits by head, such as ``seg`` (B, structures, H, W) and ``cls_<label set>`` (B, K), float32.
 
         Args:
             image: (B, 3, H, W), normalized, or with guidance behind it (B, 5, H, W) where the model takes it. H and W
@@ -110,37 +112,24 @@ class ExportedNetwork(nn.Module):
         return {name: out.to(image.device) for name, out in zip(self.metadata["outputs"], outputs, strict=True)}
 
     def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Segmentation logits (B, structures, H, W). Args and Raises: those of ``predict``."""
-        return self.predict(image, prompt)["seg"]
+        """Segmentation logits (B, structures, H, W), or the first ones. Args and Raises: those of ``predict``."""
+        logits = self.predict(image, prompt)
+        return logits["seg"] if "seg" in logits else next(iter(logits.values()))
 
 
-def runtime_network(
-    runtime: str,
-    *,
-    network: nn.Module,
-    model_path: str | Path,
-    structures: Sequence[str],
-    label_sets: Mapping[str, Sequence[str]],
-    positions: Sequence[str],
-    image_size: int,
-    threads: int | None = None,
-    streams: int = 1,
-) -> nn.Module:
-    """What runs an image: ``network`` itself for the runtime torch, else the exported model.
+def open_model(
+    runtime: str, *, model_path: str | Path, threads: int | None = None, streams: int = 1
+) -> ExportedNetwork | None:
+    """The exported model of a runtime; None for the runtime torch, whose network is built and loaded.
 
     Args:
         runtime: one of ``RUNTIMES``.
-        network: a :class:`bundle.networks.UPerConvNeXt`.
         model_path: exported file; not looked at for torch.
-        structures: the config's; the exported model must have the same.
-        label_sets: likewise.
-        positions: likewise.
-        image_size: likewise, in pixels.
         threads: of the runtime for one call; None leaves it the choice.
         streams: calls at once, from threads of their own.
 
     Raises:
-        ValueError: when there is no such runtime, or the file was made for another config or runtime.
+        ValueError: when there is no such runtime, or the file was made for another one.
         FileNotFoundError, ImportError: as :class:`ExportedNetwork`.
     """
     if runtime not in RUNTIMES:
@@ -148,31 +137,37 @@ def runtime_network(
     if runtime == "torch":
         if threads is not None:
             torch.set_num_threads(threads * streams)
+        return None
+    if Path(model_path).suffix != SUFFIXES[runtime]:
+        raise ValueError(
+            f"model_path must end with {SUFFIXES[runtime]} for the runtime {runtime}, got {model_path}; correct "
+            "--model_path or --runtime."
+        )
+    return ExportedNetwork(model_path, threads=threads, streams=streams)
+
+
+def runtime_network(network: nn.Module, *, exported: ExportedNetwork | None, image_size: int) -> nn.Module:
+    """What runs an image: the exported model, or ``network`` where there is none.
+
+    Args:
+        network: a :class:`bundle.networks.UPerConvNeXt`.
+        exported: of :func:`open_model`.
+        image_size: the config's, in pixels.
+
+    Raises:
+        ValueError: when the model's tables or its image size are not those of the config, such as an overlay's.
+    """
+    if exported is None:
         return network
-    path = Path(model_path)
-    if path.suffix != SUFFIXES[runtime]:
-        raise ValueError(
-            f"model_path must end with {SUFFIXES[runtime]} for the runtime {runtime}, got {path}; correct --model_path "
-            "or --runtime."
-        )
-    exported = ExportedNetwork(path, threads=threads, streams=streams)
-    wanted = {
-        "structures": list(structures),
-        "label_sets": {name: list(classes) for name, classes in label_sets.items()},
-        "positions": list(positions),
-        "image_size": image_size,
-    }
-    for key, value in wanted.items():
-        if exported.metadata[key] != value:
+    wanted = {**network.network_config(), "image_size": image_size}  # type: ignore[operator]
+    told = exported.metadata
+    sets = {name: told["label_sets"].get(name) for name in wanted["label_sets"]}  # fewer where heads were left out
+    for key, found in {**told, "label_sets": sets}.items():
+        if key in _TABLES and key in wanted and found != wanted[key]:
             raise ValueError(
-                f"{path} was exported with {key} {exported.metadata[key]}, got a config with {value}; "
-                "export it again from the config's weights, or use the config that it was made with."
+                f"{exported.path} was exported with {key} {told[key]}, got a config with {wanted[key]}; export it again"
+                " from the config's weights, or use the config that it was made with."
             )
-    needed = {"seg", *(f"cls_{name}" for name in label_sets)}
-    if absent := sorted(needed - set(exported.metadata["outputs"])):
-        raise ValueError(
-            f"{path} must give all outputs, got a model that was exported without {absent}; export it without --heads."
-        )
     return exported
 
 

@@ -193,7 +193,7 @@ class SavedLabelTraining:
 
     def _dice(self) -> float:
         self.evaluator.run()
-        return image_dice(self.score.rows)
+        return image_dice([row for task in self.score.tasks if task.guided for row in self.score.rows[task.name]])
 
     def _finish(self, engine: Engine) -> None:
         if idist.get_rank() == 0:

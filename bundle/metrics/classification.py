@@ -22,45 +22,44 @@ from bundle.metrics.segmentation import Row, item_name, item_origin
 Indices = NDArray[np.int64]
 
 
-def classification_rows(item: Mapping[str, Any], *, label_sets: Mapping[str, Sequence[str]]) -> list[Row]:
-    """One row per label set in which the item has a class: true and predicted class and all probabilities.
+def classification_rows(
+    item: Mapping[str, Any], truth: int, probabilities: Any, *, label_set: str, classes: Sequence[str]
+) -> list[Row]:
+    """One row when the item has a class: true and predicted class and all probabilities.
 
     Args:
-        item: ``cls`` (label sets,) class indices in the order of ``label_sets``, -1 without a class;
-            ``probabilities`` {label set: (K,) softmax}; and what ``segmentation_rows`` names the image by.
-        label_sets: label set -> its K class names.
+        item: what ``item_origin`` names the image by.
+        truth: index of its class; -1 without one.
+        probabilities: (K,) softmax.
+        label_set: name of the label set.
+        classes: its K class names.
 
     Raises:
         ValueError: when a class is out of range, or the probabilities are not finite or not one per class.
     """
-    rows = []
-    for index, (name, classes) in zip(item["cls"], label_sets.items(), strict=True):
-        truth = int(index)
-        if truth < 0:
-            continue
-        if truth >= len(classes):
-            raise ValueError(
-                f"class of {name!r} must be 0 to {len(classes) - 1}, got {truth} for {item_name(item)}; "
-                "correct the item's class or the config's label_sets."
-            )
-        values = torch.as_tensor(item["probabilities"][name]).detach().cpu().double()
-        if values.shape != (len(classes),) or not bool(torch.isfinite(values).all()):
-            raise ValueError(
-                f"probabilities of {name!r} must be {len(classes)} finite numbers, got {values.tolist()} for "
-                f"{item_name(item)}; if they are NaN the training has diverged: lower the learning rate."
-            )
-        prediction = int(values.argmax())
-        rows.append(
-            {
-                **item_origin(item),
-                "label_set": name,
-                "truth": classes[truth],
-                "prediction": classes[prediction],
-                "correct": prediction == truth,
-                "probabilities": dict(zip(classes, (values / values.sum()).tolist(), strict=True)),
-            }
+    if truth < 0:
+        return []
+    if truth >= len(classes):
+        raise ValueError(
+            f"class of {label_set!r} must be 0 to {len(classes) - 1}, got {truth} for {item_name(item)}; "
+            "correct the item's class or the config's organs."
         )
-    return rows
+    values = torch.as_tensor(probabilities).detach().cpu().double()
+    if values.shape != (len(classes),) or not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"probabilities of {label_set!r} must be {len(classes)} finite numbers, got {values.tolist()} for "
+            f"{item_name(item)}; if they are NaN the training has diverged: lower the learning rate."
+        )
+    prediction = int(values.argmax())
+    row = {
+        **item_origin(item),
+        "label_set": label_set,
+        "truth": classes[truth],
+        "prediction": classes[prediction],
+        "correct": prediction == truth,
+        "probabilities": dict(zip(classes, (values / values.sum()).tolist(), strict=True)),
+    }
+    return [row]
 
 
 def truth_and_probabilities(rows: Sequence[Row], classes: Sequence[str]) -> tuple[Indices, Floats]:

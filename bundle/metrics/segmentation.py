@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,14 +59,21 @@ def centered_square(mask: Tensor) -> Tensor:
     return mask[..., top : top + side, left : left + side]
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """How near to each other two boundaries agree, for NSD.
+
+    Attributes:
+        mm: distance in mm, where the spacing is known.
+        fraction: distance as a fraction of the image's diagonal, where it is not.
+    """
+
+    mm: float
+    fraction: float
+
+
 def segmentation_rows(
-    item: Mapping[str, Any],
-    *,
-    structures: Sequence[str],
-    protocol: str = "native",
-    surface: bool = False,
-    nsd_tolerance_mm: float = 2.0,
-    nsd_tolerance_fraction: float = 0.02,
+    item: Mapping[str, Any], *, structures: Sequence[str], protocol: str = "native", tolerance: Tolerance | None = None
 ) -> list[Row]:
     """One row of scores per structure that the item's data set labels.
 
@@ -75,9 +83,7 @@ def segmentation_rows(
             ``patient`` and ``group`` where known.
         structures: name of each structure index; index 0 is background.
         protocol: ``native`` or ``paper``.
-        surface: also compute NSD and HD95, which take most of the time.
-        nsd_tolerance_mm: accepted distance between boundaries in mm, where the spacing is known.
-        nsd_tolerance_fraction: the same as a fraction of the image's diagonal, where the spacing is not known.
+        tolerance: also computes NSD and HD95, which take most of the time; None: neither.
 
     Raises:
         ValueError: when the prediction and the mask differ in size.
@@ -85,31 +91,32 @@ def segmentation_rows(
     channels = [i for i in range(1, len(structures)) if bool(item["labeled"][i])]
     if not channels:
         return []
-    pred, truth = (torch.as_tensor(item[k]).detach().cpu()[0] for k in ("pred", "label"))
-    if pred.shape != truth.shape:
-        raise ValueError(
-            f"prediction and mask must have the size of the image, got {tuple(pred.shape)} and {tuple(truth.shape)} "
-            f"for {item_name(item)}; save the mask at the size of its image."
-        )
-    if protocol == "paper":
-        pred, truth = centered_square(pred), centered_square(truth)
+    pred, truth = _masks(item, protocol)
     height, width = (int(n) for n in pred.shape)
     spacing = [float(s) for s in item["spacing"]]
     known = all(math.isfinite(s) and s > 0 for s in spacing)
-    spacing = spacing if known else [1.0, 1.0]
-    diagonal = math.hypot(height * spacing[0], width * spacing[1])
     size = {"protocol": protocol, "height": height, "width": width, "unit": "mm" if known else "px"}
-    tolerance = nsd_tolerance_mm if known else nsd_tolerance_fraction * diagonal
     others = int(((pred > 0) & ~torch.isin(pred, torch.tensor(channels, dtype=pred.dtype))).sum())
     rows = []
     for channel in channels:
         masks = (pred == channel)[None, None], (truth == channel)[None, None]  # (1, 1, H, W)
         row = {**item_origin(item), "structure": structures[channel], **size, **_overlap(*masks)}
         row["other_pixels"] = others
-        if surface:
-            row |= _distances(*masks, spacing=spacing, tolerance=tolerance, diagonal=diagonal)
+        if tolerance is not None:
+            row |= _distances(*masks, spacing=spacing if known else None, tolerance=tolerance)
         rows.append(row)
     return rows
+
+
+def _masks(item: Mapping[str, Any], protocol: str) -> tuple[Tensor, Tensor]:
+    """Prediction and truth (H, W), as the protocol looks at them."""
+    pred, truth = (torch.as_tensor(item[k]).detach().cpu()[0] for k in ("pred", "label"))
+    if pred.shape != truth.shape:
+        raise ValueError(
+            f"prediction and mask must have the size of the image, got {tuple(pred.shape)} and {tuple(truth.shape)} "
+            f"for {item_name(item)}; save the mask at the size of its image."
+        )
+    return (centered_square(pred), centered_square(truth)) if protocol == "paper" else (pred, truth)
 
 
 def _overlap(pred: Tensor, truth: Tensor) -> Row:
@@ -124,16 +131,26 @@ def _overlap(pred: Tensor, truth: Tensor) -> Row:
     }
 
 
-def _distances(pred: Tensor, truth: Tensor, *, spacing: Sequence[float], tolerance: float, diagonal: float) -> Row:
-    """NSD and HD95 of two masks (1, 1, H, W); None without a truth, because there is no boundary to be near to."""
+def _distances(pred: Tensor, truth: Tensor, *, spacing: Sequence[float] | None, tolerance: Tolerance) -> Row:
+    """NSD and HD95 of two masks (1, 1, H, W); None without a truth, because there is no boundary to be near to.
+
+    Args:
+        pred: predicted.
+        truth: true.
+        spacing: of rows and columns in mm; None: not known, distances are in pixels.
+        tolerance: of NSD.
+    """
+    steps = [1.0, 1.0] if spacing is None else spacing
+    diagonal = math.hypot(*(n * step for n, step in zip(pred.shape[2:], steps, strict=True)))
+    near = tolerance.fraction * diagonal if spacing is None else tolerance.mm
     nsd: float | None = None
     hd95: float | None = None
     if truth.any() and pred.any():
-        nsd = float(compute_surface_dice(pred, truth, [tolerance], include_background=True, spacing=spacing))
-        hd95 = float(compute_hausdorff_distance(pred, truth, include_background=True, percentile=95, spacing=spacing))
+        nsd = float(compute_surface_dice(pred, truth, [near], include_background=True, spacing=steps))
+        hd95 = float(compute_hausdorff_distance(pred, truth, include_background=True, percentile=95, spacing=steps))
     elif truth.any():
         nsd, hd95 = 0.0, diagonal
-    return {"nsd": nsd, "nsd_tolerance": tolerance, "hd95": hd95}
+    return {"nsd": nsd, "nsd_tolerance": near, "hd95": hd95}
 
 
 def by_structure(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:

@@ -2,7 +2,6 @@
 """Interrupting and resuming the shipped training: the same result as an unbroken run, to the bit."""
 
 import csv
-import json
 import re
 import resource
 import shutil
@@ -17,42 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bundle.engines.checkpoints import write_epoch_file
 from bundle.files import LEDGER, OutputFolder
 from bundle.networks.weights import read_file
+from tests.engines.interrupted import Train, stop_in_epoch_2
 
-Train = Callable[..., None]
 RANDOM = {"max_epochs": 4, "drop_path": 0.2, "dropout": 0.1, "num_workers": 1}  # all that draws random numbers
-
-
-@pytest.fixture
-def interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """Writes an overlay whose handler sends its process a signal in the middle of an epoch; gives its path."""
-    (tmp_path / "interruption.py").write_text(
-        "import os\n"
-        "from ignite.engine import Events\n\n\n"
-        "class Interruption:\n"
-        "    def __init__(self, number, iteration):\n"
-        "        self.number, self.iteration = number, iteration\n\n"
-        "    def attach(self, engine):\n"
-        "        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)\n\n"
-        "    def __call__(self):\n"
-        "        os.kill(os.getpid(), self.number)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
-
-    def overlay(number: signal.Signals, iteration: int) -> str:
-        handler = {"_target_": "interruption.Interruption", "number": int(number), "iteration": iteration}
-        path = tmp_path / f"{number.name}.json"
-        path.write_text(json.dumps({"+train#handlers": [handler]}))
-        return str(path)
-
-    yield overlay
-    signal.signal(signal.SIGINT, former)
 
 
 def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -154,12 +124,6 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def stop_in_epoch_2(run_training: Train, interruption: Callable[..., str], folder: Path, **options: Any) -> None:
-    """Trains one epoch of two, of three iterations each."""
-    with pytest.raises(KeyboardInterrupt):
-        run_training(folder, interruption(signal.SIGINT, 4), **options)
-
-
 def test_a_disk_without_room_keeps_the_old_checkpoint(
     run_training: Train, interruption: Callable[..., str], tmp_path: Path, reasons: Callable[[BaseException], str]
 ) -> None:
@@ -176,115 +140,6 @@ def test_a_disk_without_room_keeps_the_old_checkpoint(
     assert not list((tmp_path / "run").glob("*tmp*"))  # no half-written file that takes room
     run_training(tmp_path, resume=True)
     assert read_file(tmp_path / "run/last.pt")["epoch"] == 2
-
-
-def copy_data(data: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A copy of a data set elsewhere, and its manifest."""
-    shutil.copytree(data, folder)
-    return folder, json.loads((folder / "datalist.json").read_text())
-
-
-def with_a_changed_class(folder: Path, manifest: dict[str, Any]) -> None:
-    item = next(item for item in manifest["items"] if item["dataset"] == "Breast" and item["class"] == "benign")
-    item["class"] = "malignant"
-
-
-def with_one_item_less(folder: Path, manifest: dict[str, Any]) -> None:
-    manifest["items"].remove(next(item for item in manifest["items"] if item["dataset"] == "Limb"))
-
-
-def with_a_repainted_mask(folder: Path, manifest: dict[str, Any]) -> None:
-    mask = folder / next(item["label"] for item in manifest["items"] if item["split"] == "val")
-    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
-
-
-def test_another_run_is_not_resumed(
-    run_training: Train, interruption: Callable[..., str], tmp_path: Path, reasons: Callable[[BaseException], str]
-) -> None:
-    """What differs is named with both values."""
-    stop_in_epoch_2(run_training, interruption, tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
-    overlay = tmp_path / "flip.json"
-    overlay.write_text(json.dumps({"random_geometry#flip_prob": 0.75}))
-    cases: list[tuple[dict[str, Any], str]] = [
-        (
-            {"decoder_channels": 24},
-            r"decoder_channels: run has 16, got 24; resume with --decoder_channels 16, or",
-        ),
-        (
-            {"batch_size": 2},
-            r"batch_size: run has 4, got 2; resume with --batch_size 4, or",
-        ),
-        ({"max_epochs": 3}, r"max_epochs: run has 2, got 3; resume with --max_epochs 2"),
-        ({"train#trainer#max_epochs": 3}, r"max_epochs: run has 2, got 3"),
-        ({"learning_rate": 0.002}, r"learning_rate: run has 0\.001, got 0\.002"),
-        (
-            {"seed": 1, "drop_path": 0.1},
-            r"seed: run has 0, got 1; drop_path: run has 0\.05, got 0\.1; resume",
-        ),
-        ({"task_weights": {"segmentation": 1.0}}, r"task_weights#classification: run has 0\.3, got nothing"),
-        ({"overlays": [str(overlay)]}, r"preprocessing#transforms#5#flip_prob: run has 0\.5, got 0\.75"),
-        ({"lr_scheduler#power": 0.5}, r"lr_scheduler#lr_lambdas#0#power: run has 0\.9, got 0\.5"),
-    ]
-    for changes, message in cases:
-        with pytest.raises(RuntimeError) as caught:
-            run_training(tmp_path, *changes.pop("overlays", []), resume=True, **changes)
-        assert f"{tmp_path}/run/last.pt must be of the run that is resumed, got another: " in reasons(caught.value)
-        assert re.search(message, reasons(caught.value))
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_other_data_does_not_resume_a_run_and_a_copy_does(
-    run_training: Train, interruption: Callable[..., str], tiny_data: Path, tmp_path: Path,
-    reasons: Callable[[BaseException], str],
-) -> None:  # fmt: skip
-    """Neither do other folders, more loaders or switches as text make another run."""
-    stop_in_epoch_2(run_training, interruption, tmp_path)
-    cases = [
-        (with_a_changed_class, "training#Breast: run has 6 items .{8}, got 6 items"),
-        (with_one_item_less, "training#Limb: run has 4 items .{8}, got 3 items"),
-        (with_a_repainted_mask, "validation#Breast: run has 3 items .{8}, got 3 items"),
-    ]
-    for n, (change, message) in enumerate(cases):
-        folder, manifest = copy_data(tiny_data, tmp_path / f"data{n}")
-        change(folder, manifest)
-        (folder / "datalist.json").write_text(json.dumps(manifest))
-        with pytest.raises(RuntimeError) as caught:
-            run_training(tmp_path, resume=True, dataset_dir=str(folder))
-        assert re.search(rf"last\.pt must be of the run that is resumed.*: data#{message}", reasons(caught.value))
-
-    folder, _ = copy_data(tiny_data, tmp_path / "copy")
-    shutil.move(tmp_path / "run", tmp_path / "moved")
-    elsewhere = {"dataset_dir": str(folder), "output_dir": str(tmp_path / "moved"), "cache_memory_gb": 0.5}
-    run_training(tmp_path, resume="true", amp="true", num_workers=1, **elsewhere)
-    assert read_file(tmp_path / "moved/last.pt")["epoch"] == 2
-
-
-def test_a_checkpoint_of_an_older_version_is_refused(
-    run_training: Train, tmp_path: Path, reasons: Callable[[BaseException], str]
-) -> None:
-    run_training(tmp_path, max_epochs=1)
-    state = read_file(tmp_path / "run/last.pt")
-    names = ("encoder", "decoder_channels", "structures", "label_sets", "positions")
-    options = state.pop("identity")["options"]
-    torch.save({**state, "network_config": {name: options[name] for name in names}}, tmp_path / "run/last.pt")
-    with pytest.raises(RuntimeError) as caught:
-        run_training(tmp_path, resume=True, max_epochs=1)
-    assert re.search(
-        r"last\.pt must say what the run was trained with, got a file of version 0\.5\.2 or older.* --start_weights '",
-        reasons(caught.value),
-    )
-
-
-def test_another_version_resumes_with_a_warning(
-    run_training: Train, interruption: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    stop_in_epoch_2(run_training, interruption, tmp_path)
-    state = read_file(tmp_path / "run/last.pt")
-    state["identity"]["versions"]["bundle"] = "0.0.1"
-    torch.save(state, tmp_path / "run/last.pt")
-    run_training(tmp_path, resume=True)
-    assert "the run was started with bundle 0.0.1; its other epochs follow bundle" in caplog.text
 
 
 def test_a_run_killed_in_its_first_epoch_in_the_folder_of_another_resumes_as_itself(
@@ -306,24 +161,6 @@ def test_a_run_killed_in_its_first_epoch_in_the_folder_of_another_resumes_as_its
     shutil.move(broken / "models", broken / "old")
     run_training(broken, **options, resume=True)
     assert_same_run(unbroken, broken)
-
-
-def test_without_the_best_weights_a_run_is_not_resumed(
-    run_training: Train, interruption: Callable[..., str], tmp_path: Path, reasons: Callable[[BaseException], str]
-) -> None:
-    stop_in_epoch_2(run_training, interruption, tmp_path)
-    (tmp_path / "run/best.pt").unlink()
-    with pytest.raises(RuntimeError) as caught:
-        run_training(tmp_path, resume=True)
-    assert re.search(r"run/best\.pt expected beside last\.pt, found none: the best weights", reasons(caught.value))
-
-
-def test_resuming_nothing_is_refused(
-    run_training: Train, tmp_path: Path, reasons: Callable[[BaseException], str]
-) -> None:
-    with pytest.raises(RuntimeError) as caught:
-        run_training(tmp_path, resume=True)
-    assert re.search(r"run/last\.pt expected to resume from, found none; start without --resume", reasons(caught.value))
 
 
 def test_a_finished_run_stays_as_it_is_and_a_new_one_moves_it_aside(

@@ -4,17 +4,19 @@ import logging
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from monai.engines.utils import IterationEvents
 from torch import nn
 
 from bundle.engines import (
     GradientClipping,
     MetricsHistory,
+    NamedHandlers,
     RunSummary,
     SeededEpochs,
     TrainingProgress,
@@ -41,6 +43,35 @@ def validator(**metrics: float) -> Engine:
         1,
     )
     return evaluator
+
+
+class Called:
+    """A handler that notes its name when the engine starts."""
+
+    calls: ClassVar[list[str]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda: self.calls.append(self.name))
+
+
+def test_named_handlers_act_in_their_order_without_those_that_a_config_disables() -> None:
+    config: dict[str, Any] = {
+        "named": {name: {"_target_": Called, "name": name} for name in "cab"},
+        "handlers": [{"_target_": "bundle.engines.NamedHandlers", "handlers": "@named"}],
+    }
+    parser = ConfigParser(config)
+    parser["named#a#_disabled_"] = "$1 > 0"
+    parser["named#d"] = {"_target_": Called, "name": "d"}  # as an overlay adds one
+    (group,) = parser.get_parsed_content("handlers")
+    assert isinstance(group, NamedHandlers)
+    trainer = engine()
+    group.attach(trainer)
+    Called.calls.clear()
+    trainer.run([1])
+    assert Called.calls == ["c", "b", "d"]
 
 
 @pytest.mark.parametrize(("max_norm", "expected"), [(1.0, [0.6, 0.8]), (10.0, [3.0, 4.0])])

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from bundle.engines.runtimes import (
     ExportedNetwork,
     exported_path,
+    open_model,
     require_package,
     runtime_network,
     weights_file,
 )
+from bundle.networks import UPerConvNeXt, build_uperconvnext
 
 CONFIG: dict[str, Any] = {
     "structures": ["background", "lesion"],
@@ -39,6 +41,11 @@ class Sums(nn.Module):
 
     def forward(self, image: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
         return torch.stack([image[:, :3].sum(1), image[:, 3:].sum(1)], 1), prompt
+
+
+def network(**changes: Any) -> UPerConvNeXt:
+    tables = {name: CONFIG[name] for name in ("structures", "label_sets", "positions")}
+    return build_uperconvnext(encoder="test_convnext", decoder_channels=16, **{**tables, **changes})
 
 
 @pytest.fixture
@@ -69,7 +76,8 @@ def test_images_that_do_not_fit_are_refused(model: Path) -> None:
 
 def test_torch_is_the_network_itself() -> None:
     network = nn.Identity()
-    assert runtime_network("torch", network=network, model_path="/nowhere", **CONFIG) is network
+    assert open_model("torch", model_path="/nowhere") is None
+    assert runtime_network(network, exported=None, image_size=64) is network
 
 
 @pytest.mark.parametrize(
@@ -82,16 +90,23 @@ def test_torch_is_the_network_itself() -> None:
     ],
 )
 def test_a_model_of_another_config_is_refused(model: Path, changes: dict[str, Any], message: str) -> None:
+    exported, size = open_model("torchscript", model_path=model), changes.pop("image_size", 64)
     with pytest.raises(ValueError, match=message):
-        runtime_network("torchscript", network=nn.Identity(), model_path=model, **{**CONFIG, **changes})
-    runtime_network("torchscript", network=nn.Identity(), model_path=model, **CONFIG)
+        runtime_network(network(**changes), exported=exported, image_size=size)
+    assert runtime_network(network(), exported=exported, image_size=64) is exported
+
+
+def test_a_model_that_was_exported_with_some_of_its_heads_runs(model: Path) -> None:
+    """The tasks of a config are those that its outputs answer."""
+    exported = open_model("torchscript", model_path=model)
+    assert runtime_network(network(label_sets={}), exported=exported, image_size=64) is exported
 
 
 def test_names_of_runtimes_and_files_must_fit(model: Path) -> None:
     with pytest.raises(ValueError, match="runtime must be one of torch, torchscript, onnx, openvino, got 'tensorrt'"):
-        runtime_network("tensorrt", network=nn.Identity(), model_path=model, **CONFIG)
+        open_model("tensorrt", model_path=model)
     with pytest.raises(ValueError, match=r"model_path must end with \.onnx for the runtime onnx, got .*\.ts"):
-        runtime_network("onnx", network=nn.Identity(), model_path=model, **CONFIG)
+        open_model("onnx", model_path=model)
     with pytest.raises(ValueError, match=r"must end with \.ts, \.onnx, \.xml, got model\.pt"):
         ExportedNetwork("model.pt")
     assert exported_path("exports", "openvino") == str(Path("exports/model_float32.xml"))

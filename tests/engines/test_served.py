@@ -2,93 +2,25 @@
 """The shipped train.yaml as MONAI Label runs it: which weights are served after a training, and what is said of it."""
 
 import csv
-import json
-import logging
 import re
 import shutil
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from filelock import FileLock
-from monai.bundle import ConfigParser, run
+import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from bundle.data.labels import aside_names
 from bundle.engines.served import image_dice
 from bundle.networks.weights import read_file
+from tests.engines.saved_labels import NAMES, TRAIN, serve
 
-TRAIN = str(Path(__file__).resolve().parents[2] / "configs/train.yaml")
 Train = Callable[..., None]
-NAMES = [f"study{i}" for i in range(6)]
 ASIDE = aside_names([f"{name}.png" for name in NAMES], 0.2)
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six studies with a bright square, and their labels, as MONAI Label keeps them."""
-    folder, random = tmp_path_factory.mktemp("studies"), np.random.default_rng(0)
-    (folder / "labels/final").mkdir(parents=True)
-    for name in NAMES:
-        image = random.integers(0, 90, (40, 56), np.uint8)
-        mask, (top, left) = np.zeros_like(image), random.integers(2, 14, 2)
-        image[top : top + 20, left : left + 24] += 120
-        mask[top : top + 20, left : left + 24] = 1
-        Image.fromarray(image).save(folder / f"{name}.png")
-        Image.fromarray(mask).save(folder / f"labels/final/{name}.png")
-    return folder
-
-
-@pytest.fixture
-def train(run_training: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
-    """Trains on all labels of a folder as MONAI Label does, to tmp_path, epochs of a step; gives what was logged."""
-
-    def train(studies: Path, *, val: int = 1, epochs: int = 1, **changes: Any) -> str:
-        items = [
-            {"image": str(studies / label.name), "label": str(label)}
-            for label in sorted((studies / "labels/final").glob("*.png"))
-        ]
-        caplog.clear()
-        given = {"train#dataset#data": items[val:], "validate#dataset#data": items[:val]}
-        with caplog.at_level(logging.INFO):
-            options = {"device": "cpu", "train#trainer#max_epochs": epochs, "labels_steps": 1, **given, **changes}
-            run_training(tmp_path, run_id="run", **options)
-        return caplog.text
-
-    return train
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Callable[[], bytes]:
-    """Gives the content of the served weights."""
-    return (tmp_path / "models/model.pt").read_bytes
-
-
-@pytest.fixture(scope="module")
-def trained(
-    studies: Path, tiny_options: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Weights that know the squares, of three epochs on them."""
-    folder = tmp_path_factory.mktemp("trained")
-    items = [{"image": str(studies / f"{n}.png"), "label": str(studies / f"labels/final/{n}.png")} for n in NAMES]
-    given = {
-        "train#dataset#data": items,
-        "validate#dataset#data": [],
-        "train#trainer#max_epochs": 3,
-        "labels_learning_rate": 0.001,
-    }
-    run("run", config_file=TRAIN, logging_file=False, **tiny_options(folder, **given))
-    return folder / "models/model.pt"
-
-
-def serve(weights: Path, folder: Path) -> None:
-    (folder / "models").mkdir(exist_ok=True)
-    shutil.copy(weights, folder / "models/model.pt")
 
 
 def scores(text: str) -> tuple[float, float]:
@@ -191,96 +123,21 @@ def test_saved_labels_have_their_own_learning_rate(
     assert peak(tmp_path / "manifest") == 0.003
 
 
-def test_equal_requests_are_one_training(
-    train: Callable[..., str], studies: Path, served: Callable[[], bytes], tmp_path: Path
+def test_heads_that_the_served_weights_lack_are_not_made(
+    train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = train(studies)
-    state, weights = (tmp_path / "run/last.pt").read_bytes(), served()
-    second = train(studies)
-    assert "epoch 1/1: loss" in first
-    assert "epoch 1/1: loss" not in second
-    assert (
-        "nothing has changed since the last training, which is not repeated: no weights were served so far: the new "
-        "weights are served"
-    ) in second
-    assert served() == weights
-    (kept,) = (tmp_path / "run/previous").glob("*/last.pt")
-    assert kept.read_bytes() == state
-    assert "epoch 2/2: loss" in train(studies, epochs=2)  # another request
-
-
-def test_a_repeated_request_says_where_the_new_weights_are_now(
-    train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path
-) -> None:
-    """The second start moves the files of the first aside."""
-
-    def told(text: str) -> Path:
-        found = re.search(r"the new ones are in (\S+), until the next training; to serve them: cp (\S+) (\S+)\n", text)
-        assert found is not None, text
-        assert found[1] == found[2]
-        assert found[3] == str(tmp_path / "models/model.pt")
-        return Path(found[1])
-
-    serve(trained, tmp_path)
-    alone = tmp_path / "alone"
-    shutil.copytree(studies, alone)
-    for label in sorted((alone / "labels/final").glob("*.png"))[1:]:
-        label.unlink()
-    first = told(train(alone, val=0))
-    weights = first.read_bytes()
-    for _ in range(2):
-        again = train(alone, val=0)
-        assert "which is not repeated: one label alone, none to compare weights on (save two or more)" in again
-        assert told(again) != first
-        assert told(again).read_bytes() == weights
-    told(again).unlink()
-    assert "the former weights stay served, the file of the new ones is gone\n" in train(alone, val=0)
-
-
-def test_other_labels_or_weights_train_again(
-    train: Callable[..., str], studies: Path, trained: Path, tmp_path: Path
-) -> None:
-    train(studies)
-    copy = tmp_path / "copy"
-    shutil.copytree(studies, copy)
-    assert "epoch 1/1: loss" in train(copy)
-    serve(trained, tmp_path)
-    assert "epoch 1/1: loss" in train(copy)
-
-
-def test_requests_are_compared_without_the_models_name(
-    train: Callable[..., str], studies: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``POST /train/`` asks for every name of the bundle."""
-    asked = []
-    for model, run_id in (("bundle", "run"), ("bundle_deepedit", "run"), ("bundle", "training")):
-        request = {"model": model, "bundle_path": f"/app/{model}", "run_id": run_id}
-        monkeypatch.setattr(sys, "argv", ["app.py", "-m", "train", "-r", json.dumps(request)])
-        asked.append("epoch 1/1: loss" in train(studies))
-    assert asked == [True, False, True]
-
-
-def test_a_training_waits_for_another_one(
-    train: Callable[..., str], studies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "run").mkdir()
-    locked = threading.Event()
-
-    def other() -> None:
-        with FileLock(tmp_path / "run/.saved_labels.lock"):
-            locked.set()
-            while "waits until it ends" not in caplog.text:
-                time.sleep(0.1)
-
-    end = threading.Thread(target=other, daemon=True)
-    end.start()
-    locked.wait()
-    text = train(studies)
-    end.join()
-    assert f"another training on saved labels runs in {tmp_path}/run; this one waits until it ends" in text
-    assert text.index("waits until it ends") < text.index("epoch 1/1: loss")
-    with FileLock(tmp_path / "run/.saved_labels.lock", timeout=0):
-        pass  # free again
+    """Saved labels tell of masks only: an untrained organ head would decide what is reported."""
+    content = read_file(trained)
+    config = content["network_config"]
+    assert {"seg", "presence", "points"} < set(config["heads"])
+    kept = {name: rows for name, rows in config["heads"].items() if name not in ("presence", "points")}
+    old = {k: v for k, v in content["model"].items() if not k.startswith(("heads.presence", "heads.points"))}
+    (tmp_path / "models").mkdir()
+    torch.save({"model": old, "network_config": {**config, "heads": kept}}, tmp_path / "models/model.pt")
+    monkeypatch.setattr(sys, "argv", ["app.py", "-m", "train", "-r", '{"run_id": "run"}'])
+    former, _ = scores(train(studies))  # they can be compared
+    assert former > 0.6
+    assert set(read_file(tmp_path / "run/best.pt")["network_config"]["heads"]) == set(kept)
 
 
 def test_weights_of_another_network_are_replaced_and_it_is_said(

@@ -24,25 +24,25 @@ import torch
 import torch.distributed as dist
 from monai.losses import DiceCELoss
 from bundle.engines import TrainingNetwork, distributed_network
-from bundle.losses import MultiTaskLoss
-from bundle.networks import UPerConvNeXt
+from bundle.networks import build_uperconvnext
+from bundle.tasks import Masks, MultiTaskLoss, class_tasks
+from bundle.vocabulary import Organs
 
 out, masks = sys.argv[1], [int(text) for text in sys.argv[2].split(",")]  # of each process's 2 samples
 torch.manual_seed(0)
-network = UPerConvNeXt(
-    encoder="test_convnext", decoder_channels=16, structures=["background", "lesion"], norm="batch", pooling="avg",
-    label_sets={"breast": ["benign", "malignant"]}, positions=["breast", "indis"],
+organs = Organs({"breast": {"structures": ["lesion"], "classes": ["benign", "malignant"]}, "indis": {}})
+network = build_uperconvnext(
+    encoder="test_convnext", decoder_channels=16, structures=organs.structures, norm="batch", pooling="avg",
+    label_sets=organs.label_sets, positions=organs.positions,
 )
 rows = 2 * len(masks)
 batch = {
     "image": torch.rand(2, rows, 3, 64, 96, dtype=torch.float32),
     "label": torch.randint(0, 2, (2, rows, 1, 64, 96)),
     "labeled": torch.tensor([[i < count] * 2 for count in masks for i in range(2)]),
-    "cls": torch.tensor([[-1 if i < count else i % 2] for count in masks for i in range(2)]),
+    "cls": torch.tensor([-1 if i < count else i % 2 for count in masks for i in range(2)]),
 }
-loss_of = MultiTaskLoss(
-    DiceCELoss(softmax=True, to_onehot_y=True), label_sets={"breast": ["benign", "malignant"]}
-)
+loss_of = MultiTaskLoss([Masks(organs, criterion=DiceCELoss(softmax=True, to_onehot_y=True)), *class_tasks(organs)])
 own = slice(0, rows)
 if sys.argv[3] == "several":
     dist.init_process_group("gloo")
@@ -54,8 +54,9 @@ optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
 for step in range(2):
     optimizer.zero_grad()
     labeled, cls = batch["labeled"][own], batch["cls"][own]
-    found = trained(batch["image"][step][own], None, labeled)
-    loss = loss_of(found, {"label": batch["label"][step][own], "labeled": labeled, "cls": cls})
+    found = trained(batch["image"][step][own], None, labeled.any(1))
+    masks = {"label": batch["label"][step][own], "labeled": labeled}
+    loss = loss_of(found, {"targets": {"seg": masks, "cls_breast": cls}})
     loss.backward()
     optimizer.step()
 if idist.get_rank() == 0:

@@ -25,10 +25,9 @@ def make_rows(truth: list[int], positive: list[float], name: str = "gallbladder"
     for i, (t, p) in enumerate(zip(truth, positive, strict=True)):
         item = {
             "image": MetaTensor(torch.zeros(3, 4, 4), meta={"filename_or_obj": f"/data/{i}.png"}),
-            "cls": torch.tensor([t, -1]),
-            "probabilities": {"gallbladder": torch.tensor([1 - p, p]), "lung": torch.full((3,), 1 / 3)},
         }
-        rows += classification_rows(item, label_sets=SETS)
+        classes, probabilities = SETS[name], torch.tensor([1 - p, p])
+        rows += classification_rows(item, t, probabilities, label_set=name, classes=classes)
     return rows
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from bundle.metrics import segmentation_rows, summarize_segmentation
+from bundle.metrics import Tolerance, segmentation_rows, summarize_segmentation
 
 STRUCTURES = ["background", "lesion", "nerve"]
 NAN = float("nan")
@@ -37,7 +37,7 @@ def make_item(pred: torch.Tensor, label: torch.Tensor, name: str = "/data/a.png"
 
 
 def rows_of(item: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
-    return segmentation_rows(item, structures=STRUCTURES, surface=True, **options)
+    return segmentation_rows(item, structures=STRUCTURES, **{"tolerance": Tolerance(2.0, 0.02), **options})
 
 
 def test_two_squares_that_share_half() -> None:
@@ -68,8 +68,8 @@ def test_nsd_counts_the_boundary_within_the_tolerance() -> None:
     # 36 boundary pixels each way. Moved by 3 columns, the far edges (10 pixels each) lie 3 off; on the top and bottom
     # edges 7 of 10 pixels coincide and the others (two of them corners of the far edge) lie 1, 2 and 3 off.
     item = make_item(square(10, 13), square(10, 10), spacing=torch.tensor([1.0, 1.0]))
-    (loose,) = rows_of(item, nsd_tolerance_mm=3.0)
-    (tight,) = rows_of(item, nsd_tolerance_mm=0.5)
+    (loose,) = rows_of(item, tolerance=Tolerance(3.0, 0.02))
+    (tight,) = rows_of(item, tolerance=Tolerance(0.5, 0.02))
     assert loose["nsd"] == pytest.approx(1.0)
     assert tight["nsd"] == pytest.approx(14 / 36)  # the 7 + 7 pixels that coincide
     assert tight["nsd_tolerance"] == 0.5
@@ -77,7 +77,7 @@ def test_nsd_counts_the_boundary_within_the_tolerance() -> None:
 
 def test_nsd_tolerance_is_a_share_of_the_diagonal_without_spacing() -> None:
     mask = square(2, 2, size=(30, 40))
-    (row,) = rows_of(make_item(mask, mask), nsd_tolerance_fraction=0.02)
+    (row,) = rows_of(make_item(mask, mask), tolerance=Tolerance(9.0, 0.02))
     assert row["nsd_tolerance"] == pytest.approx(0.02 * 50)  # 30, 40, 50
 
 

@@ -13,10 +13,25 @@ from ignite.engine import Engine
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
-from bundle.metrics import MultiTaskScore
+from bundle.engines import MultiTaskScore
+from bundle.tasks import Masks, Task, class_tasks
+from bundle.tasks.masks import FoundMasks
+from bundle.vocabulary import Organs
 
-STRUCTURES = ["background", "lesion", "head"]
-SETS = {"breast": ["normal", "malignant"]}
+ORGANS = Organs(
+    {"breast": {"structures": ["lesion"], "classes": ["normal", "malignant"]}, "indis": {"structures": ["head"]}}
+)
+
+
+def tasks(**options: Any) -> list[Task]:
+    """Masks, scored with these options, and classes."""
+    return [Masks(ORGANS, **options), *class_tasks(ORGANS)]
+
+
+def answers(label_map: torch.Tensor, positive: float) -> dict[str, Any]:
+    """What was found: a label map (1, H, W), and the probability of the second class."""
+    classes = {"probabilities": torch.tensor([1 - positive, positive]), "asked": True, "shown": True}
+    return {"seg": FoundMasks(label_map[0].to(torch.uint8)), "cls_breast": classes}
 
 
 def make_item(name: str, shift: int | None, **changes: Any) -> dict[str, Any]:
@@ -27,12 +42,11 @@ def make_item(name: str, shift: int | None, **changes: Any) -> dict[str, Any]:
         pred[0, 10:20, 10 + shift : 20 + shift] = 1
     item = {
         "image": MetaTensor(torch.zeros(3, 32, 32), meta={"filename_or_obj": name}),
-        "pred": MetaTensor(pred),
+        "found": answers(pred, 0.5),
         "label": MetaTensor(label),
         "labeled": torch.tensor([True, True, False]) if shift is not None else torch.zeros(3, dtype=torch.bool),
         "spacing": torch.tensor([math.nan, math.nan]),
-        "cls": torch.tensor([-1]),
-        "probabilities": {"breast": torch.tensor([0.5, 0.5])},
+        "targets": {"cls_breast": torch.tensor(-1)},
         "dataset": "BUSI",
         "patient": name,
         "group": name,
@@ -42,12 +56,12 @@ def make_item(name: str, shift: int | None, **changes: Any) -> dict[str, Any]:
 
 
 def with_class(name: str, truth: int, positive: float) -> dict[str, Any]:
-    probabilities = {"breast": torch.tensor([1 - positive, positive])}
-    return make_item(name, None, cls=torch.tensor([truth]), probabilities=probabilities)
+    found = answers(torch.zeros(1, 40, 60), positive)
+    return make_item(name, None, targets={"cls_breast": torch.tensor(truth)}, found=found)
 
 
 def run(batches: list[list[dict[str, Any]]], **options: Any) -> tuple[dict[str, float], MultiTaskScore]:
-    score = MultiTaskScore(STRUCTURES, SETS, **options)
+    score = MultiTaskScore(tasks(**options))
     engine = Engine(lambda engine, batch: batch)
     score.attach(engine, "val_score")
     engine.run(batches)
@@ -66,9 +80,8 @@ def test_the_score_is_the_mean_of_the_two_parts() -> None:
     assert metrics["val_auroc"] == metrics["val_auroc_breast"] == pytest.approx(0.75)
     assert metrics["val_accuracy_breast"] == pytest.approx(0.5)
     assert metrics["val_score"] == pytest.approx((0.375 + 0.75) / 2)
-    assert len(score.rows) == 3
-    assert len(score.classification_rows) == 4
-    assert "hd95" not in score.rows[0]
+    assert {name: len(rows) for name, rows in score.rows.items()} == {"seg": 3, "cls_breast": 4}
+    assert "hd95" not in score.rows["seg"][0]
 
 
 def test_one_part_alone_is_the_score() -> None:
@@ -90,35 +103,36 @@ def test_nothing_to_score_warns_and_gives_zero() -> None:
 
 def test_unreadable_images_are_listed_and_not_scored() -> None:
     _, score = run([[MASKS[0], make_item("broken.png", 3, error="truncated")]])
-    assert [r["image"] for r in score.rows] == ["a"]
+    assert [r["image"] for r in score.rows["seg"]] == ["a"]
     assert score.unreadable == [{"image": "broken.png", "error": "truncated"}]
 
 
 def test_an_image_seen_twice_counts_once_and_each_epoch_starts_anew() -> None:
-    score = MultiTaskScore(STRUCTURES, SETS)
+    score = MultiTaskScore(tasks())
     engine = Engine(lambda engine, batch: batch)
     score.attach(engine, "val_score")
     for _ in range(2):
         engine.run([[MASKS[0], MASKS[1]], [MASKS[0]]])
         assert engine.state.metrics["val_score"] == pytest.approx(0.75)
-        assert len(score.rows) == 2
+        assert len(score.rows["seg"]) == 2
 
 
 def test_the_paper_protocol_stands_beside_the_native_score() -> None:
     item = make_item("a", 5)
-    item["pred"], item["label"] = item["pred"].roll(-5, 2), item["label"].roll(-5, 2)  # truth leaves the square by half
+    moved = item["found"]["seg"].label_map.roll(-5, 1)[None]
+    item["found"], item["label"] = answers(moved, 0.5), item["label"].roll(-5, 2)  # truth leaves the square by half
     metrics, score = run([[item]], protocol="paper")
     assert metrics["val_score"] == pytest.approx(0.5)
-    assert [r["dice"] for r in score.paper_rows] == [pytest.approx(2 * 50 / 150)]
+    assert [r["dice"] for r in score.rows["seg"] if r["protocol"] == "paper"] == [pytest.approx(2 * 50 / 150)]
 
 
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one of \['native', 'paper'\], got 'papr'"):
-        MultiTaskScore(STRUCTURES, SETS, protocol="papr")
+        tasks(protocol="papr")
 
 
 def test_an_output_that_is_not_decollated_is_refused() -> None:
-    score = MultiTaskScore(STRUCTURES, SETS)
+    score = MultiTaskScore(tasks())
     engine = Engine(lambda engine, batch: {"pred": batch})
     score.attach(engine, "val_score")
     with pytest.raises(TypeError, match="must be a list of dictionaries"):
@@ -137,14 +151,15 @@ def test_in_monais_evaluator_loaded_keys_are_found_in_the_batch() -> None:
         "label": MetaTensor(torch.ones(1, 32, 32)),
         "labeled": torch.tensor([True, True, False]),
         "spacing": torch.tensor([1.0, 1.0]),
-        "cls": torch.tensor([-1]),
+        "targets": {"cls_breast": torch.tensor(-1)},
         "dataset": "BUSI",
     }
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader([item, {**item, "dataset": "OTHER"}], batch_size=2),
         network=Copy(),
-        key_val_metric={"val_score": MultiTaskScore(STRUCTURES, SETS)},
+        postprocessing=lambda item: {**item, "found": answers(item["pred"], 0.5)},
+        key_val_metric={"val_score": MultiTaskScore(tasks())},
     )
     evaluator.run()
     assert evaluator.state.best_metric == 1
@@ -157,7 +172,7 @@ def _score_on(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     batches = [[MASKS[0], CLASSES[0], CLASSES[1]], [MASKS[1]]] if rank == 0 else [[MASKS[2], *CLASSES[2:], MASKS[0]]]
     metrics, score = run(batches)
-    torch.save({"metrics": metrics, "images": [r["image"] for r in score.rows]}, f"{folder}/{rank}.pt")
+    torch.save({"metrics": metrics, "images": [r["image"] for r in score.rows["seg"]]}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What weights say of themselves, so that inference repeats nothing of the training's config."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from torch import nn
+
+from bundle.engines.running import label_request
+from bundle.networks.upgrade import organs_of
+from bundle.networks.weights import read_checkpoint
+
+OPTIONS = (
+    "encoder",
+    "decoder_channels",
+    "conditioning",
+    "norm",
+    "pooling",
+    "guidance_channels",
+    "image_size",
+    "image_mean",
+    "image_std",
+    "click_radius",
+    "gate",
+)
+"""Ids of the config that checkpoints and exported models tell."""
+
+
+def describe(weights: str | Path, *, otherwise: str | Path, exported: nn.Module | None = None) -> dict[str, Any]:
+    """``organs``, ``heads`` (output -> names of its logits) and the values of ``OPTIONS``, of the weights that run.
+
+    Reads a file again only once it has changed: MONAI Label asks in every request.
+
+    Args:
+        weights: a checkpoint. Where there is no such file, ``heads`` is None and all else is of ``otherwise``, so that
+            the network can be built before there are weights.
+        otherwise: config of the training; what files of earlier versions do not tell is taken from there.
+        exported: an exported model, in place of the checkpoint.
+
+    Raises:
+        ValueError: when the file is no checkpoint of this project, or its tables cannot be told; it is named.
+    """
+    config = _config(str(otherwise), _stamp(otherwise))
+    told: dict[str, Any] = {key: copy.deepcopy(config[key]) for key in ("organs", *OPTIONS)}
+    told["heads"] = None
+    if exported is not None:
+        metadata: dict[str, Any] = exported.metadata  # type: ignore[assignment]
+        network = metadata.get("network", {})
+        rows = {name: network.get("heads", {}).get(name, []) for name in metadata["outputs"]}
+        found = {**network, **metadata, "heads": rows}
+        weights = exported.path  # type: ignore[assignment]
+    elif Path(weights).is_file():
+        found = copy.deepcopy(_checkpoint(str(weights), _stamp(weights)))
+    else:
+        return told
+    return {**told, **{key: found[key] for key in told if key in found}, "organs": organs_of(found, path=weights)}
+
+
+def kept_heads(weights: str | Path) -> dict[str, list[str]] | None:
+    """Outputs that a training for a MONAI Label client keeps, with the names of their logits: the served weights'.
+
+    Saved labels would leave other heads as random as they start. None, for all that are declared: in other trainings,
+    and where no weights are served.
+
+    Args:
+        weights: checkpoint that is served, and that the training starts from.
+
+    Raises:
+        ValueError: as ``describe``.
+    """
+    if not label_request() or not Path(weights).is_file():
+        return None
+    return {name: list(rows) for name, rows in _checkpoint(str(weights), _stamp(weights))["heads"].items()}
+
+
+def _stamp(path: str | Path) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=4)
+def _config(path: str, stamp: tuple[int, int, int]) -> dict[str, Any]:
+    config: dict[str, Any] = ConfigParser.load_config_file(path)
+    return config
+
+
+@functools.lru_cache(maxsize=4)
+def _checkpoint(path: str, stamp: tuple[int, int, int]) -> dict[str, Any]:
+    return read_checkpoint(path)[1]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What weights say of themselves."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from bundle.engines.held import describe
+from bundle.networks.weights import save_checkpoint
+from bundle.vocabulary import Organs
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "configs/train.yaml"
+CONFIG = ConfigParser.load_config_file(str(TRAIN))
+ORGANS = {"breast": {"structures": ["lesion"], "classes": ["benign", "malignant"]}, "indis": {}}
+
+
+def test_without_a_file_it_is_what_the_config_would_train(tmp_path: Path) -> None:
+    told = describe(tmp_path / "none.pt", otherwise=TRAIN)
+    assert told.pop("heads") is None
+    assert told == {key: CONFIG[key] for key in told}
+    assert told["organs"]["limb"] == {"structures": ["nerve", "vessel"]}
+    assert told["image_size"] == 224
+
+
+def test_a_checkpoint_tells_its_tables_and_shape(tmp_path: Path) -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(str(TRAIN)))
+    parser.update({"encoder": "test_convnext", "decoder_channels": 16, "image_size": 64, "guidance_channels": 0})
+    parser.update({"organs": ORGANS, "tasks#points": None})
+    network, described = parser.get_parsed_content("network_def"), parser.get_parsed_content("described")
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, model=network.state_dict(), network_config={**network.network_config(), **described})
+    told = describe(path, otherwise=TRAIN)
+    assert told["organs"] == ORGANS
+    assert list(told["heads"]) == ["seg", "cls_breast", "organ", "presence"]
+    shape = {"encoder": "test_convnext", "decoder_channels": 16, "guidance_channels": 0, "image_size": 64}
+    assert {key: told[key] for key in shape} == shape
+    assert told["image_mean"] == CONFIG["image_mean"]
+
+
+def test_a_file_is_read_again_once_it_has_changed(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(weights.read_bytes())
+    described = {"organs": ORGANS}
+    first = describe(path, otherwise=TRAIN)
+    first["organs"].clear()  # what was told is the caller's
+    assert "limb" in describe(path, otherwise=TRAIN)["organs"]
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "network_config": {**content["network_config"], **described}}, path)
+    assert describe(path, otherwise=TRAIN)["organs"] == ORGANS
+
+
+def test_the_shipped_weights_tell_which_organ_shows_what() -> None:
+    told = describe(ROOT / "models/model.pt", otherwise=TRAIN)
+    organs, own = Organs(told["organs"]), Organs(CONFIG["organs"])
+    assert organs.table == own.table
+    assert {"seg", "cls_breast", "cls_lung", "cls_gallbladder"} <= set(told["heads"])
+    assert {key: told[key] for key in ("encoder", "image_size")} == {"encoder": "convnext_atto", "image_size": 224}
+
+
+class Exported(nn.Module):
+    """A model with what its file says of itself."""
+
+    path = Path("model_float32.onnx")
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__()
+        network = {"encoder": "test_convnext", "decoder_channels": 16, "heads": {"seg": ["background", "lesion"]}}
+        tables = {"structures": ["background", "lesion"], "label_sets": {}, "positions": ["breast", "indis"]}
+        self.metadata = {"network": network, "outputs": ["seg"], "image_size": 96, **tables, **changes}
+
+
+def test_an_exported_model_tells_in_place_of_the_checkpoint(weights: Path) -> None:
+    told = describe(weights, otherwise=TRAIN, exported=Exported(organs={"breast": {"structures": ["lesion"]}}))
+    assert told["organs"] == {"breast": {"structures": ["lesion"]}}
+    assert told["heads"] == {"seg": ["background", "lesion"]}
+    assert (told["encoder"], told["decoder_channels"], told["image_size"]) == ("test_convnext", 16, 96)
+    assert told["norm"] == CONFIG["norm"]  # what the file does not tell
+
+
+def test_an_exported_model_of_version_0_6_tells_what_organs_show(tmp_path: Path) -> None:
+    former = Exported(organ_structures={"breast": ["lesion"]})
+    told = describe(tmp_path / "none.pt", otherwise=TRAIN, exported=former)
+    assert told["organs"] == {"breast": {"structures": ["lesion"]}, "indis": {"structures": []}}
+
+
+def test_tables_that_do_not_fit_name_the_file(tmp_path: Path) -> None:
+    strange = Exported(structures=["background", "b", "a"], organ_structures={"breast": ["a"], "indis": ["b"]})
+    with pytest.raises(ValueError, match=r"model_float32\.onnx does not tell which organ shows which .* \['b', 'a'\]"):
+        describe(tmp_path / "none.pt", otherwise=TRAIN, exported=strange)
+
+
+def test_another_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"model\.pt must be a checkpoint"):
+        describe(tmp_path / "model.pt", otherwise=TRAIN)
