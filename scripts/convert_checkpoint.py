@@ -11,12 +11,12 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.failures import failed
-from bundle.networks import UPerConvNeXt, conversion
+from bundle.networks import build_uperconvnext, conversion
 from bundle.networks.conversion import Conversion
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.networks.weights import read_file, save_checkpoint
@@ -84,8 +84,9 @@ def report(converted: Conversion) -> str:
 
 
 def _authors(state: dict[str, Any], options: argparse.Namespace) -> tuple[Conversion, dict[str, Any]]:
-    network = UPerConvNeXt(**conversion.authors_arguments(state))
-    mean, std = (network.encoder.mean, network.encoder.std) if options.input == "rgb" else (None, None)
+    network = build_uperconvnext(**conversion.authors_arguments(state))
+    encoder = cast(ConvNeXtEncoder, network.encoder)
+    mean, std = (encoder.mean, encoder.std) if options.input == "rgb" else (None, None)
     converted = conversion.convert_authors(state, network, path=options.source, mean=mean, std=std)
     return converted, network.network_config()
 

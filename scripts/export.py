@@ -41,8 +41,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--heads",
         nargs="+",
-        help="outputs that are computed: seg (without it there is no decoder) and names of label sets; the file is "
-        "named after them, and is for products, not for configs/inference.yaml; default: all",
+        help="outputs that are computed, by names of heads or of label sets (the decoder only runs for heads that need "
+        "it, such as seg); the file is named after them, and is for products, not for configs/inference.yaml; default: "
+        "all",
     )
     parser.add_argument(
         "--datalist",

@@ -90,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     studies, name = options.studies.resolve(), json.loads((ROOT / "configs/metadata.json").read_text())["name"]
     try:
         installed_label(ROOT / "requirements-label.txt")
+        if not (weights := ROOT / "models/model.pt").is_file():
+            raise FileNotFoundError(
+                f"{weights} must be the weights to serve, got no such file; copy weights there, or train some:"
+                " python -m monai.bundle run training --config_file configs/train.yaml"
+            )
         if not studies.is_dir():
             raise NotADirectoryError(f"{options.studies} must be a folder of images (--studies), got no folder.")
         writable_folder(str(studies), options="--studies")  # for labels

@@ -20,6 +20,7 @@ from bundle.engines.runtimes import RUNTIMES
 from bundle.failures import failed
 from bundle.files import OutputFolder
 from bundle.live import RunOptions, as_text, build_segmenter, check_outputs, open_source, run_live
+from bundle.vocabulary import REQUESTED_PROMPTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_outputs(files, sources=[*source.files, *weights])
         segment = build_segmenter(
             ROOT,
-            prompts={name: getattr(options, name) for name in ("position", "nature", "task")},
+            prompts={name: getattr(options, name) for name in REQUESTED_PROMPTS},
             window=options.window,
             runtime=options.runtime,
             model_path=options.model_path and str(options.model_path),
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         chosen = {name: getattr(options, name) for name in ("realtime", "rate", "output", "jsonl", "show")}
         run = RunOptions(loops=options.loop, **chosen)
-        summary = run_live(source, segment, structures=segment.describe.structures, options=run)
+        summary = run_live(source, segment, tasks=segment.records.tasks, options=run)
         summary["settings"] |= {"runtime": options.runtime, "window": options.window, "prompts": segment.prompts}
         if options.summary:
             folder = OutputFolder(options.summary.parent, option="--summary", sources=source.files)

@@ -31,8 +31,11 @@ from bundle.files import OutputFolder
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "ultrasound_uperconvnext"
 LARGEST_FILE = 25_000_000  # bytes; the model zoo takes no larger file into its repository
-LEFT_OUT = (".*", "Makefile", "tests/*", "scripts/make_release.py")
-"""What serves the project's development alone: the tests and checks need the repository, git and development tools."""
+LEFT_OUT = (
+    *(".*", "Makefile", "tests/*"),
+    *("scripts/make_release.py", "scripts/benchmark.py", "scripts/benchmarks/*"),
+)
+"""What only the development needs: tests, checks and benchmarks need the repository, git and development tools."""
 
 NEEDED = (
     *("LICENSE", "README.md", "CHANGELOG.md", "docs/README.md", "bundle/__init__.py", "models/model.pt"),

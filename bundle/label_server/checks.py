@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from bundle.described import EXPRESSION_MARKS
 from bundle.files import RESULT_SUFFIXES
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".jpg", ".png", ".tif")
 """Of images and labels that MONAI Label lists in a folder."""
 
 LONGEST_NAME = 251  # bytes; file systems take 255, with the suffix
-EXPRESSION_MARKS = ("$", "@", "%")
-"""First characters of what MONAI evaluates, refers to or includes when it stands in a config."""
 
 SERVERS_OWN = (
     "image", "image_path", "session", "bundle_path", "tracking_uri", "result_write_to_file", "latencies",

@@ -103,20 +103,19 @@ def serve(
     for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
         signal.signal(number, signal.default_int_handler)
     _environment(private)
-    started = False
     try:
-        server = _server(app, studies=studies, private=private, name=name, address=address, ready=ready)
+        log = _settings(app, studies=studies, name=name, address=address)
+        server = _server(_door(studies, private=private, address=address), log=log, ready=ready)
         server.run(sockets=[listener])
-        started = bool(server.started)
+        return bool(server.started)
     except KeyboardInterrupt:
-        started = True
+        return True
     except SystemExit:  # of uvicorn, which has told why
-        started = False
+        return False
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         listener.close()
         _end_tasks()
-    return started
 
 
 def _environment(private: Path) -> None:
@@ -135,17 +134,8 @@ def _environment(private: Path) -> None:
     }
 
 
-def _server(
-    app: Callable[[Path], Path],
-    *,
-    studies: Path,
-    private: Path,
-    name: str,
-    address: Address,
-    ready: Callable[[], None],
-) -> Any:
-    """A uvicorn server with the door and, behind it, MONAI Label's app."""
-    import uvicorn
+def _settings(app: Callable[[Path], Path], *, studies: Path, name: str, address: Address) -> Any:
+    """Sets what MONAI Label reads when it starts; gives the settings of its log."""
     from monailabel.main import Main
     from monailabel.utils.others.generic import init_log_config
 
@@ -158,9 +148,12 @@ def _server(
     options = label.args_parser().parse_args([*words, "--host", address.host])
     label.start_server_validate_args(options)
     label.start_server_init_settings(options)
-    log = init_log_config(None, options.app, "app.log", options.verbose)
+    return init_log_config(None, options.app, "app.log", options.verbose)
 
-    from monailabel.app import app as stock  # after the settings
+
+def _door(studies: Path, *, private: Path, address: Address) -> Door:
+    """The door with MONAI Label's app behind it, which reads its settings when it is imported."""
+    from monailabel.app import app as stock
     from monailabel.interfaces.utils.app import app_instance
 
     @functools.cache
@@ -168,7 +161,7 @@ def _server(
         found: Mapping[str, Collection[str]] = app_instance().info()
         return found
 
-    door = Door(
+    return Door(
         stock,
         studies=studies,
         temporary=private / "requests",
@@ -176,6 +169,11 @@ def _server(
         known=known,
         image_path=lambda image: str(app_instance().datastore().get_image_uri(image)),
     )
+
+
+def _server(door: Door, *, log: Any, ready: Callable[[], None]) -> Any:
+    """A uvicorn server of the door."""
+    import uvicorn
 
     tempfile.tempdir = str(door.temporary)  # from here on only requests make temporary files in this process
 

@@ -2,7 +2,7 @@
 """Live ultrasound: frames of a stream in, masks and classes out; see docs/live.md."""
 
 from bundle.live.outputs import check_outputs
-from bundle.live.pictures import Frame, Picture, Probabilities, Result
+from bundle.live.pictures import Frame, Picture, Result
 from bundle.live.report import LiveReport, as_text
 from bundle.live.run import RunOptions, run_live
 from bundle.live.segmenter import FrameSegmenter, Letterbox
@@ -17,7 +17,6 @@ __all__ = [
     "Letterbox",
     "LiveReport",
     "Picture",
-    "Probabilities",
     "Result",
     "RunOptions",
     "Source",

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 from monai.utils import optional_import
 
+from bundle.dicom import PREAMBLE, starts_as_dicom
 from bundle.files import DICOM_SUFFIXES
 from bundle.live.pictures import Picture
 from bundle.transforms.loading import to_unit
@@ -38,7 +39,7 @@ UNDECODABLE = (AttributeError, KeyError, RuntimeError, NotImplementedError, Type
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its first bytes or its suffix."""
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM" or path.name.lower().endswith(DICOM_SUFFIXES)
+        return starts_as_dicom(file.read(PREAMBLE)) or path.name.lower().endswith(DICOM_SUFFIXES)
 
 
 def cine_rate(header: Any) -> float | None:

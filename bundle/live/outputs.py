@@ -17,6 +17,7 @@ import numpy as np
 from bundle.files import OutputFolder, writable_folder
 from bundle.live.pictures import Result, cv2
 
+_SAME_FOR_ALL = ("prompts", "spacing_mm", "prediction")  # frames of a stream; the last one is for MONAI Label's clients
 _MAX_TICKS = 65535  # of MPEG-4's clock in a second, which OpenCV takes as the rate without its decimal point
 
 
@@ -145,7 +146,7 @@ class Window:
 
 
 class JsonLines:
-    """One JSON object per line and frame: ``frame``, ``time`` and ``latency_ms``, ``classes``, ``areas``, ``notes``.
+    """One JSON object per line and frame: ``frame``, ``time``, ``latency_ms``, the tasks' records and ``notes``.
 
     Args:
         path: file to write, only an earlier run's is replaced; or a pipe.
@@ -167,9 +168,7 @@ class JsonLines:
             "frame": result.frame.index,
             "time": round(result.frame.time, 4),
             "latency_ms": round(result.latency * 1000, 2),
-            "classes": result.found["classes"],
-            "areas": result.found["areas"],
-            "notes": result.found["notes"],
+            **{key: value for key, value in result.found.items() if key not in _SAME_FOR_ALL},
         }
         self.file.write(json.dumps(line, allow_nan=False) + "\n")
 

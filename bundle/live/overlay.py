@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The overlay of a live frame: ``bundle.writers.draw_overlay`` with OpenCV, and the classes in words."""
+"""The overlay of a live frame: ``bundle.sinks.overlay.draw_overlay`` with OpenCV, and the classes in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from bundle.live.pictures import Result, cv2
+from bundle.palette import FILL, color
+from bundle.tasks import Task
 from bundle.vocabulary import NOT_ULTRASOUND
-from bundle.writers import FILL, color
 
 WHITE = (255, 255, 255)
 
@@ -37,36 +37,35 @@ def _write(drawn: np.ndarray, lines: Sequence[tuple[str, tuple[int, int, int]]])
         cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, bgr, 1 + int(scale), cv2.LINE_AA)
 
 
-def _captions(
-    found: Mapping[str, Any], names: Mapping[int, str], colors: Mapping[int, tuple[int, int, int]]
-) -> list[tuple[str, tuple[int, int, int]]]:
-    lines = [("not ultrasound", WHITE)] if found["notes"].startswith(NOT_ULTRASOUND) else []
-    lines += [(names[index], bgr) for index, bgr in colors.items()]
-    for label_set, classes in found["classes"].items():
-        best = classes["predicted"]
-        lines.append((f"{label_set}: {best} {classes['probabilities'][best]:.2f}", WHITE))
-    return lines
+def _bgr(index: int) -> tuple[int, int, int]:
+    red, green, blue = color(index) if index else WHITE
+    return blue, green, red
 
 
-def draw_result(result: Result, structures: Sequence[str]) -> np.ndarray:
-    """The frame with translucent structures, opaque contours, their names and the classes.
+def draw_result(result: Result, tasks: Sequence[Task]) -> np.ndarray:
+    """The frame with translucent regions, opaque contours, points, and the answers in words.
 
     Args:
         result: of one frame.
-        structures: names of the mask's values, background first.
+        tasks: the declared tasks.
 
     Returns:
         (H, W, 3) uint8, blue, green, red.
     """
     pixels = result.frame.picture.pixels
     drawn: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.ndim == 2 else pixels.copy()
-    width = max(1, min(result.mask.shape) // 250)
-    colors = {}
-    for index, name in enumerate(structures):
-        if index and result.found["areas"][name]["pixels"]:
-            red, green, blue = color(index)
-            colors[index] = (blue, green, red)
-            inside = cv2.compare(result.mask, index, cv2.CMP_EQ) // 255
-            _paint(drawn, inside, bgr=colors[index], width=width)
-    _write(drawn, _captions(result.found, dict(enumerate(structures)), colors))
+    width = max(1, min(pixels.shape[:2]) // 250)
+    lines = [("not ultrasound", WHITE)] if result.found["notes"].startswith(NOT_ULTRASOUND) else []
+    for task in tasks:
+        if (found := result.answers.get(task.name)) is None:
+            continue
+        if (regions := task.regions(found)) is not None:
+            mask = regions.numpy()
+            for index in np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1:
+                inside = cv2.compare(mask, int(index), cv2.CMP_EQ) // 255
+                _paint(drawn, inside, bgr=_bgr(int(index)), width=width)
+        for _, row, column in task.points(found):
+            cv2.drawMarker(drawn, (round(column), round(row)), _bgr(1), cv2.MARKER_CROSS, 8 * width, width)
+        lines += [(text, _bgr(index)) for text, index in task.captions(found)]
+    _write(drawn, lines)
     return drawn

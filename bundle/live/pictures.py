@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from monai.utils import optional_import
 
-from bundle.transforms.readers import UNKNOWN_SPACING
+from bundle.geometry import UNKNOWN_SPACING
 
 cv2, _ = optional_import(
     "cv2",
@@ -48,31 +48,18 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Probabilities:
-    """What the network says of a frame, or the mean of several.
-
-    Attributes:
-        seg: (C, h, w) float32 of the structures, on the grid that the network sees, without its padding.
-        classes: label set -> (K,) float32.
-    """
-
-    seg: np.ndarray
-    classes: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
 class Result:
     """A frame's result.
 
     Attributes:
-        mask: (H, W) uint8 structure indices on the frame's own grid.
-        found: ``areas``, ``classes``, ``notes`` and ``spacing_mm`` as in ``bundle.transforms.DescribePredictiond``.
+        answers: task -> what was found, on the frame's own grid.
+        found: the same as plain values, see ``bundle.tasks.Records``.
         work: seconds from pixels to result.
         latency: seconds from capture to result; beside the work the wait in the queue.
     """
 
     frame: Frame
-    mask: np.ndarray
+    answers: Mapping[str, Any]
     found: Mapping[str, Any]
     work: float
     latency: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from bundle.live.pictures import Frame, Result
 from bundle.live.report import LiveReport
 from bundle.live.sources import DEFAULT_RATE, Source, play
 from bundle.live.stream import Stream
+from bundle.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Outputs:
     """The results' ways out; closed in the end, whatever happened."""
 
     def __init__(
-        self, options: RunOptions, *, source: Source, rate: float, structures: list[str], stack: ExitStack
+        self, options: RunOptions, *, source: Source, rate: float, tasks: Sequence[Task], stack: ExitStack
     ) -> None:
-        self.structures = structures
+        self.tasks = tasks
         check_outputs({"--output": options.output, "--jsonl": options.jsonl}, sources=source.files)
         self.window = Window() if options.show else None
         self.video = VideoFile(options.output, rate=rate, sources=source.files) if options.output else None
@@ -82,21 +83,21 @@ class Outputs:
             self.lines.write(result)
         if not self.video and not self.window:
             return True
-        picture = draw_result(result, self.structures)
+        picture = draw_result(result, self.tasks)
         if self.video:
             self.video.write(picture)
         return self.window.show(picture) if self.window else True
 
 
 def run_live(
-    source: Source, segment: Callable[[Frame], Result], *, structures: list[str], options: RunOptions
+    source: Source, segment: Callable[[Frame], Result], *, tasks: Sequence[Task], options: RunOptions
 ) -> dict[str, Any]:
     """Plays a source through a segmenter until it ends or the user ends it, and gives the report's summary.
 
     Args:
         source: opened.
         segment: frame to result, such as a :class:`bundle.live.FrameSegmenter`.
-        structures: names of the masks' values, background first.
+        tasks: the declared tasks.
         options: of the run.
 
     Raises:
@@ -110,7 +111,7 @@ def run_live(
     stream, report = Stream(frames, segment, realtime=realtime), LiveReport()
     total = source.length * options.loops if source.length else None
     with ExitStack() as stack:
-        outputs = Outputs(options, source=source, rate=rate, structures=structures, stack=stack)
+        outputs = Outputs(options, source=source, rate=rate, tasks=tasks, stack=stack)
         bar = stack.enter_context(tqdm(total=total, unit="frame", smoothing=0.05))
         stack.enter_context(_interruptible(stream.stop))
         for result in stream:

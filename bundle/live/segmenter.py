@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bundle.engines import PromptedInferer
-from bundle.live.pictures import Frame, Probabilities, Result, cv2
+from bundle.geometry import Geometry
+from bundle.live.pictures import Frame, Result
 from bundle.live.vote import TemporalVote
-from bundle.transforms import DescribePredictiond, WithholdImplausible
-from bundle.transforms.letterbox import place_in_square
+from bundle.tasks import Asked, Records
+from bundle.tasks.decoding import activated, decoded
 from bundle.transforms.plausibility import implausible_picture, withheld_note
-from bundle.vocabulary import PROMPTS, encode_prompt
+from bundle.vocabulary import PROMPTS, UNKNOWN, encode_prompt
 
 
 class Letterbox:
@@ -40,13 +40,9 @@ class Letterbox:
         black = -torch.tensor(mean) / torch.tensor(std)
         self.black = black.reshape(1, 3, 1, 1).repeat(1, 1, size, size).contiguous(memory_format=torch.channels_last)
 
-    def place(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
-        """Rows and columns of the square that a picture of a shape (H, W) fills."""
-        return place_in_square(shape, self.size)
-
     def __call__(self, pixels: np.ndarray) -> Tensor:
         """(1, 3, size, size) float32, channels last, of (H, W) grey or (H, W, 3) blue, green, red uint8."""
-        rows, columns = self.place(pixels.shape[:2])
+        rows, columns = Geometry(pixels.shape[:2], self.size).window
         picture = torch.from_numpy(pixels)
         # Three channels are scaled as bytes in a tenth of the time that they take as floats; one channel gains nothing.
         picture = picture[None].float() if pixels.ndim == 2 else picture.permute(2, 0, 1)
@@ -57,30 +53,6 @@ class Letterbox:
         return square
 
 
-def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The most probable structure on the picture's own grid, of probabilities scaled to it bilinearly.
-
-    Interpolation is linear, so a structure can only win where its probability exceeds the background's in one of the
-    four neighbors. Structures that nowhere do are not scaled at all, the others as their lead over the background.
-
-    Args:
-        probabilities: (C, h, w) float32, the background first.
-        shape: (H, W) of the picture.
-
-    Returns:
-        (H, W) uint8 structure indices.
-    """
-    lead = probabilities[1:] - probabilities[0]
-    mask = np.zeros(shape, np.uint8)
-    best = np.zeros(0, np.float32)
-    for index in np.flatnonzero(lead.max(axis=(1, 2)) > 0):
-        large = cv2.resize(lead[index], shape[::-1], interpolation=cv2.INTER_LINEAR)
-        wins = large > (best if best.size else 0)
-        np.putmask(mask, wins, index + 1)
-        best = np.maximum(best, large) if best.size else np.maximum(large, 0)
-    return mask
-
-
 class FrameSegmenter:
     """Segments and classifies frames one after the other, with a vote over the latest.
 
@@ -88,7 +60,7 @@ class FrameSegmenter:
         network: what has ``predict(image, prompt)``: a :class:`bundle.networks.UPerConvNeXt` or another runtime.
         inferer: keeps the masks to the structures of the prompted organ.
         letterbox: the way into the network.
-        describe: puts results in words.
+        records: puts results in words; knows the tasks.
         prompts: position, nature, task; absent is unknown.
         positions: the position table.
         window: frames of the vote.
@@ -104,51 +76,38 @@ class FrameSegmenter:
         *,
         inferer: PromptedInferer,
         letterbox: Letterbox,
-        describe: DescribePredictiond,
+        records: Records,
         prompts: Mapping[str, str],
         positions: Sequence[str],
         window: int,
         check_images: bool,
     ) -> None:
         self.check_images = check_images
-        self.network, self.inferer, self.letterbox, self.describe = network, inferer, letterbox, describe
+        self.network, self.inferer, self.letterbox, self.records = network, inferer, letterbox, records
         self.prompts = {name: prompts[name] for name in PROMPTS if name in prompts}
         self.code = torch.tensor([encode_prompt(self.prompts, positions)])
-        self.vote, self.withhold = TemporalVote(window), WithholdImplausible()
+        self.vote = TemporalVote(window)
 
     @torch.inference_mode()
-    def probabilities(self, pixels: np.ndarray) -> Probabilities:
-        """What the network says of one picture, (H, W) or (H, W, 3) uint8."""
+    def values(self, pixels: np.ndarray) -> dict[str, Tensor]:
+        """Task -> what the network says of one picture, (H, W) or (H, W, 3) uint8."""
         outputs = self.inferer(self.letterbox(pixels), self.network, prompt=self.code)
-        rows, columns = self.letterbox.place(pixels.shape[:2])
-        seg = outputs["seg"][0, :, rows, columns].float().softmax(0).contiguous().numpy()
-        classes = {
-            name.removeprefix("cls_"): logits[0].float().softmax(0).numpy()
-            for name, logits in outputs.items()
-            if name.startswith("cls_")
-        }
-        return Probabilities(seg, classes)
-
-    def _voted(self, pixels: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        """Mask (H, W) and class probabilities of the vote with one more picture."""
-        shape = (int(pixels.shape[0]), int(pixels.shape[1]))
-        mean = self.vote.add(self.probabilities(pixels), shape)
-        return restore(mean.seg, shape), mean.classes
-
-    def _withheld(self, pixels: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        """Zeros, for a picture that the network does not see; it has no part in the vote."""
-        classes = {name: np.zeros(len(classes)) for name, classes in self.describe.label_sets.items()}
-        return np.zeros(pixels.shape[:2], np.uint8), classes
+        return activated(self.records.tasks, {name: logits[0] for name, logits in outputs.items()})
 
     def __call__(self, frame: Frame) -> Result:
-        """The frame's mask on its own grid, areas and classes; none of them where it cannot be ultrasound."""
+        """What was found in the frame, on its own grid; nothing where it cannot be ultrasound."""
         start = time.perf_counter()
-        pixels = frame.picture.pixels
+        pixels, tasks = frame.picture.pixels, self.records.tasks
         reason = implausible_picture(pixels) if self.check_images else ""
-        mask, classes = self._withheld(pixels) if reason else self._voted(pixels)
-        item = {"pred": MetaTensor(torch.from_numpy(mask)), "probabilities": classes, "withheld": bool(reason)}
-        found = self.withhold(self.describe({**self.prompts, **item, "spacing": frame.picture.spacing}))["result"]
+        place = Geometry((int(pixels.shape[0]), int(pixels.shape[1])), self.letterbox.size, frame.picture.spacing)
+        asked = Asked(self.prompts.get("position", UNKNOWN))
+        if reason:  # the network does not see it, and it has no part in the vote
+            found = {task.name: task.withheld(place) for task in tasks}
+        else:
+            found = decoded(tasks, self.vote.add(self.values(pixels), place.shape), place, asked)
+        item = {"found": found, "geometry": place, "asked": asked, "withheld": bool(reason), **self.prompts}
+        record = self.records.result(item)
         if reason:
-            found["notes"] = withheld_note(reason)
+            record["notes"] = withheld_note(reason)
         end = time.perf_counter()
-        return Result(frame, mask, found, work=end - start, latency=end - frame.captured)
+        return Result(frame, found, record, work=end - start, latency=end - frame.captured)

@@ -14,10 +14,7 @@ from monai.bundle import ConfigParser
 from bundle.live.pictures import cv2
 from bundle.live.segmenter import FrameSegmenter, Letterbox
 from bundle.networks.weights import load_network
-from bundle.transforms import DescribePredictiond
-from bundle.vocabulary import check_prompted, switch
-
-PROMPTS = ("position", "nature", "task")
+from bundle.vocabulary import REQUESTED_PROMPTS, switch
 
 
 def build_segmenter(
@@ -46,22 +43,18 @@ def build_segmenter(
     given = {name: value for name, value in changes.items() if value is not None}
     parser.update({"bundle_root": str(bundle_root), "device": torch.device("cpu"), "lanes": 1, **given})
     get = parser.get_parsed_content
-    network = _load(parser)
-    structures, label_sets, positions = get("structures"), get("label_sets"), get("positions")
-    asked: dict[str, str] = {name: (prompts or {}).get(name) or get(name) for name in PROMPTS}
-    check_prompted([asked["position"]], get("organ_structures"), positions=positions, structures=structures)
+    asked: dict[str, str] = {name: (prompts or {}).get(name) or get(name) for name in REQUESTED_PROMPTS}
     segmenter = FrameSegmenter(
-        network,
+        _load(parser),
         inferer=get("inferer"),
         letterbox=Letterbox(get("image_size"), mean=get("image_mean"), std=get("image_std")),
-        describe=DescribePredictiond(structures, label_sets),
+        records=get("records"),
         prompts=asked,
-        positions=positions,
+        positions=get("positions"),
         window=window,
         check_images=switch(get("check_images"), "check_images"),
     )
-    # The first pass is slow: runtimes compile in it, and a live stream cannot wait.
-    segmenter.probabilities(np.zeros((segmenter.letterbox.size,) * 2, np.uint8))
+    segmenter.values(np.zeros((segmenter.letterbox.size,) * 2, np.uint8))  # the first pass is slow: runtimes compile
     return segmenter
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The temporal vote: the mean of the network's probabilities over the latest frames."""
+"""The temporal vote: the mean of the network's answers over the latest frames."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
-from bundle.live.pictures import Probabilities
+import numpy as np
+import torch
+from torch import Tensor
 
 
 class Mean:
@@ -39,9 +41,9 @@ class Mean:
 
 
 class TemporalVote:
-    """Averages class probabilities and segmentation probabilities over the latest frames that the network saw.
+    """Averages the tasks' values, such as probabilities, over the latest frames that the network saw.
 
-    The mask is then the most probable structure of the mean. A frame of another size starts anew.
+    What is decoded is then the mean, such as its most probable structure. A frame of another size starts anew.
 
     Args:
         window: frames, at least 1; 1 is no vote.
@@ -57,18 +59,16 @@ class TemporalVote:
         self.shape: tuple[int, ...] = ()
         self.means: dict[str, Mean] = {}
 
-    def add(self, one: Probabilities, shape: tuple[int, ...]) -> Probabilities:
+    def add(self, values: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[str, Tensor]:
         """The mean with one more frame.
 
         Args:
-            one: the network's probabilities of the frame.
+            values: task -> values of the frame.
             shape: (H, W) of the frame.
         """
         if self.window == 1:
-            return one
+            return dict(values)
         if shape != self.shape:
             self.shape = shape
-            self.means = {"seg": Mean(self.window, one.seg.shape)}
-            self.means.update({f"cls_{name}": Mean(self.window, p.shape) for name, p in one.classes.items()})
-        classes = {name: self.means[f"cls_{name}"].add(p) for name, p in one.classes.items()}
-        return Probabilities(self.means["seg"].add(one.seg), classes)
+            self.means = {name: Mean(self.window, tuple(value.shape)) for name, value in values.items()}
+        return {name: torch.from_numpy(self.means[name].add(value.numpy())) for name, value in values.items()}

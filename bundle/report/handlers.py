@@ -18,10 +18,9 @@ import torch
 from ignite.engine import Engine, Events
 
 from bundle import __version__
+from bundle.engines.score import MultiTaskScore, gather_rows, merged_items
 from bundle.files import OutputFolder, sha256, writable_folder
-from bundle.metrics import MultiTaskScore, merged_items, summarize_classification, summarize_segmentation
-from bundle.metrics.score import gather_rows
-from bundle.metrics.segmentation import item_name
+from bundle.metrics import item_name
 from bundle.report.pictures import Case, draw_cases, make_case
 from bundle.report.tables import (
     common_folder,
@@ -31,19 +30,22 @@ from bundle.report.tables import (
     without_folder,
 )
 from bundle.tables import csv_table
+from bundle.tasks import Task
+from bundle.vocabulary import BACKGROUND
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("results.md", "summary.json", "per_image.csv", "per_image_classification.csv", "worst_cases.png")
-"""Files of an evaluation."""
+OUTPUTS = ("results.md", "summary.json", "worst_cases.png")
+"""Files of an evaluation, beside the tables of its sections."""
 
 
 class EvaluationReport:
     """Writes what an evaluation found, and logs the table and the paths.
 
-    To ``output_dir``: ``per_image.csv`` (a row per image, structure and protocol), ``per_image_classification.csv``,
-    ``summary.json`` (everything, with intervals), ``results.md`` (tables) and ``worst_cases.png`` (per data set and
-    structure the lowest Dice among the images that hold it). Images are named relative to the folder that they share.
+    To ``output_dir``: ``per_image.csv`` (rows of the tasks of the first section, such as one per image, structure and
+    protocol), ``per_image_<section>.csv`` for the others, ``summary.json`` (everything, with intervals), ``results.md``
+    (tables) and ``worst_cases.png`` (per data set and structure the lowest Dice among the images that hold it). Images
+    are named relative to the folder that they share.
 
     Args:
         score: the evaluator's metric; its rows are reported.
@@ -72,6 +74,12 @@ class EvaluationReport:
         self.score = score
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.split, self.seed, self.resamples, self.worst = split, seed, resamples, worst
+        self.sections: dict[str, list[Task]] = {}
+        for task in score.tasks:
+            self.sections.setdefault(task.section, []).append(task)
+        self.tables = {
+            section: f"per_image_{section}.csv" if n else "per_image.csv" for n, section in enumerate(self.sections)
+        }
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an evaluator to which ``score`` is attached already."""
@@ -80,12 +88,12 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self) -> None:
-        self.scored = 0
+        self.scored = {task.name: 0 for task in self.score.tasks}
         self.cases: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         writable_folder(str(self.output_dir))
         self.folder = OutputFolder(self.output_dir)
-        self.folder.check(OUTPUTS)
+        self.folder.check([*OUTPUTS, *self.tables.values()])
 
     def _keep_worst(self, engine: Engine) -> None:
         items = {item_name(item): item for item in merged_items(engine)}
@@ -94,17 +102,23 @@ class EvaluationReport:
             for name, item in items.items()
             if not item.get("error")
         ]
-        for row in self.score.rows[self.scored :]:
-            if row["present"]:
-                title = f"{row['dataset']} · {row['structure']} · Dice {row['dice']:.3f}"
-                case = make_case(items[row["image"]], title=title, caption=Path(row["image"]).stem)
-                key = {k: row[k] for k in ("dataset", "structure", "image", "dice")}
-                self.cases = _worst([*self.cases, {**key, "case": case}], self.worst)
-        self.scored = len(self.score.rows)
+        for task in self.score.tasks:
+            rows = self.score.rows[task.name]
+            for row in rows[self.scored[task.name] :] if task.worst_by else ():
+                if row.get("present", True):
+                    self._keep(task, row, items[row["image"]])
+            self.scored[task.name] = len(rows)
+
+    def _keep(self, task: Task, row: Mapping[str, Any], item: Mapping[str, Any]) -> None:
+        part, value = row[task.keys[0]], row[task.worst_by]
+        title = f"{row['dataset']} · {part} · {task.worst_by.capitalize()} {value:.3f}"
+        case = make_case(item, title=title, caption=Path(row["image"]).stem)
+        key = {"dataset": row["dataset"], "part": part, "image": row["image"], "value": value}
+        self.cases = _worst([*self.cases, {**key, "case": case}], self.worst)
 
     def _write(self, engine: Engine) -> None:
         images = gather_rows(self.images, keys=("image",))
-        cases = _worst(gather_rows(self.cases, keys=("image", "structure")), self.worst)
+        cases = _worst(gather_rows(self.cases, keys=("image", "part")), self.worst)
         if idist.get_rank() != 0:
             return
         folder = common_folder([row["image"] for row in [*images, *self.score.unreadable]])
@@ -115,18 +129,22 @@ class EvaluationReport:
             "unreadable": without_folder(self.score.unreadable, folder),
             **self._scores(),
         }
-        segmentation = without_folder(self.score.rows + self.score.paper_rows, folder)
-        classification = without_folder(flat_probabilities(self.score.classification_rows), folder)
-        markdown = results_markdown(summary)
+        sections = {
+            section: tasks[0].tables(summary[section]) for section, tasks in self.sections.items() if summary[section]
+        }
+        markdown = results_markdown(summary, sections)
         worst = draw_cases(
             [row["case"] for row in cases],
-            structures=self.score.structures,
+            structures=mask_names(self.score.tasks),
             heading=f"Lowest Dice per data set and structure, {self.split} split",
             columns=self.worst,
         )
         content = (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode()
-        contents = (markdown.encode(), content, csv_table(segmentation), csv_table(classification), worst)
-        written = [self.folder.write(*pair) for pair in zip(OUTPUTS, contents, strict=True)]
+        written = [self.folder.write(*pair) for pair in zip(OUTPUTS, (markdown.encode(), content, worst), strict=True)]
+        for section, tasks in self.sections.items():
+            rows = [row for task in tasks for row in self.score.rows[task.name]]
+            table = csv_table(without_folder(flat_probabilities(rows), folder))
+            written.append(self.folder.write(self.tables[section], table))
         paths = "\n".join(map(str, written))
         logger.info(f"evaluation finished\n\n{markdown}\nwritten:\n{paths}")
         end_with(summary["unreadable"])
@@ -143,29 +161,30 @@ class EvaluationReport:
             "interval": "95 %, percentile bootstrap by group",
             "weights_sha256": sha256(self.weights),
             "machine": _machine(getattr(engine.state, "device", None)),
-            "nsd_tolerance": {
-                "mm": self.score.nsd_tolerance_mm,
-                "fraction_of_diagonal": self.score.nsd_tolerance_fraction,
-            },
         }
 
     def _scores(self) -> dict[str, Any]:
         score, options = self.score, {"resamples": self.resamples, "seed": self.seed}
+        headline = {f"val_{metric}" for task in score.tasks for metric in task.headline}
         return {
-            "means": {k.removeprefix("val_"): v for k, v in score.parts.items() if k in ("val_dice", "val_auroc")},
-            "segmentation": summarize_segmentation(score.rows, **options),
-            "segmentation_paper_protocol": summarize_segmentation(score.paper_rows, **options),
-            "classification": summarize_classification(
-                score.classification_rows, label_sets=score.label_sets, **options
-            ),
+            "means": {k.removeprefix("val_"): v for k, v in score.parts.items() if k in headline},
+            **{
+                section: [entry for task in tasks for entry in task.summary(score.rows[task.name], **options)]
+                for section, tasks in self.sections.items()
+            },
         }
 
 
+def mask_names(tasks: Sequence[Task]) -> list[str]:
+    """Names of the label map's values, background first; only that where no task makes one."""
+    return next((task.structures for task in tasks if task.guided), [BACKGROUND])  # type: ignore[attr-defined]
+
+
 def _worst(cases: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The ``count`` lowest Dice of each data set and structure."""
+    """The ``count`` lowest values of each data set and part."""
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for case in sorted(cases, key=lambda c: (c["dataset"], c["structure"], c["dice"], c["image"])):
-        cells.setdefault((case["dataset"], case["structure"]), []).append(case)
+    for case in sorted(cases, key=lambda c: (c["dataset"], c["part"], c["value"], c["image"])):
+        cells.setdefault((case["dataset"], case["part"]), []).append(case)
     return [case for members in cells.values() for case in members[:count]]
 
 
@@ -190,23 +209,12 @@ class ContactSheet:
 
     Args:
         output_path: of the PNG; an earlier run's is replaced.
-        structures: name of each structure index, background first.
-        label_sets: label set -> class names.
+        tasks: the declared tasks.
         max_images: number of images.
     """
 
-    def __init__(
-        self,
-        output_path: str,
-        structures: Sequence[str],
-        label_sets: Mapping[str, Sequence[str]],
-        *,
-        max_images: int = 12,
-    ) -> None:
-        self.output_path = Path(output_path)
-        self.structures = list(structures)
-        self.label_sets = {name: list(classes) for name, classes in label_sets.items()}
-        self.max_images = max_images
+    def __init__(self, output_path: str, tasks: Sequence[Task], *, max_images: int = 12) -> None:
+        self.output_path, self.tasks, self.max_images = Path(output_path), list(tasks), max_images
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an evaluator, after its metrics."""
@@ -221,36 +229,27 @@ class ContactSheet:
         for item in merged_items(engine):
             if item.get("error"):
                 continue
-            truth, predicted = self._classes(item)
-            cases = self.cases.setdefault(item["dataset"], {}).setdefault(truth, [])
+            stratum = next(filter(None, (task.stratum(item) for task in self.tasks)), "")
+            cases = self.cases.setdefault(item["dataset"], {}).setdefault(stratum, [])
             if len(cases) < self.max_images:
                 title = f"{item['dataset']} · {Path(item_name(item)).stem}"
-                cases.append(make_case(item, title=title, caption=self._caption(item, truth, predicted)))
+                cases.append(make_case(item, title=title, caption=self._caption(item)))
 
-    def _classes(self, item: Mapping[str, Any]) -> tuple[str, str]:
-        """Names of the true class and of the predicted one with its probability; "" without a true class."""
-        for index, (name, classes) in zip(item["cls"], self.label_sets.items(), strict=True):
-            if int(index) >= 0:
-                probabilities = torch.as_tensor(item["probabilities"][name])
-                best = int(probabilities.argmax())
-                return classes[int(index)], f"{classes[best]} {float(probabilities[best]):.2f}"
-        return "", ""
-
-    def _caption(self, item: Mapping[str, Any], truth: str, predicted: str) -> str:
-        parts = [f"{truth}, predicted {predicted}"] if truth else []
-        for index in range(1, len(self.structures)):
-            label, pred = item["label"] == index, item["pred"] == index
-            if item["labeled"][index] and bool(label.any()):
-                dice = 2 * int((label & pred).sum()) / int(label.sum() + pred.sum())
-                parts.append(f"Dice {self.structures[index]} {dice:.2f}")
-        return " · ".join(parts) or "no class and no mask to compare with"
+    def _caption(self, item: Mapping[str, Any]) -> str:
+        remarks = [
+            task.remark(row)
+            for task in self.tasks
+            if task.name in item["found"]
+            for row in task.rows(item["found"][task.name], item)
+        ]
+        return " · ".join(filter(None, remarks)) or "no class and no mask to compare with"
 
     def _draw(self, engine: Engine) -> None:
         best = getattr(engine.state, "best_metric_epoch", -1)
         if idist.get_rank() != 0 or best not in (-1, engine.state.epoch):
             return
         heading = f"Validation, epoch {engine.state.epoch}"
-        content = draw_cases(self._spread(), structures=self.structures, heading=heading)
+        content = draw_cases(self._spread(), structures=mask_names(self.tasks), heading=heading)
         OutputFolder(self.output_path.parent).write(self.output_path.name, content)
 
     def _spread(self) -> list[Case]:

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from monai.data import decollate_batch
 from monai.metrics import compute_dice
 
+from bundle.engines.score import gather_rows, unreadable_row
 from bundle.failures import one_line
 from bundle.files import OutputFolder, writable_folder
 from bundle.guidance import SimulatedUser
 from bundle.metrics.bootstrap import mean_estimate
-from bundle.metrics.score import gather_rows, unreadable_row
 from bundle.metrics.segmentation import item_origin
 from bundle.report.pictures import png
 from bundle.report.tables import common_folder, end_with, unreadable_lines, without_folder
@@ -121,8 +121,8 @@ class InteractionTrials:
             batch = image[None].to(engine.state.device)
             outputs = self.inferer(batch, engine.network, prompt=item["prompt"][None])
         logits = {name: value[0] for name, value in outputs.items()}
-        found = self.postprocessing({"image": item["image"], "pred": logits, "guidance": guidance})["pred"][0].numpy()
-        pred: np.ndarray = found == structure
+        given = {"image": item["image"], "position": item.get("position"), "guidance": guidance}
+        pred: np.ndarray = self.postprocessing({**given, "pred": logits})["pred"][0].numpy() == structure
         return pred
 
 
@@ -190,17 +190,13 @@ class InteractionReport:
         def column(trial: str, clicks: int) -> list[float]:
             return [table[image, trial, clicks] for image in images]
 
-        def needed(image: str, goal: float) -> int | None:
-            return next((n for n in range(last + 1) if table[image, "clicks", n] >= goal), None)
+        def reach(goal: float) -> dict[str, Any]:
+            dice = [[table[image, "clicks", n] for n in range(last + 1)] for image in images]
+            needed = [next((n for n, value in enumerate(values) if value >= goal), None) for values in dice]
+            reached = [n for n in needed if n is not None]
+            counts = [last if n is None else n for n in needed]
+            return {"clicks": estimate(counts), "reached": len(reached) / len(images)}
 
-        goals = {}
-        for goal in GOALS:
-            counts = [needed(image, goal) for image in images]
-            reached = [n for n in counts if n is not None]
-            goals[f"{goal:.2f}"] = {
-                "clicks": estimate([last if n is None else n for n in counts]),
-                "reached": len(reached) / len(images),
-            }
         before, after, mended = column("clicks", wrong - 1), column("wrong", wrong), column("wrong", wrong + 1)
         return {
             "dataset": rows[0]["dataset"],
@@ -214,7 +210,7 @@ class InteractionReport:
                 "change": estimate([b - a for a, b in zip(before, after, strict=True)]),
                 "change_after_one_more": estimate([b - a for a, b in zip(before, mended, strict=True)]),
             },
-            "goals": goals,
+            "goals": {f"{goal:.2f}": reach(goal) for goal in GOALS},
             "most_clicks": last,
         }
 

@@ -18,10 +18,8 @@ from scipy.ndimage import binary_erosion
 
 from bundle.failures import one_line
 from bundle.metrics.segmentation import item_name
+from bundle.palette import hex_color
 from bundle.transforms import LoadUltrasoundd
-
-COLORS = ("#e69f00", "#56b4e9", "#00c896", "#ff5c8a", "#f0e442", "#b794f6", "#ff7f50", "#ffffff")
-"""Of structures 1, 2, ...: told apart on grey, also with a color vision deficiency (after Okabe & Ito 2008)."""
 
 PAPER, INK = "#14171c", "#e8eaed"
 PANEL = (300, 340)
@@ -123,7 +121,7 @@ def _draw_case(axes: Any, case: Case) -> None:
 
 def _legend(figure: Figure, cases: Sequence[Case], *, structures: Sequence[str], top: float) -> None:
     shown = {int(v) for c in cases for m in (c.truth, c.pred) if m is not None for v in np.unique(m)} - {0}
-    patches = [Patch(color=_color(i), label=structures[i]) for i in sorted(shown)]
+    patches = [Patch(color=hex_color(i), label=structures[i]) for i in sorted(shown)]
     if patches:
         legend = figure.legend(
             handles=patches, loc="center right", bbox_to_anchor=(0.99, top), ncols=len(patches), frameon=False
@@ -161,7 +159,7 @@ def _overlay(image: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.
     for index in np.unique(mask[mask > 0]):
         inside = mask == index
         edge = inside & ~binary_erosion(inside, iterations=2)
-        color = _rgb(_color(int(index)))
+        color = _rgb(hex_color(int(index)))
         result[inside] = 0.82 * result[inside] + 0.18 * color
         result[edge] = color
     return result
@@ -173,10 +171,6 @@ def _pad(image: NDArray[np.float32]) -> NDArray[np.float32]:
     top, left = (PANEL[0] - image.shape[0]) // 2, (PANEL[1] - image.shape[1]) // 2
     panel[top : top + image.shape[0], left : left + image.shape[1]] = image
     return panel
-
-
-def _color(index: int) -> str:
-    return COLORS[(index - 1) % len(COLORS)]
 
 
 def _rgb(color: str) -> NDArray[np.float32]:

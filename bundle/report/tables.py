@@ -28,11 +28,6 @@ NOTES = (
     "Sensitivity and specificity: of the named class, at the most probable class. AUROC: one versus rest, mean over "
     "classes.",
 )
-PAPER_NOTE = (
-    "Paper protocol, for comparison with published figures only: scores inside the centered square crop whose side is "
-    "the shorter side of the image; images whose mask is empty there are left out. It hides false alarms and whatever "
-    "lies outside the crop."
-)
 
 
 def common_folder(paths: Sequence[str]) -> str:
@@ -56,21 +51,22 @@ def without_folder(rows: Sequence[Mapping[str, Any]], folder: str) -> list[Row]:
 
 
 def flat_probabilities(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Classification rows with one column per class in place of the mapping."""
+    """Rows with one column per class in place of a mapping of probabilities."""
     return [
         {
             **{key: value for key, value in row.items() if key != "probabilities"},
-            **{f"probability_{name}": value for name, value in row["probabilities"].items()},
+            **{f"probability_{name}": value for name, value in row.get("probabilities", {}).items()},
         }
         for row in rows
     ]
 
 
-def results_markdown(summary: Mapping[str, Any]) -> str:
-    """The results as Markdown: segmentation, classification, confusion matrices, paper protocol, notes.
+def results_markdown(summary: Mapping[str, Any], sections: Mapping[str, Sequence[str]]) -> str:
+    """The results as Markdown: the tasks' sections, and notes.
 
     Args:
         summary: what ``EvaluationReport`` writes to summary.json.
+        sections: heading -> lines.
     """
     lines = [
         f"# Results: {summary['split']} split",
@@ -82,17 +78,8 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
         "Means: " + (", ".join(f"{k} {v:.3f}" for k, v in summary["means"].items()) or "nothing was scored") + ".",
     ]
     lines += unreadable_lines(summary["unreadable"])
-    if summary["segmentation"]:
-        lines += ["", "## Segmentation", "", *_overlap_table(summary["segmentation"])]
-        lines += _surface_table(summary["segmentation"], summary["nsd_tolerance"])
-    if summary["classification"]:
-        lines += ["", "## Classification", "", *_class_table(summary["classification"])]
-        for entry in summary["classification"]:
-            lines += _confusion_table(entry)
-    if summary["segmentation_paper_protocol"]:
-        lines += ["", "## Paper protocol", "", PAPER_NOTE, ""]
-        lines += _paper_table(summary["segmentation_paper_protocol"])
-        lines += _surface_table(summary["segmentation_paper_protocol"], summary["nsd_tolerance"], " (paper protocol)")
+    for section, part in sections.items():
+        lines += ["", f"## {section[0].upper()}{section[1:]}", "", *part]
     return "\n".join([*lines, "", "## How to read this", "", *(f"- {note}" for note in NOTES), ""])
 
 
@@ -118,81 +105,3 @@ def end_with(unreadable: Sequence[Mapping[str, Any]]) -> None:
             " the reasons are above and in the report."
         )
         raise SystemExit(1)
-
-
-def _overlap_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = ["Data set", "Structure", "Images", "Patients", "With structure", "Dice", "IoU"]
-    head += ["Without", "False alarms", "False area", "Dice of all images", "Other area"]
-    return _table(
-        head,
-        [
-            [
-                *(str(e[k]) for k in ("dataset", "structure", "images", "patients", "present")),
-                _number(e["dice"]),
-                _number(e["iou"]),
-                str(e["absent"]),
-                _number(e["false_alarm_rate"]),
-                _number(e["false_area"]),
-                _number(e["dice_all"]),
-                _number(e["other_area"]),
-            ]
-            for e in entries
-        ],
-    )
-
-
-def _paper_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = ["Data set", "Structure", "Images", "Patients", "Left out"]
-    head += ["Dice (paper protocol)", "IoU (paper protocol)"]
-    return _table(
-        head,
-        [
-            [str(e[k]) for k in ("dataset", "structure", "images", "patients", "left_out")]
-            + [_number(e["dice"]), _number(e["iou"])]
-            for e in entries
-        ],
-    )
-
-
-def _surface_table(entries: Sequence[Mapping[str, Any]], tolerance: Mapping[str, float], mark: str = "") -> list[str]:
-    limits = {"mm": f"{tolerance['mm']:g} mm", "px": f"{100 * tolerance['fraction_of_diagonal']:g} % of the diagonal"}
-    rows = [
-        [e["dataset"], e["structure"], str(s["images"]), _number(s["nsd"]), limits[unit], _number(s["hd95"], 1), unit]
-        for e in entries
-        for unit, s in e["surface"].items()
-    ]
-    head = ["Data set", "Structure", "Images", f"NSD{mark}", "Tolerance", f"HD95{mark}", "Unit of HD95"]
-    return ["", *_table(head, rows)] if rows else []
-
-
-def _class_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = ["Label set", "Images", "Patients", "Accuracy", "Balanced accuracy", "Macro F1", "AUROC", "Class"]
-    rows = []
-    for e in entries:
-        area = _number(e["auroc"]) if e["auroc"]["value"] is not None else e["auroc_note"]
-        scores = [_number(e[k]) for k in ("accuracy", "balanced_accuracy", "f1")]
-        start = [e["label_set"], str(e["images"]), str(e["patients"]), *scores, area]
-        for name in e["sensitivity"]:
-            rows.append([*start, name, _number(e["sensitivity"][name]), _number(e["specificity"][name])])
-            start = [""] * len(start)
-    return _table([*head, "Sensitivity", "Specificity"], rows)
-
-
-def _confusion_table(entry: Mapping[str, Any]) -> list[str]:
-    rows = [[name, *map(str, counts)] for name, counts in zip(entry["classes"], entry["confusion"], strict=True)]
-    return ["", *_table([f"{entry['label_set']}: truth / prediction", *entry["classes"]], rows)]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(one_line(cell).replace('|', '/') for cell in line)} |" for line in lines]
-
-
-def _number(estimate: Mapping[str, Any], digits: int = 3) -> str:
-    """``0.904 (0.880 to 0.925)``; a dash when not defined."""
-    if estimate["value"] is None:
-        return "-"
-    value = f"{estimate['value']:.{digits}f}"
-    if estimate["low"] is None:
-        return value
-    return f"{value} ({estimate['low']:.{digits}f} to {estimate['high']:.{digits}f})"

@@ -4,14 +4,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from bundle.files import LEDGER
 from bundle.live import Frame, Picture, Result
 from bundle.live.outputs import VideoFile, Window
 from bundle.live.overlay import _paint, draw_result
-from bundle.writers import color, draw_overlay
+from bundle.palette import color
+from bundle.sinks.overlay import draw_overlay
+from bundle.tasks import Masks, class_tasks
+from bundle.tasks.masks import FoundMasks
+from bundle.vocabulary import Organs
 
-STRUCTURES = ["background", "lesion", "head"]
+ORGANS = Organs(
+    {
+        "breast": {"structures": ["lesion"], "classes": ["benign", "malignant"]},
+        "head": {"structures": ["head"]},
+        "indis": {},
+    }
+)
+TASKS = [Masks(ORGANS), *class_tasks(ORGANS)]
 
 
 def masks() -> np.ndarray:
@@ -34,14 +46,16 @@ def test_structures_are_drawn_as_in_the_overlays_of_files() -> None:
 
 def test_result_says_structures_and_classes_on_grey_and_color() -> None:
     mask = masks()
-    found = {
-        "areas": {name: {"pixels": int((mask == i).sum())} for i, name in enumerate(STRUCTURES) if i},
-        "classes": {"breast": {"predicted": "benign", "probabilities": {"benign": 0.8, "malignant": 0.2}}},
-        "notes": "",
-    }
+    classes = {"probabilities": torch.tensor([0.8, 0.2]), "shown": True, "asked": False}
+    answers = {"seg": FoundMasks(torch.from_numpy(mask)), "cls_breast": classes}
+    assert [text for task in TASKS for text, _ in task.captions(answers[task.name])] == [
+        "lesion",
+        "head",
+        "breast: benign 0.80",
+    ]
     for shape in ((300, 400), (300, 400, 3)):
         pixels = np.full(shape, 50, np.uint8)
-        drawn = draw_result(Result(Frame(0, 0.0, 0.0, Picture(pixels)), mask, found, 0.0, 0.0), STRUCTURES)
+        drawn = draw_result(Result(Frame(0, 0.0, 0.0, Picture(pixels)), answers, {"notes": ""}, 0.0, 0.0), TASKS)
         assert drawn.shape == (300, 400, 3)
         assert (pixels == 50).all()  # the frame itself stays
         assert (drawn[120, 50] == color(1)[::-1]).all()

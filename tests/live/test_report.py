@@ -39,7 +39,7 @@ def test_durations_outside_the_bins_and_none_at_all() -> None:
 def test_summary_is_plain_and_text_names_the_figures() -> None:
     report, frame = LiveReport(), blank(8, 8)
     for _ in range(3):
-        report.add(Result(frame, np.zeros((8, 8), np.uint8), {}, work=0.01, latency=0.02))
+        report.add(Result(frame, {}, {}, work=0.01, latency=0.02))
     summary = report.summary(source="video", dropped=4, skipped=1, ended="end of the source", settings={"window": 5})
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert (summary["frames"], summary["dropped"], summary["skipped"]) == (3, 4, 1)

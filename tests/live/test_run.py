@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bundle.engines import PromptedInferer
-from bundle.live import Frame, FrameSegmenter, Letterbox, Result, RunOptions, open_source, run_live
+from bundle.live import Frame, FrameSegmenter, Letterbox, Result, RunOptions, blank, open_source, run_live
+from bundle.live.outputs import JsonLines
 from bundle.live.sources import CaptureSource
-from bundle.transforms import DescribePredictiond
+from bundle.tasks import Masks, Records, class_tasks
+from bundle.vocabulary import Organs
 
-STRUCTURES, POSITIONS, LABEL_SETS = ["background", "lesion"], ["breast", "indis"], {"breast": ["benign", "malignant"]}
+ORGANS = Organs({"breast": {"structures": ["lesion"], "classes": ["benign", "malignant"]}, "indis": {}})
+TASKS = [Masks(ORGANS), *class_tasks(ORGANS)]
 
 
 class SlowNetwork(nn.Module):
@@ -35,18 +38,18 @@ class SlowNetwork(nn.Module):
 def segmenter(seconds: float = 0.0) -> FrameSegmenter:
     return FrameSegmenter(
         SlowNetwork(seconds),
-        inferer=PromptedInferer(STRUCTURES, POSITIONS, organ_structures={"breast": ["lesion"]}),
+        inferer=PromptedInferer(TASKS, ORGANS.positions),
         letterbox=Letterbox(64, mean=[0.2] * 3, std=[0.2] * 3),
-        describe=DescribePredictiond(STRUCTURES, LABEL_SETS),
+        records=Records(TASKS),
         prompts={},
-        positions=POSITIONS,
+        positions=ORGANS.positions,
         window=1,
         check_images=False,
     )
 
 
 def run(source: object, segment: Callable[[Frame], Result], **options: object) -> dict[str, object]:
-    return run_live(source, segment, structures=STRUCTURES, options=RunOptions(**options))  # type: ignore[arg-type]
+    return run_live(source, segment, tasks=TASKS, options=RunOptions(**options))  # type: ignore[arg-type]
 
 
 def test_outputs_of_a_clip(write_clip: Callable[..., Path], tmp_path: Path) -> None:
@@ -67,6 +70,15 @@ def test_outputs_of_a_clip(write_clip: Callable[..., Path], tmp_path: Path) -> N
     capture = cv2.VideoCapture(str(tmp_path / "o.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 12
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(20)
+
+
+def test_a_line_has_what_each_task_records(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "o.jsonl")
+    found = {"prompts": {}, "spacing_mm": {}, "brightness": 0.25, "notes": "dark", "prediction": []}
+    lines.write(Result(blank(8, 8), {}, found, work=0.0, latency=0.5))
+    lines.close()
+    expected = {"frame": 0, "time": 0.0, "latency_ms": 500.0, "brightness": 0.25, "notes": "dark"}
+    assert json.loads((tmp_path / "o.jsonl").read_text()) == expected
 
 
 def test_real_time_drops_what_a_slow_network_cannot_take(write_clip: Callable[..., Path]) -> None:

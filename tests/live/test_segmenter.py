@@ -13,7 +13,6 @@ from PIL import Image
 from bundle.live import Frame, FrameSegmenter, Letterbox, Picture, Result, blank, build_segmenter
 from bundle.live.cine import to_picture
 from bundle.live.overlay import draw_result
-from bundle.live.segmenter import restore
 from bundle.networks.weights import load_network
 from bundle.transforms.readers import read_file
 
@@ -47,12 +46,18 @@ def folder_inference(config: ConfigParser, path: Path, position: str = "unknown"
     return {"image": item["image"], "mask": done["pred"].numpy().squeeze().T, "found": done["result"]}
 
 
+def mask_of(result: Result) -> np.ndarray:
+    """The label map (H, W) of a frame."""
+    mask: np.ndarray = result.answers["seg"].label_map.numpy()
+    return mask
+
+
 def live(segmenter: FrameSegmenter, path: Path) -> Result:
     return segmenter(Frame(0, 0.0, time.perf_counter(), to_picture(read_file(str(path)))))
 
 
 def assert_agrees(result: Result, expected: dict[str, Any]) -> None:
-    mask, other = result.mask, expected["mask"]
+    mask, other = mask_of(result), expected["mask"]
     assert mask.shape == other.shape
     for structure in range(1, 5):
         if (total := int((mask == structure).sum() + (other == structure).sum())) > 0.02 * mask.size:
@@ -68,7 +73,7 @@ def test_a_real_frame_is_segmented_as_by_the_folder_inference(
     segmenter: FrameSegmenter, config: ConfigParser, real_data: Path, name: str
 ) -> None:
     result, expected = live(segmenter, real_data / name), folder_inference(config, real_data / name)
-    assert (result.mask > 0).sum() > 1000
+    assert (mask_of(result) > 0).sum() > 1000
     assert_agrees(result, expected)
     for key in ("row", "column"):
         assert result.found["spacing_mm"][key] == pytest.approx(expected["found"]["spacing_mm"][key])
@@ -89,7 +94,7 @@ def test_the_network_sees_what_it_sees_in_folder_inference(
 def test_prompted_organ_keeps_its_structures_and_classes() -> None:
     segmenter = build_segmenter(ROOT, prompts={"position": "breast", "nature": None})
     result = segmenter(blank(150, 200))
-    assert set(np.unique(result.mask)) <= {0, 1}
+    assert set(np.unique(mask_of(result))) <= {0, 1}
     assert list(result.found["classes"]) == ["breast"]
     assert segmenter.prompts == {"position": "breast", "nature": "unknown", "task": "unknown"}
 
@@ -100,23 +105,10 @@ def test_letterbox_of_a_known_picture() -> None:
     pixels[..., 0] = 255  # blue
     seen = letterbox(pixels)[0]
     assert seen.shape == (3, 8, 8)
-    assert letterbox.place((2, 4)) == (slice(2, 6), slice(0, 8))
     assert seen[:, 0, 0].tolist() == [-1.0, -0.5, 0.0]  # black
     assert seen[:, 3, 3].tolist() == [-1.0, -0.5, 1.0]
-
-
-def test_restore_is_the_greatest_of_scaled_probabilities() -> None:
-    logits = torch.randn(5, 12, 16, generator=torch.Generator().manual_seed(0)) * 2
-    probabilities = logits.softmax(0)
-    for shape in ((60, 83), (12, 16), (9, 11)):
-        large = torch.nn.functional.interpolate(probabilities[None], size=shape, mode="bilinear")[0]
-        agree = restore(probabilities.numpy(), shape) == large.argmax(0).numpy()
-        assert agree.mean() > 0.999
-
-
-def test_restore_of_background_alone() -> None:
-    probabilities = np.stack([np.full((4, 4), 0.6, np.float32), np.full((4, 4), 0.4, np.float32)])
-    assert not restore(probabilities, (8, 8)).any()
+    filled = (seen[2] > 0).nonzero()  # 2 x 4 pixels are 4 x 8 in the square, in its middle
+    assert (filled.amin(0).tolist(), filled.amax(0).tolist()) == ([2, 0], [5, 7])
 
 
 def test_vote_acts_on_mask_and_classes(segmenter: FrameSegmenter) -> None:
@@ -142,12 +134,13 @@ def pictures() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("reason", pictures())
 def test_a_frame_that_cannot_be_ultrasound_has_no_result(segmenter: FrameSegmenter, reason: str) -> None:
     result = segmenter(Frame(0, 0.0, time.perf_counter(), Picture(pictures()[reason])))
-    assert (result.mask.shape, result.mask.any()) == ((150, 200), False)
+    assert (mask_of(result).shape, mask_of(result).any()) == ((150, 200), False)
     assert result.found["classes"] == {}
     assert result.found["areas"]["lesion"] == {"pixels": None, "mm2": None}
     assert re.fullmatch(rf"does not look like ultrasound \(.*{reason}\); nothing is reported", result.found["notes"])
-    shown = draw_result(result, ["background", *result.found["areas"]])
-    assert (shown != draw_result(segmenter_without_check()(result.frame), ["background", *result.found["areas"]])).any()
+    tasks = segmenter.records.tasks
+    shown = draw_result(result, tasks)
+    assert (shown != draw_result(segmenter_without_check()(result.frame), tasks)).any()
 
 
 def test_a_frame_that_cannot_be_ultrasound_has_no_part_in_the_vote() -> None:

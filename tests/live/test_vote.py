@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from bundle.live import Probabilities, TemporalVote
+from bundle.live import TemporalVote
 from bundle.live.vote import Mean
 
 SIZE = (10, 20)
 
 
-def one(lesion: float, malignant: float) -> Probabilities:
-    seg = np.array([[[1 - lesion]], [[lesion]]], np.float32)
-    return Probabilities(seg, {"breast": np.array([1 - malignant, malignant], np.float32)})
+def one(lesion: float, malignant: float) -> dict[str, Tensor]:
+    seg = torch.tensor([1 - lesion, lesion]).reshape(2, 1, 1)
+    return {"seg": seg, "cls_breast": torch.tensor([1 - malignant, malignant])}
 
 
 def test_means_of_a_window_of_three() -> None:
@@ -19,25 +21,25 @@ def test_means_of_a_window_of_three() -> None:
         vote.add(one(lesion, malignant), SIZE) for lesion, malignant in ((0.9, 0.0), (0.3, 0.6), (0.6, 0.9), (0.0, 0.3))
     ]
     # 0.9; (0.9 + 0.3) / 2; (0.9 + 0.3 + 0.6) / 3; (0.3 + 0.6 + 0.0) / 3
-    np.testing.assert_allclose([p.seg[1, 0, 0] for p in found], [0.9, 0.6, 0.6, 0.3], atol=1e-6)
-    np.testing.assert_allclose([p.classes["breast"][1] for p in found], [0.0, 0.3, 0.5, 0.6], atol=1e-6)
+    np.testing.assert_allclose([values["seg"][1, 0, 0] for values in found], [0.9, 0.6, 0.6, 0.3], atol=1e-6)
+    np.testing.assert_allclose([values["cls_breast"][1] for values in found], [0.0, 0.3, 0.5, 0.6], atol=1e-6)
 
 
 def test_one_outlier_among_three_is_outvoted() -> None:
     vote = TemporalVote(3)
-    assert [bool(vote.add(one(p, 0), SIZE).seg[1, 0, 0] > 0.5) for p in (0.8, 0.8, 0.1, 0.8)] == [True] * 4
+    assert [bool(vote.add(one(p, 0), SIZE)["seg"][1, 0, 0] > 0.5) for p in (0.8, 0.8, 0.1, 0.8)] == [True] * 4
 
 
 def test_window_of_one_is_no_vote() -> None:
     vote = TemporalVote(1)
     vote.add(one(0.9, 0), SIZE)
-    assert vote.add(one(0.2, 0), SIZE).seg[1, 0, 0] == np.float32(0.2)
+    assert vote.add(one(0.2, 0), SIZE)["seg"][1, 0, 0] == np.float32(0.2)
 
 
 def test_a_frame_of_another_size_starts_anew() -> None:
     vote = TemporalVote(5)
     vote.add(one(0.9, 0), SIZE)
-    assert vote.add(one(0.2, 0), (20, 10)).seg[1, 0, 0] == np.float32(0.2)
+    assert vote.add(one(0.2, 0), (20, 10))["seg"][1, 0, 0] == np.float32(0.2)
 
 
 def test_rounding_errors_do_not_gather() -> None:

@@ -1,53 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server refuses, over HTTP: paths, expressions, foreign pages; and what honest clients send, which passes."""
+"""Paths and expressions that the server refuses, over HTTP."""
 
 from __future__ import annotations
 
 import http.client
 import io
 import json
-import os
-import signal
-import socket
-import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-import numpy as np
-import psutil
 import pytest
-from PIL import Image
 
-if TYPE_CHECKING:
-    from tests.monai_label.conftest import Server
+from tests.monai_label.client import Server
+from tests.monai_label.raw_requests import FORM, JSON, Reply, form, left_over, png, send
 
 pytestmark = pytest.mark.label
-
-
-JSON = {"Content_Type": "application/json"}
-FORM = {"Content_Type": "application/x-www-form-urlencoded"}
-Reply = tuple[int, str, dict[str, str]]
-
-
-def send(server: Server, method: str, target: str, body: bytes = b"", **headers: str) -> Reply:
-    """A request as it stands: no part of its address is made tidy. Status, text and headers of the answer."""
-    address = urlsplit(server.url)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=120)
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    try:
-        connection.putrequest(method, target, skip_host="Host" in named)
-        for key, value in {"Content-Length": str(len(body)), **named}.items():
-            connection.putheader(key, value)
-        connection.endheaders(body)
-        answer = connection.getresponse()
-        found = {key.lower(): value for key, value in answer.getheaders()}
-        return answer.status, answer.read().decode("utf-8", "replace"), found
-    finally:
-        connection.close()
 
 
 def send_kinds(server: Server, path: str, body: bytes, kinds: list[str]) -> Reply:
@@ -64,47 +34,6 @@ def send_kinds(server: Server, path: str, body: bytes, kinds: list[str]) -> Repl
         return answer.status, answer.read().decode("utf-8", "replace"), {}
     finally:
         connection.close()
-
-
-def form(name: str, filename: str, content: bytes, **fields: str) -> tuple[bytes, str]:
-    """A multipart form with one file, and its content type."""
-    parts = [f'--x\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
-    head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n\r\n'.encode()
-    return b"".join([*parts, head, content, b"\r\n--x--\r\n"]), "multipart/form-data; boundary=x"
-
-
-def png() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.full((70, 104), 1, np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def tree(server: Server) -> dict[str, bytes]:
-    """All files that an attack might reach: beside the studies, in them, and the bundle's weights."""
-    folders = [server.studies, server.studies.parent / "outside", server.bundle / "models"]
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path): path.read_bytes() for path in files if path.name != ".lock"}
-
-
-def left_over(server: Server) -> list[Path]:
-    """Temporary files of requests; those of an answered one may take a moment to go."""
-    end = time.monotonic() + 5
-    while (files := list(server.studies.parent.glob("temporary/*/requests/*"))) and time.monotonic() < end:
-        time.sleep(0.1)
-    return files
-
-
-@pytest.fixture
-def outside(server: Server) -> Iterator[Path]:
-    """An image beside the studies. Nothing that a test sends may change it, nor the studies, nor the weights."""
-    file = server.studies.parent / "outside/secret.png"
-    file.parent.mkdir(exist_ok=True)
-    file.write_bytes(png())
-    before = tree(server)
-    yield file
-    assert tree(server) == before
-    assert not list(server.studies.parent.rglob("EXECUTED"))
-    assert server.process.poll() is None
 
 
 # -- names that are paths -------------------------------------------------------------------------------------------
@@ -325,168 +254,3 @@ def test_settings_that_are_no_object_are_refused(server: Server, text: str) -> N
         **FORM,
     )  # fmt: skip
     assert (status, "params must be a JSON object" in answer) == (422, True)
-
-
-# -- senders --------------------------------------------------------------------------------------------------------
-FOREIGN: list[dict[str, str]] = [
-    {"Origin": "https://example.org"},
-    {"Origin": "null"},
-    {"Origin": "http://127.0.0.1:1"},
-    {"Origin": "http://127.0.0.1.example.org"},
-    {"Sec_Fetch_Site": "cross-site"},
-    {"Sec_Fetch_Site": "same-site"},
-    {"Host": "example.org"},
-    {"Host": "127.0.0.1.example.org:8000"},
-    {"Host": ""},
-]
-
-
-@pytest.mark.parametrize("headers", FOREIGN, ids=lambda headers: str(headers))
-def test_foreign_page_is_not_answered(server: Server, outside: Path, headers: dict[str, str]) -> None:
-    preflight = {"Access_Control_Request_Method": "PUT", "Access_Control_Request_Headers": "content-type"}
-    sent = [
-        send(server, "GET", "/info/", **headers),
-        send(server, "GET", "/datastore/image?image=gray", **headers),
-        send(server, "DELETE", "/datastore/image?id=gray", **headers),
-        send(server, "POST", f"/train/{server.model}", b"{}", Content_Type="text/plain", **headers),
-        send(server, "OPTIONS", "/datastore/image", **preflight, **headers),
-    ]
-    assert [status for status, _, _ in sent] == [403] * len(sent)
-    assert not [key for _, _, found in sent for key in found if key.startswith("access-control")]
-
-
-def test_own_page_is_answered_and_lets_no_other_read(server: Server) -> None:
-    status, _, headers = send(server, "GET", "/info/", Origin=server.url, Sec_Fetch_Site="same-origin")
-    assert (status, headers["cross-origin-resource-policy"]) == (200, "same-origin")
-    assert not [key for key in headers if key.startswith("access-control")]
-    assert send(server, "GET", "/", Sec_Fetch_Site="none")[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("PUT", "/model/ultrasound_uperconvnext", 405),
-        ("DELETE", "/model/ultrasound_uperconvnext", 405),
-        ("POST", "/reload", 404),
-        ("GET", "/proxy/dicom/etc/hostname", 404),
-        ("POST", "/proxy/dicom/wado/x", 404),
-        ("GET", "/ohif/..", 404),
-        ("GET", "/ohif/../../../app.py", 404),
-        ("GET", "/static/../app.py", 404),
-        ("GET", "/logs/gpu", 404),
-        ("GET", "/logs/../../../etc/hostname", 404),
-        ("POST", "/infer/wsi/ultrasound_uperconvnext", 404),
-        ("POST", "/infer/wsi_v2/ultrasound_uperconvnext", 404),
-        ("GET", "//etc/hostname", 404),
-        ("PATCH", "/datastore/", 405),
-    ],
-)
-def test_what_no_client_needs_is_not_served(server: Server, outside: Path, method: str, path: str, status: int) -> None:
-    body, kind = form("file", "model.pt", b"x")
-    assert send(server, method, path, body, Content_Type=kind)[0] == status
-
-
-def test_too_large_request_is_refused(server: Server, outside: Path) -> None:
-    target = f"/infer/{server.model}?image=gray"
-    status, text, _ = send(server, "POST", target, b"", Content_Length=str(10**10), Content_Type="text/plain")
-    assert (status, "100 MB" in text) == (413, True)
-    address = urlsplit(server.url)
-    with socket.create_connection((address.hostname, address.port), timeout=60) as raw:
-        raw.sendall(f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
-        block = b"100000\r\n" + bytes(2**20) + b"\r\n"
-        try:
-            for _ in range(102):
-                raw.sendall(block)
-        except OSError:  # it does not read on
-            pass
-        assert raw.recv(100).startswith(b"HTTP/1.1 413")
-
-
-# -- honest clients -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["Müller 50% (1) & Co", "a.b.c", "日本 #1+2", "100%25", "-x", "it's; {x}", "9:30"])
-def test_image_with_an_odd_name_is_added_asked_labeled_and_removed(server: Server, name: str) -> None:
-    query = {"params": {"image": name}}
-    server.call("PUT", "datastore/image", files={"file": ("x.PNG", png())}, **query)
-    try:
-        assert server.infer(name).mask.shape == (70, 104)
-        label = {"label": (f"/tmp/slicer/{name}.nrrd", (server.studies / "nearly.nrrd").read_bytes())}
-        server.call("PUT", "datastore/label", files=label, params={"image": name, "tag": "version-1.0"})
-        found = server.call("GET", "datastore/label", params={"label": name, "tag": "version-1.0"})
-        assert found.content == (server.studies / "nearly.nrrd").read_bytes()
-    finally:
-        server.call("DELETE", "datastore/image", params={"id": name})
-    assert not list(server.studies.rglob(f"*{name}*"))
-
-
-def test_paths_as_3d_slicer_sends_them_count_by_their_last_part(server: Server) -> None:
-    for path in ("/home/a/image.png", "C:\\Users\\A.B\\image.png"):
-        body, kind = form("file", path, png(), params='{"client_id": null, "position": "unknown"}')
-        assert send(server, "POST", f"/infer/{server.model}?image=", body, Content_Type=kind)[0] == 200
-
-
-def test_session_keeps_an_image_until_it_is_removed(server: Server) -> None:
-    made = server.call("PUT", "session/", files={"files": ("x y.png", (server.studies / "gray.png").read_bytes())})
-    session = made.json()["session_id"]
-    answer = server.call("POST", f"infer/{server.model}", params={"session_id": session, "output": "json"})
-    assert "areas" in answer.json()
-    (path,) = server.studies.parent.glob(f"temporary/ultrasound_label_*/sessions/{session}/x y.png")
-    server.call("DELETE", f"session/{session}")
-    assert not path.exists()
-
-
-def test_failing_request_says_why_and_leaves_no_file(server: Server) -> None:
-    for name, content in (("broken.png", b"no picture"), ("x.nii.gz", b"")):
-        body, kind = form("file", name, content)
-        status, text, _ = send(server, "POST", f"/infer/{server.model}", body, Content_Type=kind)
-        assert status == 500
-        assert json.loads(text)["detail"] not in ("", "Internal Server Error")
-    assert server.infer(file=server.studies / "gray.png").mask.shape == (70, 104)
-    assert not left_over(server)
-
-
-# -- start and end --------------------------------------------------------------------------------------------------
-def test_ctrl_c_ends_a_training_too_and_leaves_nothing(
-    label_python: str, project: Path, tmp_path: Path, launch: Callable[..., Any]
-) -> None:
-    (tmp_path / "studies").mkdir()
-    Image.fromarray(np.zeros((70, 104), np.uint8)).save(tmp_path / "studies/gray.png")
-    with launch(label_python, project, tmp_path, "--app", "app") as server:
-        (private,) = (tmp_path / "temporary").iterdir()
-        assert private.stat().st_mode & 0o777 == 0o700
-        assert (tmp_path / "app").stat().st_mode & 0o777 == 0o700
-        listening = {c.laddr.ip for c in psutil.Process(server.process.pid).net_connections() if c.status == "LISTEN"}
-        assert listening == {"127.0.0.1"}
-        server.start("scoring", simulation_size=3)
-        end = time.monotonic() + 60
-        while not (children := psutil.Process(server.process.pid).children(recursive=True)):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        os.kill(server.process.pid, signal.SIGINT)
-        assert server.process.wait(30) == 0
-        _, alive = psutil.wait_procs(children, timeout=5)
-        assert not alive
-        assert not list((tmp_path / "temporary").iterdir())
-        assert {path.name for path in (tmp_path / "app/model").iterdir()} == {server.model, server.click_model}
-
-
-@pytest.mark.parametrize("state", ["read only", "list of another version"])
-def test_start_that_fails_ends_with_a_line_that_says_what_to_do(
-    label_python: str, project: Path, tmp_path: Path, state: str
-) -> None:
-    studies = tmp_path / "studies"
-    studies.mkdir()
-    words = [label_python, str(project / "scripts/label_server.py"), "--studies", str(studies), "--port", "0"]
-    if state == "read only":
-        message = f"error: {studies} must be a writable folder, got: "
-        studies.chmod(0o555)
-        if os.access(studies, os.W_OK):  # as root, who needs no permission unless it is taken away
-            words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *words]
-    else:
-        message = "error: MONAI Label did not start; the reason stands above, in its log."
-        listed = {"name": "x", "description": "", "objects": {"a": {"image": {"ext": ".png", "info": 5}, "labels": {}}}}
-        (studies / "datastore_v2.json").write_text(json.dumps(listed))
-    environment = os.environ | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(message)
-    assert not list(tmp_path.glob("ultrasound_label_*"))

@@ -9,16 +9,14 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
-if TYPE_CHECKING:
-    from tests.monai_label.conftest import Server
+from tests.monai_label.client import Server
 
 pytestmark = pytest.mark.label
-
 SCORES = re.compile(r"labels kept aside \(1\): former weights (\d\.\d{3}), new weights (\d\.\d{3}): the (\w+) weights")
 
 

@@ -20,20 +20,31 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from PIL import Image
 
-from bundle.metrics import MultiTaskScore
+from bundle.engines import MultiTaskScore
+from bundle.metrics import Tolerance
+from bundle.palette import color
 from bundle.report import ContactSheet, EvaluationReport, draw_cases
 from bundle.report.pictures import make_case
 from bundle.report.tables import common_folder, end_with, without_folder
 from bundle.tables import read_table
+from bundle.tasks import Masks, Task, class_tasks
+from bundle.tasks.masks import FoundMasks
+from bundle.vocabulary import Organs
 
-STRUCTURES = ["background", "lesion"]
-SETS = {"breast": ["benign", "malignant"]}
+ORGANS = Organs({"breast": {"structures": ["lesion"], "classes": ["benign", "malignant"]}, "indis": {}})
 CASES = [  # file, data set, columns between truth and prediction (None: no truth), class, probability of malignant
     ("set_a/$1_$.png", "A", 0, 0, 0.1),
     ("set_a/two.png", "A", 5, 0, 0.6),
     ("set_b/one.png", "B", 10, 1, 0.4),
     ("set_b/none.png", "B", None, 1, 0.8),
 ]
+
+NO_CLASS = {"cls_breast": torch.tensor(-1)}
+
+
+def tasks(**options: Any) -> list[Task]:
+    """Masks, scored with these options, and classes."""
+    return [Masks(ORGANS, **options), *class_tasks(ORGANS)]
 
 
 def make_item(folder: Path, case: tuple[str, str, int | None, int, float]) -> dict[str, Any]:
@@ -53,8 +64,11 @@ def make_item(folder: Path, case: tuple[str, str, int | None, int, float]) -> di
         "label": MetaTensor(label),
         "labeled": torch.tensor([True, True]),
         "spacing": torch.tensor([0.5, 2.0] if dataset == "A" else [math.nan, math.nan]),
-        "cls": torch.tensor([cls]),
-        "probabilities": {"breast": torch.tensor([1 - positive, positive])},
+        "targets": {"cls_breast": torch.tensor(cls)},
+        "found": {
+            "seg": FoundMasks(pred[0]),
+            "cls_breast": {"probabilities": torch.tensor([1 - positive, positive]), "shown": True, "asked": True},
+        },
         "dataset": dataset,
         "patient": str(path) if dataset == "B" else f"A/{name[-5]}",
         "group": str(path) if dataset == "B" else f"A/{name[-5]}",
@@ -63,7 +77,7 @@ def make_item(folder: Path, case: tuple[str, str, int | None, int, float]) -> di
 
 
 def evaluate(tmp_path: Path, handler_of: Any, cases: list[Any] = CASES, **options: Any) -> Engine:
-    score = MultiTaskScore(STRUCTURES, SETS, surface=True, **options)
+    score = MultiTaskScore(tasks(tolerance=Tolerance(2.0, 0.02), **options))
     engine = Engine(lambda engine, batch: batch)
     score.attach(engine, "val_score")
     handler_of(score).attach(engine)
@@ -117,7 +131,7 @@ def test_per_image_classification_csv(out: Path) -> None:
 
 def test_summary_json(out: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
-    cells = {(e["dataset"], e["structure"]): e for e in summary["segmentation"]}
+    cells = {(e["dataset"], e["structure"]): e for e in summary["segmentation"] if e["protocol"] == "native"}
     assert cells["A", "lesion"]["dice"]["value"] == pytest.approx(0.75)
     assert cells["A", "lesion"]["surface"]["mm"]["hd95"]["value"] == pytest.approx(5.0)
     assert cells["B", "lesion"]["false_alarm_rate"]["value"] == 1
@@ -126,7 +140,7 @@ def test_summary_json(out: Path) -> None:
     assert (summary["images"], summary["patients"], summary["split"], summary["protocol"]) == (4, 4, "test", "native")
     assert summary["unreadable"] == [{"image": "broken.png", "error": "truncated"}]
     assert summary["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
-    assert {e["protocol"] for e in summary["segmentation_paper_protocol"]} == {"paper"}
+    assert {e["structure"] for e in summary["segmentation"] if e["protocol"] == "paper"} == {"lesion"}
 
 
 def test_markdown(out: Path) -> None:
@@ -160,9 +174,9 @@ def test_an_output_folder_that_cannot_be_written_stops_before_the_work(tmp_path:
 
 def test_an_evaluation_without_masks_and_classes_still_reports(tmp_path: Path) -> None:
     def nothing(engine: Engine, batch: Any) -> Any:
-        return [{**item, "labeled": torch.tensor([False, False]), "cls": torch.tensor([-1])} for item in batch]
+        return [{**item, "labeled": torch.tensor([False, False]), "targets": NO_CLASS} for item in batch]
 
-    score = MultiTaskScore(STRUCTURES, SETS)
+    score = MultiTaskScore(tasks())
     engine = Engine(nothing)
     score.attach(engine, "val_score")
     report(tmp_path, score).attach(engine)
@@ -173,17 +187,17 @@ def test_an_evaluation_without_masks_and_classes_still_reports(tmp_path: Path) -
 
 def test_contact_sheet_spreads_over_data_sets_and_classes(tmp_path: Path) -> None:
     many = [(f"set_a/{i:02d}.png", "A", 1, int(i > 15), 0.3) for i in range(20)] + [("b.png", "B", 0, 0, 0.2)]
-    sheet = ContactSheet(str(tmp_path / "new" / "sheet.png"), STRUCTURES, SETS, max_images=5)
+    sheet = ContactSheet(str(tmp_path / "new" / "sheet.png"), tasks(), max_images=5)
     evaluate(tmp_path, lambda score: sheet, cases=many)
     titles = [case.title for case in sheet._spread()]
     assert titles == ["A · 00", "A · 16", "A · 01", "A · 17", "B · b"]
-    assert sheet._spread()[0].caption == "benign, predicted benign 0.70 · Dice lesion 0.90"
+    assert sheet._spread()[0].caption == "Dice lesion 0.90 · benign, predicted benign 0.70"
     with Image.open(tmp_path / "new" / "sheet.png") as picture:
         assert picture.format == "PNG"
 
 
 def test_contact_sheet_is_drawn_for_the_best_epoch_only(tmp_path: Path) -> None:
-    sheet = ContactSheet(str(tmp_path / "sheet.png"), STRUCTURES, SETS)
+    sheet = ContactSheet(str(tmp_path / "sheet.png"), tasks())
     engine = Engine(lambda engine, batch: batch)
     engine.state.best_metric_epoch = 3
     sheet.attach(engine)
@@ -193,13 +207,13 @@ def test_contact_sheet_is_drawn_for_the_best_epoch_only(tmp_path: Path) -> None:
 
 def test_a_picture_shows_truth_left_and_prediction_right(tmp_path: Path) -> None:
     item = make_item(tmp_path, CASES[0])
-    item["label"] = torch.zeros_like(item["label"])  # nothing on the left, orange on the right
-    drawn = draw_cases([make_case(item, title="t", caption="c")], structures=STRUCTURES, heading="h", columns=1)
+    item["label"] = torch.zeros_like(item["label"])  # nothing on the left, red on the right
+    drawn = draw_cases([make_case(item, title="t", caption="c")], structures=ORGANS.structures, heading="h", columns=1)
     pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)[100:]  # below heading and legend
-    orange = np.abs(pixels - [0xE6, 0x9F, 0x00]).max(axis=2) < 30
-    half = orange.shape[1] // 2
-    assert orange[:, half:].sum() > 100
-    assert orange[:, :half].sum() == 0
+    red = np.abs(pixels - color(1)).max(axis=2) < 30
+    half = red.shape[1] // 2
+    assert red[:, half:].sum() > 100
+    assert red[:, :half].sum() == 0
 
 
 def test_paths_are_shown_relative_to_their_common_folder() -> None:

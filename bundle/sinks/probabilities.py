@@ -8,7 +8,33 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bundle.sinks.sink import Findings, Sink, Study
+from bundle.tasks import Task
+
 _ROUNDING = 1e-4  # between two ways back to the native grid, whose float32 places differ in the fifth digit
+
+
+class Probabilities(Sink):
+    """Each structure's probability in each pixel, as the tasks keep them (``maps``): ``NAME_probabilities.npz``.
+
+    Args:
+        tasks: the declared tasks.
+    """
+
+    ending = "_probabilities.npz"
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = list(tasks)
+
+    def image(self, study: Study, findings: Findings) -> bytes | None:
+        """The file's content; None where the result is withheld."""
+        for task in self.tasks:
+            found = study.item["found"].get(task.name)
+            if found is not None and (maps := task.maps_of(found)) is not None:
+                names, probabilities = maps
+                spacing = findings.result["spacing_mm"]
+                return encode_probabilities(probabilities.numpy(), findings.mask, structures=names, spacing_mm=spacing)
+        return None
 
 
 def round_maps(maps: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,26 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks over images, and PNG files of both."""
+"""Masks over images."""
 
 from __future__ import annotations
 
-import struct
-import zlib
+from collections.abc import Sequence
 
 import numpy as np
-from monai.utils import optional_import
 
-isal_zlib, has_isal = optional_import("isal.isal_zlib")
-deflate = isal_zlib.compress if has_isal else zlib.compress  # files of the same size in a quarter of the time
-
-COLORS = ((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240))
-"""RGB of structures 1, 2 ...; they repeat when there are more structures."""
-
-FILL = 0.25  # opacity of a structure's inside; its contour is opaque
+from bundle.palette import FILL, color
+from bundle.sinks.png import encode_png
+from bundle.sinks.sink import Findings, Sink, Study
+from bundle.tasks import Task
 
 
-def color(structure: int) -> tuple[int, int, int]:
-    """RGB of a structure's index, 1 or more."""
-    return COLORS[(structure - 1) % len(COLORS)]
+class Overlays(Sink):
+    """The image with translucent structures, opaque contours, and points as crosses: ``NAME_overlay.png``, RGB.
+
+    Args:
+        tasks: the declared tasks.
+    """
+
+    ending = "_overlay.png"
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = list(tasks)
+
+    def image(self, study: Study, findings: Findings) -> bytes:
+        """The file's content; ``study.item`` has ``picture``, see :class:`bundle.transforms.pictures.KeepPictured`."""
+        found = [(task, study.item["found"].get(task.name)) for task in self.tasks]
+        answers = [(task, answer) for task, answer in found if answer is not None]
+        picture = study.item["picture"]
+        regions = (task.regions(answer) for task, answer in answers)
+        mask = next((region.numpy() for region in regions if region is not None), np.zeros(picture.shape[:2], np.uint8))
+        drawn = draw_overlay(picture, mask)
+        for task, answer in answers:
+            draw_points(drawn, [(row, column) for _, row, column in task.points(answer)])
+        return encode_png(drawn)
+
+
+def draw_points(image: np.ndarray, points: Sequence[tuple[float, float]]) -> None:
+    """Draws crosses at points (row, column) into an image (H, W, 3) uint8."""
+    arm = max(3, min(image.shape[:2]) // 60)
+    for row, column in points:
+        y, x = round(row), round(column)
+        for rows, columns in (
+            (slice(max(0, y - arm), max(0, y + arm + 1)), slice(max(0, x), max(0, x + 1))),
+            (slice(max(0, y), max(0, y + 1)), slice(max(0, x - arm), max(0, x + arm + 1))),
+        ):
+            image[rows, columns] = color(1)
 
 
 def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -80,25 +107,3 @@ def _inside(mask: np.ndarray, width: int) -> np.ndarray:
         kept[:, :-1] &= inside[:, 1:]
         inside = kept
     return inside
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """A PNG file of (H, W) or (H, W, 3) uint8.
-
-    Each row is stored as the difference to the row above. Pillow tries five ways for each row, which takes longer than
-    the compression.
-
-    Reference: PNG Specification, third edition, W3C 2025, sections 5, 9.2 and 11.2.1.
-    """
-    rows = pixels.reshape(len(pixels), -1)
-    filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = 2  # the filter's number
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    color_type = 2 if pixels.ndim == 3 else 0
-    header = struct.pack(">2I5B", pixels.shape[1], pixels.shape[0], 8, color_type, 0, 0, 0)
-    file = b"\x89PNG\r\n\x1a\n"
-    for kind, content in ((b"IHDR", header), (b"IDAT", deflate(filtered.data, 1)), (b"IEND", b"")):
-        file += struct.pack(">I", len(content)) + kind + content
-        file += struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
-    return file

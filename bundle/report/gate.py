@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a gate by the task ``presence`` costs and saves: Dice against false alarms at each threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bundle.palette import hex_color
+from bundle.report.pictures import png
+from bundle.tables import read_table
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A structure's images at each threshold, ascending; the first threshold is 0, which lets everything pass.
+
+    Attributes:
+        thresholds: least probability of its presence with which a structure is shown.
+        dice: mean over the images that hold it.
+        false_alarms: share of the other images that show it.
+        present, absent: numbers of these images.
+    """
+
+    thresholds: np.ndarray
+    dice: np.ndarray
+    false_alarms: np.ndarray
+    present: int
+    absent: int
+
+    def choose(self, tolerance: float) -> int:
+        """Place of the threshold with the fewest false alarms whose Dice is lower by at most ``tolerance``; of equals
+        the lowest."""
+        allowed = np.flatnonzero(self.dice >= self.dice[0] - tolerance - 1e-12)
+        return int(allowed[np.argmin(self.false_alarms[allowed])])
+
+
+def curve(cases: Sequence[tuple[bool, float, bool, float]]) -> Curve:
+    """The curve of one structure.
+
+    Args:
+        cases: (is there, Dice, is shown, probability that it is there) of each image.
+
+    Raises:
+        ValueError: when there are no images with it, or none without.
+    """
+    there, dice, shown, probability = (np.array(values, dtype=np.float64) for values in zip(*cases, strict=True))
+    present, absent = there > 0, there == 0
+    if not present.any() or not absent.any():
+        raise ValueError(f"images with and without the structure expected, got {int(present.sum())} of {len(cases)}.")
+    levels = np.unique(probability)
+    thresholds = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2])
+    passes = probability[None] >= thresholds[:, None]  # (thresholds, images)
+    return Curve(
+        thresholds,
+        np.asarray((passes * dice)[:, present].mean(1)),
+        np.asarray((passes * shown)[:, absent].mean(1)),
+        int(present.sum()),
+        int(absent.sum()),
+    )
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Structure -> curve, of an evaluation without a gate; structures that all images show, or none, are left out.
+
+    Raises:
+        ValueError: when the folder has no tables of an evaluation with the task ``presence``.
+    """
+    try:
+        rows = [row for row in read_table(folder / "per_image.csv") if row["protocol"] == "native"]
+        known = read_table(folder / "per_image_presence.csv")
+        probability = {(row["image"], row["structure"]): float(row["probability"]) for row in known}
+        cases: dict[str, list[tuple[bool, float, bool, float]]] = {}
+        for row in rows:
+            key = (row["image"], row["structure"])
+            if key in probability:
+                case = (row["present"] == "True", float(row["dice"]), int(row["pred_pixels"]) > 0, probability[key])
+                cases.setdefault(row["structure"], []).append(case)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: per_image.csv and per_image_presence.csv of an evaluation expected, got {error}; evaluate"
+            " first."
+        ) from error
+    return {name: curve(found) for name, found in cases.items() if len({there for there, *_ in found}) == 2}
+
+
+def draw_curves(curves: Mapping[str, Curve], gate: Mapping[str, float]) -> bytes:
+    """A PNG file: Dice over the false alarms of each structure, with a point at the gate's threshold."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (name, found) in enumerate(curves.items(), start=1):
+        color = hex_color(number)
+        axes.plot(
+            found.false_alarms, found.dice, color=color, label=f"{name} ({found.present} with, {found.absent} without)"
+        )
+        if name in gate:
+            place = int(np.searchsorted(found.thresholds, gate[name]))
+            place = min(place, len(found.thresholds) - 1)
+            axes.plot(found.false_alarms[place], found.dice[place], "o", color=color)
+    axes.set_xlabel("share of images without the structure that show it")
+    axes.set_ylabel("mean Dice of images with the structure")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    return png(figure)
