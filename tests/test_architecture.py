@@ -11,17 +11,28 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vocabulary": 0,
     "files": 0,
+    "geometry": 0,
+    "palette": 0,
     "tables": 0,
     "described": 0,
     "programs": 0,
     "failures": 0,
     "dicom": 0,
     "guidance": 0,
+    "networks": 1,
+    "losses": 1,
+    "metrics": 1,
+    "transforms": 1,
     "data": 2,
-    "report": 3,
-    "export": 3,
-    "live": 3,
+    "tasks": 3,
+    "engines": 4,
+    "sinks": 4,
+    "report": 5,
+    "export": 5,
+    "live": 5,
 }
+"""Parts that stand in no row are of layer 4."""
+
 FILES = sorted(Path(ROOT / "bundle").rglob("*.py"))
 
 
@@ -42,7 +53,7 @@ def test_a_part_imports_only_parts_of_lower_layers(path: Path) -> None:
         assert top not in ("configs", "scripts", "tests"), f"{path} imports {module}"
         other = rest.split(".")[0]
         if top == "bundle" and other not in (part, "__version__"):
-            assert LAYERS.get(other, 1) < LAYERS.get(part, 1), f"{path}: {part} must not import {other}"
+            assert LAYERS.get(other, 4) < LAYERS.get(part, 4), f"{path}: {part} must not import {other}"
 
 
 def test_all_parts_are_looked_at() -> None:

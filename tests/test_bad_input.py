@@ -9,8 +9,8 @@ truncated image, training      test_bad_input.py::test_training_stops_and_names_
 truncated image, inference     test_inference.py::test_command_line_reports_the_bad_file_and_does_the_rest
 zero-byte image                transforms/test_loading.py::test_bad_files_are_named
 directory in place of a file   transforms/test_loading.py::test_bad_files_are_named
-mask of another size           transforms/test_loading.py::test_bad_masks_are_named
-mask value outside the table   transforms/test_loading.py::test_bad_masks_are_named
+mask of another size           transforms/test_loading_masks.py::test_bad_masks_are_named
+mask value outside the table   transforms/test_loading_masks.py::test_bad_masks_are_named
 class out of range             data/test_datalist.py::test_a_bad_manifest_is_refused_by_file_item_and_key
 class out of range, evaluation metrics/test_classification.py::test_a_class_out_of_range_is_refused_by_name
 empty split                    data/test_datalist.py::test_a_manifest_that_does_not_fit_the_network_is_refused
@@ -27,16 +27,16 @@ NaN loss                       engines/test_handlers.py::test_a_loss_that_is_not
 8000x6000 image, transformed   test_bad_input.py::test_a_large_image_passes_through
 manifest item without a key    data/test_datalist.py::test_a_bad_manifest_is_refused_by_file_item_and_key
 checkpoint of another network  networks/test_weights.py::test_checkpoints_of_other_networks_are_refused
-resuming another network       engines/test_checkpoints.py::test_another_run_is_not_resumed
+resuming another network       engines/test_resumed_runs.py::test_another_run_is_not_resumed
 pickled payload                networks/test_weights.py::test_pickled_payload_is_refused_and_not_executed
 resuming a pickled payload     test_bad_input.py::test_resuming_a_payload_is_refused_and_not_executed
 truncated checkpoint           networks/test_weights.py::test_truncated_checkpoint_is_refused
 unwritable folder, training    engines/test_checkpoints.py::test_an_unwritable_folder_stops_the_run_at_its_start
 unwritable folder, evaluation  report/test_report.py::test_an_output_folder_that_cannot_be_written_stops_before_the_work
-unwritable folder, inference   test_writers.py::test_output_folder_that_cannot_be_written_stops_before_any_work
+unwritable folder, inference   sinks/test_writer.py::test_output_folder_that_cannot_be_written_stops_before_any_work
 no disk left                   engines/test_checkpoints.py::test_a_disk_without_room_keeps_the_old_checkpoint
 no disk left, conversion       networks/test_weights.py::test_failed_save_keeps_the_former_file
-no disk left, predictions      test_writers.py::test_a_full_disk_stops_the_run_and_is_named_with_the_picture
+no disk left, predictions      sinks/test_writer.py::test_a_full_disk_stops_the_run_and_is_named_with_the_picture
 ============================== =========================================================================================
 """
 
@@ -150,11 +150,12 @@ def pass_through(path: Path, *, width: int, height: int) -> None:
     item = {"image": str(path / "image.png"), "label": str(path / "mask.png")}
     sample = parser.get_parsed_content("train#preprocessing")(item)
     assert sample["image"].shape == (3, 224, 224)
-    assert sample["label"].shape == (1, 224, 224)
+    assert sample["targets"]["seg"]["label"].shape == (1, 224, 224)
     assert torch.isfinite(sample["image"]).all()
     sample = parser.get_parsed_content("validate#preprocessing")(item)
-    seg = torch.stack([-sample["image"][0], sample["image"][0]])  # lesion where it is bright
-    sample["pred"] = {"seg": seg.as_tensor() * 20, "cls_breast": torch.zeros(3)}
+    bright = sample["image"][0].as_tensor() * 20
+    seg = torch.stack([-bright, bright, *[torch.full_like(bright, -100)] * 3])  # lesion where it is bright
+    sample["pred"] = {"seg": seg, "cls_breast": torch.zeros(3)}
     result = parser.get_parsed_content("validate#postprocessing")(sample)
     assert result["pred"].shape == result["label"].shape == (1, height, width)
     assert (result["pred"] == result["label"]).float().mean() > 0.99

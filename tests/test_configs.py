@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
+from torch import Tensor
+from torch.utils.data import default_collate
 
 from bundle.engines import TrainingNetwork
-from bundle.networks import UPerConvNeXt
+from bundle.engines.held import OPTIONS
+from bundle.networks import UPerConvNeXt, build_uperconvnext
 from bundle.networks.conversion import AUTHORS_NETWORK
+from bundle.tasks import Targetsd
+from bundle.tasks.targets import mapped
 from bundle.transforms import PlanInteractiond
+from bundle.vocabulary import Organs
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAINS = {
@@ -27,8 +33,12 @@ CHAINS = {
     "multi_gpu evaluate": ("train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"),
     "multi_gpu inference": ("inference.yaml", "multi_gpu_inference.yaml"),
 }
-OWN_VALUES = {"imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms"}
-"""Ids of both train.yaml and inference.yaml, each complete alone, that differ; training also drops prompts."""
+OWN_VALUES = {
+    "imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms", "encoder_weights", "drop_path",
+    "tasks", "declared",
+}  # fmt: skip
+"""Ids of both train.yaml and inference.yaml, each complete alone, that differ; training also drops prompts, and tells
+tasks how they are trained."""
 
 READ_BY_MONAI = {
     "imports": "evaluated before anything else",
@@ -96,14 +106,20 @@ def test_every_id_is_used(name: str) -> None:
     assert {path for path in unused if path in added or path[:1] in added} == set()
 
 
-@pytest.mark.parametrize("name", ["evaluate", "paper", "multi_gpu"])
+@pytest.mark.parametrize("name", sorted(name for name, files in CHAINS.items() if len(files) > 1))
 def test_overlays_change_what_is_there(name: str) -> None:
-    """The parent of each leaf that an overlay sets is in train.yaml, with the key or as arguments of a component."""
-    content = read("train.yaml")
+    """The parent of each leaf that an overlay sets is in the configs below it, with the key or as a component's."""
+    content = read(*CHAINS[name][:-1])
     for key in ConfigParser.load_config_file(ROOT / "configs" / CHAINS[name][-1]):
         *parents, last = key.lstrip("+").split("#")
         parent = node(content, tuple(parents))
         assert not parents or "_target_" in parent or last in parent, key
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_overlays_address_names_and_no_places_in_a_list(path: Path) -> None:
+    ids = [key for name in ConfigParser.load_config_file(path) for key in ReferenceResolver.split_id(name)]
+    assert not [key for key in ids if key.lstrip("-").isdigit()]
 
 
 @pytest.mark.parametrize("files", CHAINS.values(), ids=CHAINS)
@@ -116,9 +132,15 @@ def test_every_reference_has_its_id(files: tuple[str, ...]) -> None:
 def test_the_two_complete_configs_agree() -> None:
     train, inference = read("train.yaml"), read("inference.yaml")
     shared = (train.keys() & inference.keys()) - OWN_VALUES
-    assert {"network_def", "structures", "positions", "label_sets", "organ_structures", "image_size"} <= shared
-    assert {"load_transforms", "letterbox_transforms", "normalize_transforms", "image_mean", "image_std"} <= shared
+    assert {"network_def", "structures", "positions", "vocabulary", "encoder", "norm"} <= shared
+    assert {"load_transforms", "letterbox_transforms", "normalize_transforms"} <= shared
+    held = {key: f"$@held[{key!r}]" for key in ("organs", *OPTIONS)}
+    assert {key: inference[key] for key in held} == held  # what weights tell is not repeated
+    shared -= held.keys()
     assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}
+    assert {name: task["_target_"] for name, task in inference["tasks"].items()} == {
+        name: task["_target_"] for name, task in train["tasks"].items()
+    }
 
 
 def test_metadata_declares_what_the_network_does() -> None:
@@ -131,7 +153,7 @@ def test_metadata_declares_what_the_network_does() -> None:
         assert logits.shape == (1, pred["num_channels"], height, 2 * width)
         assert str(logits.dtype) == f"torch.{pred['dtype']}"
     assert image["spatial_shape"] == pred["spatial_shape"]
-    assert list(pred["channel_def"].values()) == read("train.yaml")["structures"]
+    assert list(pred["channel_def"].values()) == parser("train.yaml").get_parsed_content("structures")
     assert list(pred["channel_def"]) == [str(i) for i in range(pred["num_channels"])]
 
 
@@ -148,19 +170,24 @@ def test_bundle_properties_are_complete(tiny_options: Callable[..., dict[str, An
     assert not workflow.check_properties()
 
 
-def batch(content: ConfigParser, *, size: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+def batch(content: ConfigParser, *, size: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Images, prompts and targets with each structure, each class head, and samples without mask and without class."""
     random = torch.Generator().manual_seed(0)
-    structures, sets = len(content["structures"]), len(content["label_sets"])
-    count = sets + 2
-    labeled = torch.ones(count, structures, dtype=torch.bool)
-    labeled[0] = False
-    cls = torch.full((count, sets), -1)
-    cls[range(sets), range(sets)] = 1
-    prompt = content.get_parsed_content("network_def").neutral_prompt.shape[1]
-    targets = {"label": torch.randint(0, structures, (count, 1, size, size), generator=random), "labeled": labeled}
+    organs: Organs = content.get_parsed_content("vocabulary")
+    tasks = content.get_parsed_content("declared")
+    structures, count = len(organs.structures), len(organs.label_sets) + 2
+    labels = torch.randint(0, structures, (count, 1, size, size), generator=random)
+    items = [
+        {"label": label, "labeled": [n > 0] * structures, "classes": {}, "position": "head", "organ": None,
+         "points": {"caliper_1": [20.0, 31.5], "caliper_2": None, "long_axis_1": [3.0, 4.0]}}
+        for n, label in enumerate(labels)
+    ]  # fmt: skip
+    for item, name in zip(items, organs.label_sets, strict=False):
+        item["classes"] = {name: 1}
+    targets = default_collate([Targetsd(tasks)(item)["targets"] for item in items])
+    prompt = content.get_parsed_content("network_def").prompt_length
     image = torch.rand(count, 3 + content["guidance_channels"], size, size, generator=random)
-    return image, torch.rand(count, prompt, generator=random), {**targets, "cls": cls}
+    return image, torch.rand(count, prompt, generator=random), targets
 
 
 @pytest.mark.parametrize("name", ["train", "paper"])
@@ -171,8 +198,9 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
         if "prompt" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.3)  # off their zeros, which pass no gradient on
     image, prompt, targets = batch(content, size=64)
-    outputs = TrainingNetwork(network, device="cpu", amp=False)(image, prompt, targets["labeled"])
-    content.get_parsed_content("loss")(outputs, targets).backward()
+    rows = mapped(content.get_parsed_content("declared"), targets, len(image))
+    outputs = TrainingNetwork(network, device="cpu", amp=False)(image, prompt, rows)
+    content.get_parsed_content("loss")(outputs, {"targets": targets}).backward()
     dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
 
@@ -180,11 +208,13 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 def test_paper_overlay_builds_the_papers_network() -> None:
     network: UPerConvNeXt = parser(*CHAINS["paper"]).get_parsed_content("network_def")
     assert sum(p.numel() for p in network.parameters()) == 31_118_995
-    assert network.network_config() == {**AUTHORS_NETWORK, "conditioning": "additive"}
+    expected = build_uperconvnext(**AUTHORS_NETWORK, conditioning="additive")
+    assert network.network_config() == expected.network_config()
+    assert AUTHORS_NETWORK.items() <= network.network_config().items()
 
 
 def test_paper_overlay_serves_inference() -> None:
-    content = parser(*CHAINS["paper inference"])
+    content = parser(*CHAINS["paper inference"], ckpt_path="none.pt")
     train = parser(*CHAINS["paper"])
     network = content.get_parsed_content("network_def")
     assert network.network_config() == train.get_parsed_content("network_def").network_config()

@@ -142,6 +142,9 @@ def test_links_and_paths_lead_to_files(name: str) -> None:
     for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if not link.startswith("https://"):
             assert (folder / link).exists(), f"{name}: no file {link}"
+    if name == "CHANGELOG.md":  # older versions had other files, and the newest may remove some
+        newest = re.split(r"^## \[", text, flags=re.MULTILINE)[1]
+        text = re.sub(r"^### Removed\n.*?(?=^### |\Z)", "", newest, flags=re.MULTILINE | re.DOTALL)
     for path in re.findall(r"`((?:bundle|configs|scripts|tests|docs|\.ci)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), f"{name}: no file {path}"
 
@@ -167,7 +170,7 @@ def test_configs_have_the_ids_that_the_way_of_one_image_names() -> None:
 
 def test_lines_to_change_are_in_the_files_that_contributing_names() -> None:
     rows = re.findall(r"^\| (\S[^|]*\.\w+) \| `([^`]+)` \|", read("CONTRIBUTING.md"), re.MULTILINE)
-    assert len(rows) > 15
+    assert len(rows) > 10
     for files, line in rows:
         for file in files.split(", "):
             assert line in read(file), f"{file} has no line with {line!r}"

@@ -159,6 +159,7 @@ def test_masks_are_upright_and_at_their_place(tmp_path: Path, weights: Path) -> 
         ({"dataset_dir": "/nowhere"}, "expected a folder with images, got no such folder"),
         ({"ckpt_path": "/nowhere/model.pt"}, r"/nowhere/model\.pt"),
         ({"encoder": "convnext_atto"}, "convnext_atto"),
+        ({"probabilities": "yes"}, "probabilities must be true or false, got 'yes'; correct --probabilities"),
     ],
 )
 def test_errors_say_what_to_do(
@@ -205,8 +206,10 @@ def test_what_is_no_ultrasound_is_told_and_gets_no_finding(
     """The run goes on, with status 0; the images of ultrasound get what they get without the check."""
     for number in range(6):
         Image.fromarray(np.full((40, 60), 128, np.uint8)).save(folder / f"gray{number}.png")
-    images = {image["file"]: image for image in run(folder, tmp_path / "out", weights)}
-    unchecked = {image["file"]: image for image in run(folder, tmp_path / "all", weights, check_images=False)}
+    images = {image["file"]: image for image in run(folder, tmp_path / "out", weights, position="breast")}
+    unchecked = {
+        image["file"]: image for image in run(folder, tmp_path / "all", weights, position="breast", check_images=False)
+    }
     note = "does not look like ultrasound (one value throughout); nothing is reported"
     for number in range(6):
         found = images[f"gray{number}.png"]

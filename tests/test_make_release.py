@@ -103,7 +103,9 @@ def test_the_zip_holds_what_is_committed(release: Path, repository: Path) -> Non
     assert {name.split("/")[0] for name in left_out} == {
         ".ci", ".gitignore", ".pre-commit-config.yaml", "Makefile", "scripts", "tests",
     }  # fmt: skip
-    assert {name for name in left_out if name.startswith("scripts/")} == {"scripts/make_release.py"}
+    assert {re.sub(r"benchmarks/.*", "benchmarks", name) for name in left_out if name.startswith("scripts/")} == {
+        "scripts/benchmark.py", "scripts/benchmarks", "scripts/make_release.py",
+    }  # fmt: skip
     assert all(content == (repository / name).read_bytes() for name, content in contents.items())
     assert {entry.external_attr >> 16 for entry in entries.values()} <= {0o100644, 0o100755}
     assert len({entry.date_time for entry in entries.values()}) == 1
@@ -117,6 +119,19 @@ def test_documents_in_the_zip_link_to_files_in_it(release: Path) -> None:
         for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
             if not link.startswith("https://"):
                 assert os.path.normpath(os.path.join(os.path.dirname(name), link)) in names, f"{name}: {link}"
+
+
+def test_documents_in_the_zip_say_what_is_only_in_the_repository(release: Path) -> None:
+    """A section that names a script or a test outside the zip says "repository", or the document's beginning does."""
+    with zipfile.ZipFile(release) as archive:
+        names = [name.removeprefix(f"{NAME}/") for name in archive.namelist()]
+        texts = {name: archive.read(f"{NAME}/{name}").decode() for name in names if name.endswith((".md", ".yaml"))}
+    del texts["CHANGELOG.md"]
+    for document, text in texts.items():
+        beginning, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+        for section in [beginning, *sections]:
+            absent = set(re.findall(r"\b(?:scripts|tests)/[\w/]+\.py\b", section)) - set(names)
+            assert not absent or "repository" in beginning + section, f"{document}: {absent}"
 
 
 @pytest.mark.parametrize(
@@ -195,8 +210,8 @@ def test_the_zip_is_downloaded_and_predicts_from_another_folder(release: Path, t
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     bundle = tmp_path / "bundles" / NAME
-    own = bundle / "bundle/writers/__pycache__"  # its own code ran, not the installed one
-    assert list(own.glob("predictions.*.pyc"))
+    own = bundle / "bundle/sinks/__pycache__"  # its own code ran, not the installed one
+    assert list(own.glob("writer.*.pyc"))
     results = json.loads((bundle / "output/predictions.json").read_text())
     assert results["created_by"].endswith(f" {__version__}")
     assert [(image["file"], image["error"]) for image in results["images"]] == [("a.png", "")]

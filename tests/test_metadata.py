@@ -11,6 +11,8 @@ import pytest
 from monai.bundle import ConfigParser
 from packaging.requirements import Requirement
 
+from bundle.vocabulary import Organs
+
 ROOT = Path(__file__).resolve().parents[1]
 OWN_KEYS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 SCORE = re.compile(r"(-?\d+\.\d+)(?: (px|mm))? \((-?\d+\.\d+) to (-?\d+\.\d+)\)")
@@ -96,10 +98,11 @@ def test_monai_label_is_the_one_that_the_server_needs() -> None:
 def test_tables_are_those_of_the_configs() -> None:
     config, content = ConfigParser.load_config_file(ROOT / "configs/train.yaml"), metadata()
     labels = content["label_classes"]
-    for index, name in enumerate(config["structures"]):
+    organs = Organs(config["organs"])
+    for index, name in enumerate(organs.structures):
         assert f"{index} {name}" in labels
         assert name in content["pred_classes"]
-    for name, classes in config["label_sets"].items():
+    for name, classes in organs.label_sets.items():
         assert f"{name} ({', '.join(classes)})" in labels
     image = content["network_data_format"]["inputs"]["image"]
     assert image["num_channels"] == len(image["channel_def"]) == 3 + config["guidance_channels"]

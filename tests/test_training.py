@@ -19,7 +19,6 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bundle.networks import UPerConvNeXt
 from bundle.networks.weights import load_network, read_file
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -53,10 +52,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_the_best_weights_are_served_with_their_network(trained: Done) -> None:
     content = read_file(trained.folder / "models/model.pt")
-    config = dict(content["network_config"])
-    assert config.pop("version")
-    assert (config["encoder"], config["decoder_channels"]) == ("test_convnext", 16)
-    network = UPerConvNeXt(**config)
+    config = content["network_config"]
+    assert all(config[name] for name in ("version", "heads", "parts", "organs", "image_mean"))
+    assert (config["encoder"], config["decoder_channels"], config["image_size"]) == ("test_convnext", 16, 64)
+    parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / "inference.yaml")))
+    parser.update({"bundle_root": str(CONFIGS.parent), "ckpt_path": str(trained.folder / "models/model.pt")})
+    network = parser.get_parsed_content("network_def")
     load_network(network, trained.folder / "models/model.pt")
     assert torch.isfinite(network(torch.rand(1, 3, 64, 64))).all()
     assert (trained.folder / "run/best.pt").read_bytes() == (trained.folder / "models/model.pt").read_bytes()
@@ -66,7 +67,8 @@ def test_metrics_have_a_row_per_epoch(trained: Done) -> None:
     found = rows(trained.folder)
     assert list(found[0]) == [
         "epoch", "loss", "learning_rate", "seconds", "val_score", "val_dice", "val_auroc", "val_dice_Breast_lesion",
-        "val_dice_Limb_nerve", "val_auroc_breast", "val_accuracy_breast",
+        "val_dice_Limb_nerve", "val_auroc_breast", "val_accuracy_breast", "val_organ_accuracy",
+        "val_presence_Breast_lesion",
     ]  # fmt: skip
     assert [row["epoch"] for row in found] == ["1", "2"]
     for row in found:
