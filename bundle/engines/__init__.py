@@ -10,6 +10,7 @@ from bundle.engines.batches import (
     prepare_items,
 )
 from bundle.engines.checkpoints import Checkpoints
+from bundle.engines.folder import run_folder
 from bundle.engines.handlers import (
     GradientClipping,
     MetricsHistory,
@@ -26,7 +27,6 @@ from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.processes import ShareEvaluator
 from bundle.engines.resizing import ProgressiveResizing
-from bundle.engines.run_folder import run_folder
 from bundle.engines.schedule import warmup_polynomial
 from bundle.engines.score import MultiTaskScore
 from bundle.engines.served import SavedLabelTraining

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 
 from bundle.engines.checkpoints import BEST
-from bundle.engines.run_folder import earlier_runs
+from bundle.engines.folder import earlier_runs
 from bundle.engines.running import label_request
 from bundle.failures import clause
 from bundle.files import OutputFolder, sha256

@@ -3,7 +3,7 @@
 
 from bundle.label_server.checks import check_listed
 from bundle.label_server.folders import app_folder, links_out, private_folder
-from bundle.label_server.serve import Address, bound_socket, installed_label, serve
+from bundle.label_server.process import Address, bound_socket, installed_label, serve
 
 __all__ = [
     "Address",

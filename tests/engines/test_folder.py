@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bundle.engines import run_folder
-from bundle.engines.run_folder import earlier_runs
+from bundle.engines.folder import earlier_runs
 from bundle.engines.running import LOCK
 from bundle.files import LEDGER, OutputFolder
 
