@@ -22,6 +22,7 @@ from bundle.described import NotPlain, described_network, plain_values
 from bundle.engines.identity import refusal
 from bundle.engines.running import hold, release
 from bundle.files import OutputFolder, sha256, writable_folder
+from bundle.networks.taught import taught_part
 from bundle.vocabulary import switch
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ class Checkpoints:
         guard: decides at the end whether the best weights shall be served; None: always.
         others: names of files that other handlers write to ``output_dir``.
         described: what else the checkpoint says of itself, plain values that inference takes from there.
-        identity: what the run is, of :func:`bundle.engines.identity.run_identity`; None asks nothing but the network
-            and the number of processes.
+        identity: of :func:`bundle.engines.identity.run_identity`; None: the network and the number of processes alone.
+        taught: output -> names of its logits, which the best weights keep; None: all of them.
     """
 
     def __init__(
@@ -81,14 +82,14 @@ class Checkpoints:
         others: Sequence[str] = (),
         identity: Mapping[str, Any] | None = None,
         described: Mapping[str, Any] | None = None,
+        taught: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.guard = guard
-        parts = (network, average, optimizer, lr_scheduler)
-        self.parts: dict[str, Any] = dict(zip(_PARTS, parts, strict=True))
+        self.parts: dict[str, Any] = dict(zip(_PARTS, (network, average, optimizer, lr_scheduler), strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
         self.folder, self.files = OutputFolder(output_dir), [BEST, LAST, *others]
-        self.identity, self.described = identity, dict(described or {})
+        self.identity, self.described, self.taught = identity, dict(described or {}), taught
         self.saved = 0  # epochs of this run in last.pt
 
     def attach(self, engine: Engine) -> None:
@@ -179,9 +180,8 @@ class Checkpoints:
     def _save_epoch(self, engine: Engine) -> None:
         best = (-1.0, -1) if self.evaluator is None else _best(self.evaluator)
         if best[1] in (-1, engine.state.epoch):
-            config = {**self.network_config(), **self.described, "version": __version__}
-            served = {"model": self.average.module.state_dict(), "network_config": config}
-            self._save(served, BEST)
+            weights, config = taught_part(self.average.module, self.network_config(), self.taught)
+            self._save({"model": weights, "network_config": {**config, **self.described, "version": __version__}}, BEST)
         self._save(self._state(epoch=engine.state.epoch, best=best), LAST)
         self.saved = engine.state.epoch
 

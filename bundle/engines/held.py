@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from monai.bundle import ConfigParser
 from torch import nn
 
 from bundle.engines.running import label_request
 from bundle.networks.upgrade import organs_of
 from bundle.networks.weights import read_checkpoint
+from bundle.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = (
     "encoder",
@@ -74,9 +80,43 @@ def kept_heads(weights: str | Path) -> dict[str, list[str]] | None:
     Raises:
         ValueError: as ``describe``.
     """
-    if not label_request() or not Path(weights).is_file():
+    return _rows(weights) if label_request() and Path(weights).is_file() else None
+
+
+def taught_heads(
+    tasks: Sequence[Task], items: Sequence[Mapping[str, Any]], *, start: str | Path | None = None
+) -> dict[str, list[str]] | None:
+    """Outputs that a training teaches, with the names of their logits: those that its items, or its start, know.
+
+    The others would answer at random, and one of organs decides what is reported; the log names them. None, for all: in
+    a training for a MONAI Label client, whose outputs are those of the served weights.
+
+    Args:
+        tasks: the declared tasks.
+        items: of the training split.
+        start: checkpoint that the training starts from, if any.
+
+    Raises:
+        ValueError: when no item is labeled for any of the tasks; and as ``describe``.
+    """
+    if label_request():
         return None
-    return {name: list(rows) for name, rows in _checkpoint(str(weights), _stamp(weights))["heads"].items()}
+    known = _rows(start) if start else {}
+    taught = {task.name: task.taught(items, known.get(task.name, ())) for task in tasks}
+    missing = [name for name, rows in taught.items() if rows is None]
+    if len(missing) == len(taught):
+        raise ValueError(
+            f"training items must be labeled for one of {', '.join(taught)}, got {len(items)} items without a label; "
+            "add masks, classes or points to the data list (docs/data.md)."
+        )
+    if missing and idist.get_rank() == 0:
+        logger.info(f"no training item is labeled for {', '.join(missing)}: the weights will hold no such outputs")
+    return {name: list(rows) for name, rows in taught.items() if rows is not None}
+
+
+def _rows(weights: str | Path) -> dict[str, list[str]]:
+    heads: Mapping[str, Sequence[str]] = _checkpoint(str(weights), _stamp(weights))["heads"]
+    return {name: list(rows) for name, rows in heads.items()}
 
 
 def _stamp(path: str | Path) -> tuple[int, int, int]:

@@ -45,7 +45,7 @@ def load_start(network: nn.Module, path: str | Path) -> str:
     own: dict[str, Any] = network.network_config()  # type: ignore[operator]
     state, config = complete(state, config, network=network)
     require_same(config, own, keys=[key for key in own if key not in TABLES], path=path)
-    target, axes = network.state_dict(), _axes(network)
+    target, axes = network.state_dict(), table_axes(network)
     there, here = _entries(config), _entries(own)
     new = tuple(f"heads.{name}." for name in own["heads"] if name not in config["heads"])
     fixed = {n: v for n, v in target.items() if n not in axes and not n.startswith(new)}
@@ -85,7 +85,7 @@ def _entries(config: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _axes(network: nn.Module) -> dict[str, Axes]:
+def table_axes(network: nn.Module) -> dict[str, Axes]:
     """Parameters some of whose first axes belong to a table, as the network's parts declare it."""
     heads: nn.ModuleDict = network.heads  # type: ignore[assignment]
     prompts: Mapping[str, int] = getattr(network.prompter, "prompt_axes", {})

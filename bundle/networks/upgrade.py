@@ -31,8 +31,8 @@ def renamed(state: Mapping[str, T]) -> dict[str, T]:
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The ``network_config`` of a whole network with what files up to version 0.5.2 lack."""
-    heads = {"seg": list(config["structures"])}
-    heads |= {f"cls_{name}": list(classes) for name, classes in config["label_sets"].items()}
+    heads = {} if "heads" in config else {"seg": list(config["structures"])}
+    heads |= {f"cls_{name}": list(classes) for name, classes in config.get("label_sets", {}).items()}
     parts = {role: {"class": name} for role, name in _PARTS.items()}
     return {"guidance_channels": 0, "pooling": "avg", "heads": heads, "parts": parts, **config}
 

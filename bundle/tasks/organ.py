@@ -49,6 +49,10 @@ class Organ(Task):
         """Whether the item says its organ in so many words: images of no organ have nothing else to be drawn for."""
         return bool(item.get("organ"))
 
+    def taught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str] | None:
+        """All organs, where an item tells its organ by whichever key."""
+        return () if known or any(self.target(item) >= 0 for item in items) else None
+
     def target(self, item: Mapping[str, Any]) -> Tensor:
         """Index of the organ, int64: of the item's key ``organ``, else of its position; -1 where neither tells."""
         organ = item.get("organ") or item.get("position")

@@ -117,6 +117,11 @@ class Points(Task):
         """Whether the item tells of a point."""
         return bool(set(item.get("points") or ()) & set(self.names))
 
+    def taught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str] | None:
+        """The points that an item tells of, or that the weights know."""
+        told = set(known).union(*(item.get("points") or () for item in items))
+        return [name for name in self.names if name in told] or None
+
     def target(self, item: Mapping[str, Any]) -> Tensor:
         """Row, column and 1 for a point that is there, 0 for one that is not; nan where it is not known: (K, 3).
 

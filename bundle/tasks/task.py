@@ -84,6 +84,18 @@ class Task(ABC):
         target = self.target(item)
         return bool(self.labeled(target[None])[0])
 
+    def taught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str] | None:
+        """What a training on items of the manifest teaches, so that no head answers at random.
+
+        Args:
+            items: of the training split.
+            known: names of the logits of its head in the weights that the training starts from.
+
+        Returns:
+            Names of the logits to have, empty for all of them; None where nothing teaches the task.
+        """
+        return () if known or any(self.has(item) for item in items) else None
+
     @abstractmethod
     def target(self, item: Mapping[str, Any]) -> Target:
         """What one sample is trained on; sentinels where it is not labeled."""

@@ -9,8 +9,9 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from bundle.engines.held import describe
+from bundle.engines.held import describe, taught_heads
 from bundle.networks.weights import save_checkpoint
+from bundle.tasks import Organ, Points, Presence, class_tasks
 from bundle.vocabulary import Organs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,42 @@ def test_tables_that_do_not_fit_name_the_file(tmp_path: Path) -> None:
     strange = Exported(structures=["background", "b", "a"], organ_structures={"breast": ["a"], "indis": ["b"]})
     with pytest.raises(ValueError, match=r"model_float32\.onnx does not tell which organ shows which .* \['b', 'a'\]"):
         describe(tmp_path / "none.pt", otherwise=TRAIN, exported=strange)
+
+
+TASKS = [
+    *class_tasks(Organs(CONFIG["organs"])),
+    Organ(Organs(CONFIG["organs"])),
+    Presence(Organs(CONFIG["organs"])),
+    Points(Organs(CONFIG["organs"]), points={"head": ["left", "right"], "indis": ["mark"]}),
+]
+NOTHING = {"position": "indis", "organ": None, "classes": {}, "labeled": [False] * 5, "points": None}
+
+
+def test_a_training_teaches_what_its_items_are_labeled_for(caplog: pytest.LogCaptureFixture) -> None:
+    items = [NOTHING, {**NOTHING, "classes": {"lung": 1}}, {**NOTHING, "points": {"right": None}}]
+    with caplog.at_level("INFO"):
+        assert taught_heads(TASKS, items) == {"cls_lung": [], "points": ["right"]}
+    assert "no training item is labeled for cls_breast, cls_gallbladder, organ, presence:" in caplog.text
+
+
+@pytest.mark.parametrize("told", [{"position": "head"}, {"organ": "none"}])
+def test_a_position_or_none_teaches_the_organ(told: dict[str, str]) -> None:
+    assert taught_heads(TASKS, [NOTHING, {**NOTHING, **told}]) == {"organ": []}
+
+
+def test_what_the_start_knows_is_kept(tmp_path: Path) -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(str(TRAIN)))
+    parser.update({"encoder": "test_convnext", "decoder_channels": 16, "tasks#points#points": {"head": ["left"]}})
+    parser.update({"tasks#points#pairs": [], "tasks#presence": None})
+    network = parser.get_parsed_content("network_def")
+    save_checkpoint(tmp_path / "start.pt", model=network.state_dict(), network_config=network.network_config())
+    taught = taught_heads(TASKS, [{**NOTHING, "points": {"mark": [1, 1]}}], start=tmp_path / "start.pt")
+    assert taught == {"cls_breast": [], "cls_lung": [], "cls_gallbladder": [], "organ": [], "points": ["left", "mark"]}
+
+
+def test_items_without_any_label_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"training items must be labeled for one of cls_breast.* got 1 items without"):
+        taught_heads(TASKS, [NOTHING])
 
 
 def test_another_file_is_named(tmp_path: Path) -> None:
