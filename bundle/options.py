@@ -73,6 +73,11 @@ def _check_ids(given: Mapping[str, Any]) -> None:
     arguments = {*inspect.signature(ConfigWorkflow).parameters, *inspect.signature(run).parameters, "workflow_name"}
     known = arguments - {"override"} | TRACKING | {ConfigParser.meta_key}
     parser = ConfigParser(ConfigParser.load_config_files(given["config_file"]))
+    if own := [name for name in OF_ORGANS if parser.config.get(name) not in (None, f"$@vocabulary.{name}")]:
+        raise ValueError(
+            f"{own[0]} must be told by organs, got a config file with {own[0]} of its own; write organs there: NAME -> "
+            "{structures: [...], classes: [...]}."
+        )
     for option, value in given.items():
         ids = ReferenceResolver.split_id(option.lstrip("+"))
         if ids[0] in known:

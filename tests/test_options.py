@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from monai.bundle import ConfigParser, run, run_workflow
+from PIL import Image
 
 from bundle.options import NAMES, PATHS
 
@@ -64,6 +65,22 @@ def test_an_option_that_the_table_of_organs_replaced_is_refused(
     assert f"--{option} must be told by organs" in reasons(caught.value)
     assert "--organs#NAME \"{'structures': [...], 'classes': [...]}\"" in reasons(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["structures", "label_sets"])
+def test_an_overlay_of_version_0_6_is_refused(tmp_path: Path, reasons: Reasons, name: str) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(f"{name}: [background, nodule]\n")
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path / "out", TRAIN, str(overlay))
+    assert f"{name} must be told by organs, got a config file with {name} of its own" in reasons(caught.value)
+
+
+def test_an_organ_that_weights_do_not_know_is_refused_outside_training(tmp_path: Path, reasons: Reasons) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, INFERENCE, **{"organs#thyroid": {"structures": ["nodule"]}})
+    assert "organs must be those of the weights, got --organs#thyroid beside them" in reasons(caught.value)
 
 
 def test_an_option_of_another_workflow_is_refused(tmp_path: Path, reasons: Reasons) -> None:

@@ -68,6 +68,25 @@ def describe(weights: str | Path, *, otherwise: str | Path, exported: nn.Module 
     return {**told, **{key: found[key] for key in told if key in found}, "organs": organs_of(found, path=weights)}
 
 
+def told_organs(held: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """The table of organs that the weights tell.
+
+    Args:
+        held: of ``describe``.
+        given: organs that a run names beside, ``--organs#NAME``, which weights cannot take.
+
+    Raises:
+        ValueError: when there are such organs.
+    """
+    if given:
+        raise ValueError(
+            f"organs must be those of the weights, got --organs#{next(iter(given))} beside them; weights learn an "
+            "organ in a training with that option (configs/train.yaml) and tell it to all else."
+        )
+    table: dict[str, Any] = held["organs"]
+    return table
+
+
 def kept_heads(weights: str | Path) -> dict[str, list[str]] | None:
     """Outputs that a training for a MONAI Label client keeps, with the names of their logits: the served weights'.
 
