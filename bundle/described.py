@@ -8,8 +8,9 @@ file of others may hold such strings, also where PyTorch loads it with ``weights
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ EXPRESSION_MARKS = ("$", "@", "%")
 _LONGEST = 4000  # characters of a text
 _LONGEST_NAME = 100  # characters of a name
 _MOST = 10_000  # entries of a list or table
+_MOST_IN_ALL = 100_000  # entries of all lists and tables within, each as often as it is met
+_LEVELS = 32  # of lists and tables within each other
 _MOST_NAMES = 255  # of a table: masks have 8 bits
 _WIDEST = 1024  # channels of a decoder
 _SHOWN = 60  # characters of a value in a message
@@ -35,6 +38,30 @@ class NotPlain(ValueError):
     """A file says of itself what is no plain value; nothing of it was executed."""
 
 
+def _refused(path: str | Path, expected: str, got: str) -> NotPlain:
+    safe = "Nothing of it was executed; use a file that you made or whose maker you trust."
+    return NotPlain(f"{path}: {expected}, got {got}. {safe}")
+
+
+def _bounded(value: Any) -> bool:
+    """Whether lists and tables end within the bounds; a file may share a list, or hold one that contains itself."""
+    level, met = [value], 0
+    for _ in range(_LEVELS + 1):
+        held = [part for part in level if isinstance(part, (list, tuple, dict))]
+        met += sum(map(len, held))
+        if not held or met > _MOST_IN_ALL:
+            return not held
+        inner = (itertools.chain(part, part.values()) if isinstance(part, dict) else part for part in held)
+        level = list(itertools.chain.from_iterable(inner))
+    return False
+
+
+def _require_bounded(content: Any, *, path: str | Path, name: str) -> None:
+    if not _bounded(content):
+        bounds = f"at most {_MOST_IN_ALL} entries in {_LEVELS} levels"
+        raise _refused(path, f"{name} must hold {bounds}", "more, or a list or table that contains itself")
+
+
 def _text(value: Any) -> bool:
     plain = isinstance(value, str) and 0 < len(value) <= _LONGEST
     return plain and value.isprintable() and not value.lstrip().startswith(EXPRESSION_MARKS)
@@ -44,20 +71,24 @@ def _name(value: Any) -> bool:
     return _text(value) and value.isidentifier() and value[0] != "_"
 
 
-def _whole(low: int, high: int) -> Check:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+def _whole(low: int, high: int, step: int = 1) -> Check:
+    return lambda value: type(value) is int and low <= value <= high and value % step == 0
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _number(low: float, high: float) -> Check:
+    """Of a number in a range, which NaN is in none; a whole number of any size is compared exactly."""
+    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+_finite = _number(-sys.float_info.max, sys.float_info.max)
 
 
 def _one_of(*values: str) -> Check:
     return lambda value: isinstance(value, str) and value in values
 
 
-def _list_of(check: Check) -> Check:
-    return lambda value: isinstance(value, (list, tuple)) and len(value) <= _MOST and all(map(check, value))
+def _list_of(check: Check, low: int = 0, high: int = _MOST) -> Check:
+    return lambda value: isinstance(value, (list, tuple)) and low <= len(value) <= high and all(map(check, value))
 
 
 def _named(value: Any) -> bool:
@@ -94,11 +125,17 @@ def _plain(value: Any, depth: int = 4) -> bool:
         entries = value.values() if isinstance(value, dict) else value
         named = all(map(_name, value)) if isinstance(value, dict) else True
         return depth > 0 and len(value) <= _MOST and named and all(_plain(entry, depth - 1) for entry in entries)
-    return value is None or isinstance(value, bool) or _number(value) or _text(value)
+    return value is None or isinstance(value, bool) or _finite(value) or _text(value)
 
 
 def _part(value: Any) -> bool:
     return isinstance(value, dict) and _name(value.get("class")) and _plain(value)
+
+
+def _prompt(value: Any) -> bool:
+    known = isinstance(value, dict) and set(value) <= {"neutral", "order"}
+    order = _table_of(_name, _list_of(_named))
+    return known and _list_of(_number(0, 1))(value.get("neutral")) and order(value.get("order", {}))
 
 
 _TWO = f"2 to {_MOST_NAMES} different names"
@@ -112,7 +149,7 @@ NETWORK: dict[str, tuple[Check, str]] = {
     "conditioning": (_one_of("film", "additive", "none"), "film, additive or none"),
     "norm": (_one_of("group", "batch"), "group or batch"),
     "pooling": (_one_of("avg", "avgmax"), "avg or avgmax"),
-    "guidance_channels": (lambda value: _whole(0, 2)(value) and value != 1, "0 or 2"),
+    "guidance_channels": (_whole(0, 2, 2), "0 or 2"),
     "heads": (_table_of(_name, _names(1), _MOST_NAMES), f"a table of names and lists of 1 to {_MOST_NAMES} names"),
     "parts": (
         _table_of(_one_of("encoder", "decoder", "prompter"), _part),
@@ -122,40 +159,29 @@ NETWORK: dict[str, tuple[Check, str]] = {
         _table_of(_named, lambda entry: entry is None or (isinstance(entry, dict) and _plain(entry)), _MOST_NAMES),
         "a table of names and what they show",
     ),
-    "image_size": (_whole(32, 4096), "a whole number of pixels from 32 to 4096"),
-    "image_mean": (_list_of(_number), "a list of numbers"),
-    "image_std": (_list_of(_number), "a list of numbers"),
-    "click_radius": (_number, "a number"),
+    "image_size": (_whole(32, 2048, 32), "a multiple of 32 pixels from 32 to 2048"),
+    "image_mean": (_list_of(_number(-1000, 1000), 3, 3), "3 numbers from -1000 to 1000"),
+    "image_std": (_list_of(_number(0.001, 1000), 3, 3), "3 numbers from 0.001 to 1000"),
+    "click_radius": (_number(0.1, 1000), "a number of pixels from 0.1 to 1000"),
     "gate": (
-        lambda value: value is None or _table_of(_named, _number, _MOST_NAMES)(value),
-        "a table of names and numbers",
+        lambda value: value is None or _table_of(_named, _number(0, 1), _MOST_NAMES)(value),
+        "a table of names and numbers from 0 to 1",
     ),
     "version": (_text, "a text"),
 }
 """Key of a checkpoint's ``network_config`` -> check of its value, and what it expects in words."""
 
+_AS_IN_CHECKPOINTS = (
+    "image_size", "image_mean", "image_std", "click_radius", "structures", "label_sets", "positions", "organs", "gate",
+)  # fmt: skip
+
 EXPORTED: dict[str, tuple[Check, str]] = {
-    "name": (_text, "a text"),
-    "version": (_text, "a text"),
-    "weights_sha256": (_text, "a text"),
+    **dict.fromkeys(("name", "version", "weights_sha256", "letterbox", "output_values"), (_text, "a text")),
     "precision": (_one_of("float32", "bfloat16", "int8"), "float32, bfloat16 or int8"),
     "precision_hint": (_one_of("f32", "bf16"), "f32 or bf16"),
-    "kept": (_list_of(_text), "a list of names"),
-    "inputs": (_list_of(_text), "a list of names"),
-    "image_channels": (_list_of(_text), "a list of names"),
-    "image_size": NETWORK["image_size"],
-    "image_mean": NETWORK["image_mean"],
-    "image_std": NETWORK["image_std"],
-    "letterbox": (_text, "a text"),
-    "click_radius": NETWORK["click_radius"],
-    "prompt": (lambda value: isinstance(value, dict) and _list_of(_number)(value.get("neutral")), "a table"),
-    "outputs": (_list_of(_text), "a list of names"),
-    "output_values": (_text, "a text"),
-    "structures": NETWORK["structures"],
-    "label_sets": NETWORK["label_sets"],
-    "positions": NETWORK["positions"],
-    "organs": NETWORK["organs"],
-    "gate": NETWORK["gate"],
+    **dict.fromkeys(("kept", "inputs", "image_channels", "outputs"), (_list_of(_text), "a list of names")),
+    **{key: NETWORK[key] for key in _AS_IN_CHECKPOINTS},
+    "prompt": (_prompt, "a table of neutral (numbers from 0 to 1) and order (a table of names and lists of names)"),
     "organ_structures": (
         lambda value: value is None or _table_of(_text, _list_of(_text))(value),
         "a table of names and lists of names",
@@ -169,10 +195,14 @@ _NEEDED = ("image_channels", "image_size", "prompt", "outputs", "structures", "l
 
 def harmless(value: Any) -> bool:
     """Whether a value's text has only letters, digits, spaces and ``_-.()``: no shell and no config executes it."""
+    return _bounded(value) and _harmless(value)
+
+
+def _harmless(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return all(map(harmless, value))
+        return all(map(_harmless, value))
     if isinstance(value, dict):
-        return all(harmless(part) for entry in value.items() for part in entry)
+        return all(_harmless(part) for entry in value.items() for part in entry)
     if isinstance(value, str):
         return all(character.isalnum() or character in _HARMLESS for character in value)
     return value is None or isinstance(value, (bool, float)) or _whole(-(10**20), 10**20)(value)
@@ -194,12 +224,8 @@ def _repeated(value: Any) -> str:
     if harmless(value) and len(text := repr(value)) <= _SHOWN:
         return text
     if isinstance(value, str):
-        special = value.lstrip().startswith(EXPRESSION_MARKS)
-        return (
-            f"a text that begins with one of {' '.join(EXPRESSION_MARKS)}"
-            if special
-            else "a text that is no plain name"
-        )
+        marked = value.lstrip().startswith(EXPRESSION_MARKS)
+        return "a text that " + (f"begins with one of {' '.join(EXPRESSION_MARKS)}" if marked else "is no plain name")
     if isinstance(value, (list, tuple, dict)):
         return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
     return "a number of more than 20 digits" if isinstance(value, int) else f"a value of type {type(value).__name__}"
@@ -216,23 +242,24 @@ def described(content: Any, *, path: str | Path, name: str, table: Mapping[str, 
 
     Raises:
         NotPlain: when it is no table, has an unknown key, or a value of another kind, such as a text that begins with
-            ``$``. The message names the key, and repeats the value where it is harmless.
+            ``$``, or more than 100,000 entries or 32 levels. The message names the key, and repeats the value where it
+            is harmless.
     """
-    safe = "Nothing of it was executed; use a file that you made or whose maker you trust."
     if not isinstance(content, dict):
-        raise NotPlain(f"{path}: {name} must be a table of plain values, got {type(content).__name__}. {safe}")
+        raise _refused(path, f"{name} must be a table of plain values", type(content).__name__)
+    _require_bounded(content, path=path, name=name)
     for key, value in content.items():
         shown = repr(key) if isinstance(key, str) and key.isidentifier() else "a key that is no name"
         if key not in table:
-            raise NotPlain(f"{path}: {name} must hold some of {', '.join(table)}, got {shown}. {safe}")
+            raise _refused(path, f"{name} must hold some of {', '.join(table)}", shown)
         check, expected = table[key]
         if not check(value):
-            raise NotPlain(f"{path}: {name} must hold {expected} as {shown}, got {_repeated(value)}. {safe}")
+            raise _refused(path, f"{name} must hold {expected} as {shown}", _repeated(value))
     return dict(content)
 
 
 def plain_values(content: Any, *, path: str | Path, name: str) -> Any:
-    """What a file notes in tables and lists of any depth, once all of it is plain values.
+    """What a file notes in tables and lists, once all of it is plain values.
 
     Args:
         content: what stands in the file.
@@ -240,20 +267,22 @@ def plain_values(content: Any, *, path: str | Path, name: str) -> Any:
         name: of ``content`` in the file, for messages.
 
     Raises:
-        NotPlain: when a part is of another kind, or a text or a key begins with ``$``, ``@`` or ``%``.
+        NotPlain: when a part is of another kind, a text or a key begins with ``$``, ``@`` or ``%``, or it has more than
+            100,000 entries or 32 levels.
     """
+    _require_bounded(content, path=path, name=name)
+    return _listed(content, path, name)
+
+
+def _listed(content: Any, path: str | Path, name: str) -> Any:
     if isinstance(content, dict):
-        keys = [plain_values(key, path=path, name=name) for key in content]
-        return dict(zip(keys, [plain_values(v, path=path, name=name) for v in content.values()], strict=True))
+        return {_listed(key, path, name): _listed(value, path, name) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [plain_values(value, path=path, name=name) for value in content]
+        return [_listed(value, path, name) for value in content]
     special = isinstance(content, str) and content.lstrip().startswith(EXPRESSION_MARKS)
     if special or not (content is None or isinstance(content, (bool, int, float, str))):
-        raise NotPlain(
-            f"{path}: {name} must hold plain values, got another type or a text that begins with"
-            f" {', '.join(EXPRESSION_MARKS)}. Nothing of it was executed; use a file that you made or whose maker you"
-            " trust."
-        )
+        marks = ", ".join(EXPRESSION_MARKS)
+        raise _refused(path, f"{name} must hold plain values", f"another type or a text that begins with {marks}")
     return content
 
 

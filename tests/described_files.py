@@ -21,6 +21,15 @@ PLAIN: dict[str, Any] = {
     "pooling": "avg",
     "guidance_channels": 0,
 }
+EXPORTED: dict[str, Any] = {
+    "structures": ["background", "lesion"],
+    "label_sets": {"breast": ["benign", "malignant"]},
+    "positions": ["breast", "indis"],
+    "image_size": 64,
+    "outputs": ["seg", "cls_breast"],
+    "image_channels": ["red", "green", "blue"],
+    "prompt": {"neutral": [0.0, 1.0]},
+}
 PAYLOAD = "$__import__('pathlib').Path('EXECUTED').touch()"
 
 

@@ -22,18 +22,9 @@ from bundle.live.settings import build_segmenter
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.networks.start import load_start
 from bundle.networks.weights import load_encoder, load_network, save_checkpoint
-from tests.described_files import PAYLOAD, PLAIN, hostile, small
+from tests.described_files import EXPORTED, PAYLOAD, PLAIN, hostile, small
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPORTED: dict[str, Any] = {
-    "structures": ["background", "lesion"],
-    "label_sets": {"breast": ["benign", "malignant"]},
-    "positions": ["breast", "indis"],
-    "image_size": 64,
-    "outputs": ["seg", "cls_breast"],
-    "image_channels": ["red", "green", "blue"],
-    "prompt": {"neutral": [0.0, 1.0]},
-}
 HOSTILE: list[tuple[str, Any]] = [
     ("decoder_channels", PAYLOAD),
     ("encoder", f" {PAYLOAD}"),
