@@ -51,6 +51,8 @@ _AUTHORS_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^prompt_scale_seg\.(\d)$", r"prompter.level_prompts.\1.gate"),
 )
 
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Kinds of number that weights may have; those of 8 bits and fewer have no such meaning without a scale."""
 
 Renamed = Iterator[tuple[str, str, Tensor]]  # name in the source, our name, value
 
@@ -206,25 +208,32 @@ def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path:
         )
     if broken := [name for name in target if not _finite(state[name])]:
         raise ValueError(
-            f"{path}: weights must be finite, got NaN or infinite values in {named(broken, at_most=3)}; use weights"
-            " from before their training diverged."
+            f"{path}: weights must be finite in float32, got NaN or infinite values in {named(broken, at_most=3)}; use"
+            " weights from before their training diverged."
         )
 
 
 def _finite(value: Tensor) -> bool:
-    """Whether a dense tensor holds numbers alone; others are refused for their form."""
-    dense = value.layout == torch.strided and value.device.type != "meta"
-    return not dense or bool(torch.isfinite(value).all())
+    """Whether dense floats stay numbers in float32, which the network has; others are refused for their form."""
+    return not _dense_floats(value) or bool(torch.isfinite(value.float()).all())
+
+
+def _dense_floats(value: Tensor) -> bool:
+    dense = value.layout == torch.strided and value.device.type != "meta" and not value.is_nested
+    return dense and value.dtype in _FLOATS
 
 
 def tensor_form(value: Tensor) -> str:
     """Shape, and what keeps a tensor from being a dense one of floats, such as whole numbers."""
+    if value.is_nested:
+        return "nested"  # and has no shape
     shape = str(list(value.shape))
+    if _dense_floats(value):
+        return shape
     if value.device.type == "meta":
         return f"{shape} of meta"
-    if value.layout != torch.strided:
-        return f"{shape} of {str(value.layout).removeprefix('torch.')}"
-    return shape if value.is_floating_point() else f"{shape} of {str(value.dtype).removeprefix('torch.')}"
+    kind = value.dtype if value.layout == torch.strided else value.layout
+    return f"{shape} of {str(kind).removeprefix('torch.')}"
 
 
 def _fold_normalization(

@@ -103,6 +103,16 @@ STATES: list[tuple[str, Any, str]] = [
     ("complex", torch.ones(2, dtype=torch.cfloat), r"heads\.seg\.refine\.bias is \[2\] of complex64"),
     ("sparse", torch.ones(2).to_sparse(), r"heads\.seg\.refine\.bias is \[2\] of sparse_coo"),
     ("meta", torch.ones(2, device="meta"), r"heads\.seg\.refine\.bias is \[2\] of meta"),
+    (
+        "float8",
+        torch.ones(2).to(torch.float8_e4m3fn),
+        r"heads\.seg\.refine\.bias is \[2\] of float8_e4m3fn .*expected \[2\]",
+    ),
+    (
+        "nested",
+        torch.nested.nested_tensor([torch.ones(2)]),
+        r"heads\.seg\.refine\.bias is nested in the file, expected \[2\]",
+    ),
     ("shape", torch.ones(3), r"heads\.seg\.refine\.bias is \[3\] in the file, expected \[2\]"),
 ]
 
@@ -113,6 +123,44 @@ def test_what_is_no_weight_is_refused(here: Path, kind: str, value: Any, message
     torch.save({"model": state, "network_config": PLAIN}, here / "model.pt")
     with pytest.raises(ValueError, match=message):
         load_network(small(), here / "model.pt")
-    started = message if kind == "a number" else r"refine\.bias must have shape \[2\], got \["
+    started = message if kind == "a number" else r"refine\.bias must have shape \[2\], got (\[|nested)"
     with pytest.raises(ValueError, match=started):
         load_start(small(), here / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("heads.seg.refine.bias", 1e39), ("decoder.fusion.norm.bias", -1e39), ("heads.seg.refine.bias", float("nan"))],
+)
+def test_weights_that_float32_cannot_hold_are_refused(here: Path, name: str, value: float) -> None:
+    """Also where only some rows of them would be taken."""
+    state = small().state_dict()
+    state[name] = torch.full_like(state[name], value, dtype=torch.float64)
+    torch.save({"model": state, "network_config": PLAIN}, here / "model.pt")
+    message = rf"^[^\n]*model\.pt: weights must be finite in float32, got NaN or infinite values in {name};[^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        load_network(small(), here / "model.pt")
+    with pytest.raises(ValueError, match=message):
+        load_start(small(), here / "model.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_other_floats_are_taken(here: Path, dtype: torch.dtype) -> None:
+    state = {name: value.to(dtype) for name, value in small().state_dict().items()}
+    torch.save({"model": state, "network_config": PLAIN}, here / "model.pt")
+    network = small()
+    load_network(network, here / "model.pt")
+    assert all(torch.equal(value, state[name].float()) for name, value in network.state_dict().items())
+
+
+ODD_ENCODERS = {"float8": torch.ones(1).to(torch.float8_e5m2), "nested": torch.nested.nested_tensor([torch.ones(1)])}
+
+
+@pytest.mark.parametrize("kind", ODD_ENCODERS)
+@pytest.mark.parametrize("layout", ["encoder.backbone.stem_0.{}", "stem.0.{}", "downsample_layers.0.0.{}"])
+def test_what_is_no_weight_is_refused_in_an_encoder(here: Path, kind: str, layout: str) -> None:
+    torch.save({layout.format(name): ODD_ENCODERS[kind] for name in ("weight", "bias")}, here / "encoder.pt")
+    with pytest.raises(
+        ValueError, match=rf"^[^\n]*encoder\.pt does not fit [^\n]* is (absent|{kind}|.* of {kind})[^\n]*$"
+    ):
+        load_encoder(ConvNeXtEncoder("test_convnext"), name="test_convnext", path=here / "encoder.pt")

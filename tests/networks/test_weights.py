@@ -127,7 +127,7 @@ def test_weights_of_a_training_that_diverged_are_refused(make_network, checkpoin
     content["model"][name].view(-1)[0] = value
     torch.save(content, checkpoint)
     for load in (load_network, load_start):
-        message = rf"model\.pt: weights must be finite, got NaN or infinite values in {re.escape(name)}; use"
+        message = rf"model\.pt: weights must be finite in float32, got NaN or infinite values in {re.escape(name)}; use"
         with pytest.raises(ValueError, match=message):
             load(make_network(), checkpoint)
 
