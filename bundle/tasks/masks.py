@@ -18,6 +18,7 @@ from bundle.metrics import Row, Tolerance, mean_dice, segmentation_rows, segment
 from bundle.metrics.segmentation import PROTOCOLS
 from bundle.networks.heads import MaskHead
 from bundle.palette import hex_color
+from bundle.tasks.presence import thresholds
 from bundle.tasks.task import Asked, Target, Task, Widths
 from bundle.transforms.guidance import hold_to_guidance
 from bundle.transforms.letterbox import stretch_positive
@@ -65,7 +66,7 @@ class Masks(Task):
         protocol: ``native``; ``paper`` scores in the paper's way as well.
 
     Raises:
-        ValueError: when the protocol is not known, or the gate names another structure.
+        ValueError: when the protocol is not known, or the gate names another structure or is no probability.
     """
 
     section, group = "segmentation", "segmentation"
@@ -93,9 +94,7 @@ class Masks(Task):
         shown = [organs.shows(position) for position in organs.positions if position not in ANY_POSITION]
         self.criterion = None if criterion is None else PartialLabelLoss(criterion, shown if absent else ())
         self.maps = switch(maps, "probabilities")
-        if unknown := set(gate or {}) - set(self.structures[1:]):
-            raise ValueError(f"gate must name structures {self.structures[1:]}, got {sorted(unknown)}; correct it.")
-        self.gate = {self.structures.index(structure): float(least) for structure, least in (gate or {}).items()}
+        self.gate = thresholds(gate, self.structures)
         self.protocols = list(dict.fromkeys(["native", protocol]))
         self.tolerance = tolerance
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -16,6 +17,33 @@ from bundle.metrics import Row, auroc, item_origin, mean_estimate, number, table
 from bundle.networks.heads import VectorHead
 from bundle.tasks.task import Asked, Target, Task, Widths
 from bundle.vocabulary import Organs
+
+
+def thresholds(gate: Mapping[str, float] | None, structures: Sequence[str]) -> dict[int, float]:
+    """Index of a structure -> probability of its presence, 0 to 1, below which it is left out.
+
+    Args:
+        gate: structure -> probability; None: none is left out.
+        structures: all of them, background first.
+
+    Raises:
+        ValueError: when the gate is no table, names no structure, or has another value than a number from 0 to 1.
+    """
+    if gate is None:
+        return {}
+    wrong: Any = gate
+    if isinstance(gate, Mapping):
+        wrong = {name: least for name, least in gate.items() if name not in structures[1:] or not _share(least)}
+        if not wrong:
+            return {structures.index(name): float(least) for name, least in gate.items()}
+    raise ValueError(
+        f"gate must be a table of structures ({', '.join(structures[1:])}) and numbers from 0 to 1, or none, got"
+        f" {shorten(repr(wrong), 80)}; correct --gate."
+    )
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 class Presence(Task):

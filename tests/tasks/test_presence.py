@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+import re
 from typing import Any
 
 import pytest
@@ -88,9 +89,26 @@ def test_what_a_user_guides_passes_the_gate(slot: int, expected: list[int]) -> N
     assert shown(Masks(ORGANS, gate={"lesion": 0.5}), [0.4, 0.0, 0.0], asked) == expected
 
 
-def test_a_gate_of_another_structure_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gate must name structures \['lesion', 'nerve', 'vessel'\], got \['head'\]"):
-        Masks(ORGANS, gate={"head": 0.5})
+@pytest.mark.parametrize(
+    "gate",
+    [
+        0.5, 0, False, "lesion", "", [], ["lesion"], {"lesion": 1.5}, {"lesion": -1}, {"lesion": math.nan},
+        {"lesion": math.inf}, {"lesion": 10**400}, {"lesion": "x"}, {"lesion": "0.5"}, {"lesion": True},
+        {"lesion": None}, {"lesion": [0.5]}, {"lesion": 0.5, "head": 0.5}, {"head": 0.5, 1: 0.5},
+        {"background": 0.5}, {None: 0.5}, {"lesion": 0.5, "vessel": 2},
+    ],
+    ids=lambda gate: str(gate)[:30],
+)  # fmt: skip
+def test_a_gate_that_cannot_be_is_refused(gate: Any) -> None:
+    expected = "gate must be a table of structures (lesion, nerve, vessel) and numbers from 0 to 1, or none, got "
+    with pytest.raises(ValueError, match=rf"^{re.escape(expected)}[^\n]+; correct --gate\.$") as error:
+        Masks(ORGANS, gate=gate)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("gate", [None, {}, {"lesion": 0, "nerve": 1, "vessel": 0.5}], ids=str)
+def test_a_gate_that_can_be_is_taken(gate: Any) -> None:
+    assert Masks(ORGANS, gate=gate).gate == {ORGANS.structures.index(name): n for name, n in (gate or {}).items()}
 
 
 def test_rows_scores_and_table() -> None:
