@@ -84,12 +84,12 @@ class Checkpoints:
         described: Mapping[str, Any] | None = None,
         taught: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.guard = guard
+        self.guard, self.identity, self.taught = guard, identity, taught
         self.parts: dict[str, Any] = dict(zip(_PARTS, (network, average, optimizer, lr_scheduler), strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
         self.folder, self.files = OutputFolder(output_dir), [BEST, LAST, *others]
-        self.identity, self.described, self.taught = identity, dict(described or {}), taught
+        self.described = described_network(dict(described or {}), path="described in the config")  # as readers will
         self.saved = 0  # epochs of this run in last.pt
 
     def attach(self, engine: Engine) -> None:

@@ -65,7 +65,19 @@ def describe(weights: str | Path, *, otherwise: str | Path, exported: nn.Module 
         found = copy.deepcopy(_checkpoint(str(weights), _stamp(weights)))
     else:
         return told
+    _check_gate(found, path=weights)
     return {**told, **{key: found[key] for key in told if key in found}, "organs": organs_of(found, path=weights)}
+
+
+def _check_gate(found: Mapping[str, Any], *, path: str | Path) -> None:
+    if "structures" not in found:
+        return
+    known = found["structures"][1:]
+    if others := set(found.get("gate") or {}) - set(known):
+        raise ValueError(
+            f"{path}: gate must name some of its {len(known)} structures, got {len(others)} others; write the gate"
+            " anew (scripts/gate.py), or use a file that you made."
+        )
 
 
 def told_organs(held: Mapping[str, Any], **given: Any) -> dict[str, Any]:

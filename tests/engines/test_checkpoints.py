@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.engines.checkpoints import write_epoch_file
+from bundle.engines.checkpoints import Checkpoints, write_epoch_file
 from bundle.files import LEDGER, OutputFolder
 from bundle.networks.weights import read_file
 from tests.engines.interrupted import Train, stop_in_epoch_2
@@ -247,3 +247,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_epoch_file(folder, "table.csv", fail)
     assert sorted(file.name for file in tmp_path.iterdir()) == [LEDGER, "table.csv"]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("click_radius", 0), ("image_size", 4096), ("image_std", [0.2, 0.0, 0.2]), ("gate", {"lesion": 2}), ("other", 1)],
+)
+def test_a_run_whose_weights_no_reader_would_take_does_not_start(key: str, value: Any) -> None:
+    parts: dict[str, Any] = dict.fromkeys(("network", "average", "optimizer", "lr_scheduler", "evaluator"))
+    with pytest.raises(ValueError, match=rf"^described in the config: network_config must hold .*'{key}'"):
+        Checkpoints(**parts, output_dir="out", model_path="model.pt", described={key: value})

@@ -95,6 +95,12 @@ def test_tables_that_do_not_fit_name_the_file(tmp_path: Path) -> None:
         describe(tmp_path / "none.pt", otherwise=TRAIN, exported=strange)
 
 
+@pytest.mark.parametrize("gate", [{"lesion": 0.5, "$x": 0.5}, {"background": 0.5}], ids=["unknown", "background"])
+def test_a_gate_of_other_structures_names_the_file(tmp_path: Path, gate: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"^model_float32\.onnx: gate must name some of its 1 structures, got 1 other"):
+        describe(tmp_path / "none.pt", otherwise=TRAIN, exported=Exported(organ_structures={}, gate=gate))
+
+
 TASKS = [
     *class_tasks(Organs(CONFIG["organs"])),
     Organ(Organs(CONFIG["organs"])),
