@@ -77,7 +77,7 @@ def test_a_run_killed_at_any_step_can_be_repeated(tmp_path: Path, place: str) ->
     code = {
         "os.replace": "os.replace = lambda *_: os._exit(9); folder.write('a', b'second')",
         "os.write": "os.write = lambda *_: os._exit(9); folder.write('a', b'second')",
-        "grow": "folder.grow('a').write_bytes(b'half'); os._exit(9)",
+        "grow": "folder.grow('a'); folder.append('a', b'ha'); folder.append('a', b'lf'); os._exit(9)",
     }[place]
     OutputFolder(tmp_path).write("a", b"first")
     code = f"import os, bundle.files; folder = bundle.files.OutputFolder({str(tmp_path)!r}); {code}"
@@ -93,8 +93,10 @@ def test_a_run_killed_at_any_step_can_be_repeated(tmp_path: Path, place: str) ->
 def test_a_grown_file_is_known_by_what_it_holds_in_the_end(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
     path = folder.grow("lines")
-    path.write_text("1\n2\n")
+    folder.append("lines", b"1\n")
+    folder.append("lines", b"2\n")
     folder.finish("lines")
+    assert path.read_text() == "1\n2\n"
     OutputFolder(tmp_path).check(["lines"])
     path.write_text("1\n2\n3\n")
     with pytest.raises(FileExistsError, match=CHANGED):
@@ -103,7 +105,8 @@ def test_a_grown_file_is_known_by_what_it_holds_in_the_end(tmp_path: Path) -> No
 
 def test_a_removed_file_leaves_no_right_to_its_name(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
-    folder.grow("partial").write_text("rows")
+    folder.grow("partial")
+    folder.append("partial", b"rows")
     folder.remove("partial")
     (tmp_path / "partial").write_text("mine")
     for other in (folder, OutputFolder(tmp_path)):
@@ -124,7 +127,8 @@ def test_other_names_of_a_file_keep_what_it_held(tmp_path: Path) -> None:
     os.link(tmp_path / "lines", tmp_path / "backup")
     (tmp_path / "link").symlink_to("backup")
     folder = OutputFolder(tmp_path)
-    folder.grow("lines").write_bytes(b"new")
+    folder.grow("lines")
+    folder.append("lines", b"new")
     folder.adopt("link")
     folder.write("link", b"new")
     assert (tmp_path / "backup").read_bytes() == b"old"
@@ -272,13 +276,58 @@ def test_a_list_of_strangers_gives_no_right_to_a_file(tmp_path: Path, line: str)
     assert (tmp_path / "x_mask.png").read_bytes() == b"truth"
 
 
-def test_another_file_under_the_name_of_one_that_grew_is_not_replaced(tmp_path: Path) -> None:
-    grown = OutputFolder(tmp_path).grow("table.csv")
-    grown.write_text("part")  # killed here
-    OutputFolder(tmp_path).check(["table.csv"])
-    other = tmp_path / "mine.csv"
-    other.write_text("mine")
-    other.replace(grown)
-    with pytest.raises(FileExistsError, match=r"table\.csv: expected a free name"):
-        OutputFolder(tmp_path).grow("table.csv")
-    assert grown.read_text() == "mine"
+@pytest.mark.parametrize("step", ["grow", "append"])
+def test_what_a_user_writes_in_the_place_of_a_killed_runs_file_is_kept(tmp_path: Path, step: str) -> None:
+    """Over it, at its end, and a new file that gets its inode."""
+    folder = OutputFolder(tmp_path)
+    grown = folder.grow("table.csv")
+    if step == "append":
+        folder.append("table.csv", b"part")
+    OutputFolder(tmp_path).check(["table.csv"])  # killed here
+    held = grown.read_bytes()
+    for content in (b"mine", held + b", corrected"):
+        grown.write_bytes(content)  # the same inode
+        for call in (OutputFolder(tmp_path).grow, OutputFolder(tmp_path).remove):
+            with pytest.raises(FileExistsError, match=r"table\.csv: expected a free name"):
+                call("table.csv")
+        assert grown.read_bytes() == content
+    grown.write_bytes(held)
+    OutputFolder(tmp_path).grow("table.csv")
+
+
+def test_a_run_killed_between_the_list_and_an_append_can_be_repeated(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    path = folder.grow("lines")
+    folder.append("lines", b"1\n")
+    folder.append("lines", b"2\n")
+    path.write_bytes(b"1\n")
+    OutputFolder(tmp_path).check(["lines"])
+
+
+def test_a_growing_file_whose_name_was_taken_leaves_the_other_alone(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    path = folder.grow("lines")
+    path.unlink()
+    path.write_text("mine")
+    folder.append("lines", b"1\n")
+    folder.finish("lines")
+    assert path.read_text() == "mine"
+    with pytest.raises(FileExistsError, match="lines: "):
+        OutputFolder(tmp_path).grow("lines")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of a process")
+def test_what_a_full_disk_cuts_is_not_added(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, bundle.files\n"
+        f"folder = bundle.files.OutputFolder({str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "folder.grow('lines'); folder.append('lines', b'1' * 1500)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try: folder.append('lines', b'2' * 1500)\n"
+        "except OSError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "refused\n"
+    assert (tmp_path / "lines").read_bytes() == b"1" * 1500
+    OutputFolder(tmp_path).grow("lines")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -110,6 +111,22 @@ def test_the_message_names_the_option(clip: Path, tmp_path: Path, capsys: pytest
         assert main([str(clip), "--output", str(tmp_path / "a.mp4"), "--jsonl", str(tmp_path / second)]) == 1
         assert "--output and --jsonl must be two files" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, "mine.json"]
+
+
+def test_lines_of_a_killed_run_are_replaced_until_a_user_changes_them(clip: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "g.jsonl"
+    words = [sys.executable, str(SCRIPT), str(clip), "--loop", "100000", "--jsonl", str(lines)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        while not (lines.exists() and lines.stat().st_size) and killed.poll() is None:
+            time.sleep(0.02)
+        killed.kill()
+    held = lines.read_bytes()
+    lines.write_bytes(held + b"mine")  # in place
+    assert main([str(clip), "--jsonl", str(lines)]) == 1
+    assert lines.read_bytes() == held + b"mine"
+    lines.write_bytes(held)
+    assert main([str(clip), "--jsonl", str(lines)]) == 0
+    assert len(lines.read_text().splitlines()) == 4
 
 
 def test_weights_are_not_replaced(clip: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bundle.files.writing import sha256, whole_file
 
@@ -23,12 +23,12 @@ except ImportError:  # Windows
 LEDGER = ".ultrasound_uperconvnext_outputs"
 """File beside the outputs that lists them, a line of JSON each: path below its folder, and SHA-256.
 
-In place of the hash stands "growing", the device and the inode while a file grows, and "" when it is removed: what
-grows is the run's own whatever it holds, but not another file under that name.
+In place of the hash stands "growing" and the hashes before and after what is added next while a file grows, and "" when
+it is removed: a killed run's file is known by what it holds, as its name and place may be another file's by now.
 """
 
 _GROWING = "growing"
-_GROWS = bytes(16)  # how the mark of a growing file begins, in the place of a hash
+_GROWS = bytes(32)  # stands before the two hashes of a growing file
 
 
 class OutputFolder:
@@ -52,6 +52,7 @@ class OutputFolder:
         self._ledgers: dict[str, dict[str, bytes]] = {}  # folder -> name -> hashes in a row, 32 bytes each
         self._real: dict[str, str] = {}  # folder -> the same without links
         self._passed: dict[str, int] = {}  # name -> hash of inode, size and time when it was found unchanged
+        self._growing: dict[str, tuple[IO[bytes], Any]] = {}  # name -> open file, hash of what it holds
         self._lock = threading.RLock()
 
     def check(self, names: Iterable[str | Path]) -> None:
@@ -105,7 +106,7 @@ class OutputFolder:
         return path
 
     def grow(self, name: str | Path) -> Path:
-        """A new, empty file that grows while the run goes on; open it to append. What it will hold is the run's own.
+        """Begins a new, empty file to which :meth:`append` adds while the run goes on.
 
         Raises:
             FileExistsError: when it would replace what no earlier run wrote.
@@ -115,18 +116,42 @@ class OutputFolder:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        path.open("xb").close()
-        status = path.stat()
+        file, held = path.open("xb", buffering=0), hashlib.sha256()
         try:
-            self._note(name, f"{_GROWING} {status.st_dev} {status.st_ino}")
+            self._note(name, f"{_GROWING} {held.hexdigest()} {held.hexdigest()}")
         except OSError:
+            file.close()
             path.unlink()
             raise
+        self._growing[_key(name)] = (file, held)
         return path
 
+    def append(self, name: str | Path, content: bytes) -> None:
+        """Adds to a file that this run began to grow, even if its name is another file's by now.
+
+        Raises:
+            OSError: when it cannot be written as a whole; nothing is added then.
+        """
+        with self._lock:
+            file, held = self._growing[_key(name)]
+            longer = held.copy()
+            longer.update(content)
+            self._note(name, f"{_GROWING} {held.hexdigest()} {longer.hexdigest()}")  # before: see write
+            start = file.tell()
+            try:
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / name))
+            except OSError:
+                file.seek(start)
+                file.truncate()
+                raise
+            self._growing[_key(name)] = (file, longer)
+
     def finish(self, name: str | Path) -> None:
-        """Lists what a grown file holds now that it is complete."""
-        self._note(name, sha256(self.folder / name))
+        """Lists what a grown file was given now that it is complete."""
+        file, held = self._growing.pop(_key(name))
+        file.close()
+        self._note(name, held.hexdigest())
 
     def remove(self, name: str | Path) -> None:
         """Removes a file of this run or an earlier one, if it is there.
@@ -135,6 +160,8 @@ class OutputFolder:
             FileExistsError: when no earlier run wrote it.
         """
         self.check([name])
+        if _key(name) in self._growing:
+            self._growing.pop(_key(name))[0].close()
         if os.path.lexists(self.folder / name):
             (self.folder / name).unlink()
             self._note(name, "")
@@ -201,8 +228,7 @@ class OutputFolder:
         if not known:
             return "a file that no earlier run lists (another run writes here now, or a version up to 0.5.2 wrote it)"
         hashes = [known[start : start + 32] for start in range(0, len(known), 32)]
-        own = _mark(f"{_GROWING} {status.st_dev} {status.st_ino}")
-        if own not in hashes and bytes.fromhex(sha256(path)) not in hashes:
+        if bytes.fromhex(sha256(path)) not in hashes:
             return "a file that was changed since an earlier run wrote it"
         self._passed[key] = stamp
         return ""
@@ -237,14 +263,14 @@ def _key(name: str | Path) -> str:
 
 
 def _mark(digest: str) -> bytes:
-    """A hash, or a growing file's place, in 32 bytes; nothing for a removed file.
+    """A hash in 32 bytes; those of a growing file, in 96; nothing for a removed file.
 
     Raises:
         ValueError: when it is none of them.
     """
     if digest.startswith(_GROWING):
-        device, inode = (int(number).to_bytes(8, "big") for number in digest.split()[1:])
-        return _GROWS + device + inode
+        before, after = digest.split()[1:]
+        return _GROWS + _mark(before) + _mark(after)
     mark = bytes.fromhex(digest)
     if len(mark) not in (0, 32):
         raise ValueError(f"expected a SHA-256, got {digest}")
@@ -253,8 +279,7 @@ def _mark(digest: str) -> bytes:
 
 def _list(listed: dict[str, bytes], name: str, digest: str) -> None:
     """Adds a hash of a file; an earlier one may still be what the disk holds."""
-    known = listed.get(name, b"")
-    known = known[:-32] if known[-32:-16] == _GROWS else known
-    mark = _mark(digest)
+    mark, known = _mark(digest), listed.get(name, b"")
+    known = known[:-96] if known[-96:-64] == _GROWS else known
     hashes = [known[start : start + 32] for start in range(0, len(known), 32)]
     listed[name] = known if mark in hashes else known + mark

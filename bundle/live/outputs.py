@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import shutil
@@ -158,9 +159,12 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, *, sources: Iterable[str | Path] = ()) -> None:
-        self.name = "" if _is_stream(path) else path.name
         self.folder = OutputFolder(path.parent, option="--jsonl", sources=sources)
-        self.file = (self.folder.grow(self.name) if self.name else path).open("a", encoding="utf-8")
+        self.pipe = path.open("ab") if _is_stream(path) else None
+        self.name = path.name
+        self.waiting = bytearray()
+        if self.pipe is None:
+            self.folder.grow(self.name)
 
     def write(self, result: Result) -> None:
         """Adds a frame's line."""
@@ -170,10 +174,22 @@ class JsonLines:
             "latency_ms": round(result.latency * 1000, 2),
             **{key: value for key, value in result.found.items() if key not in _SAME_FOR_ALL},
         }
-        self.file.write(json.dumps(line, allow_nan=False) + "\n")
+        self.waiting += json.dumps(line, allow_nan=False).encode() + b"\n"
+        if len(self.waiting) >= io.DEFAULT_BUFFER_SIZE:
+            self._pass_on()
 
     def close(self) -> None:
         """Completes the file."""
-        self.file.close()
-        if self.name:
+        self._pass_on()
+        if self.pipe is None:
             self.folder.finish(self.name)
+        else:
+            self.pipe.close()
+
+    def _pass_on(self) -> None:
+        content, self.waiting = bytes(self.waiting), bytearray()
+        if self.pipe is None:
+            self.folder.append(self.name, content)
+        else:
+            self.pipe.write(content)
+            self.pipe.flush()

@@ -39,16 +39,17 @@ class Tables(Sink):
         self.run = run
         self.records: list[tuple[int, dict[str, Any]]] = []  # (place in the data set, entry)
         self.columns = list(_flat(_record("", "", run.answers.complete, dict.fromkeys(run.kinds))))
-        self.partial = run.folder.grow(_partial(run))
-        self.partial.write_bytes(csv_table([], self.columns))
+        self.partial = _partial(run)
+        run.folder.grow(self.partial)
+        run.folder.append(self.partial, csv_table([], self.columns))
 
     def image(self, study: Study, findings: Findings) -> None:
         """Adds an image's entry."""
         empty = self.run.answers.empty(study.item)
         result = {key: findings.result.get(key, value) for key, value in empty.items()}
         record = _record(study.item["file"], study.error, result, study.files)
-        with self.lock, self.partial.open("ab") as file:
-            file.write(csv_table([_flat(record)], self.columns, header=False))
+        with self.lock:
+            self.run.folder.append(self.partial, csv_table([_flat(record)], self.columns, header=False))
             self.records.append((int(study.item["place"]), record))
 
     def finish(self) -> Sequence[Path]:
@@ -56,7 +57,7 @@ class Tables(Sink):
         records = in_order(self.records)
         written = self._write(records) if not self.run.rank else []
         idist.barrier()
-        self.run.folder.remove(self.partial.name)
+        self.run.folder.remove(self.partial)
         return written
 
     def _write(self, records: list[dict[str, Any]]) -> list[Path]:

@@ -104,7 +104,9 @@ def test_what_was_written_of_a_batch_that_failed_keeps_its_row(writer: Writer, i
 def test_a_killed_run_of_several_and_a_user_beside_them(writer: Writer, item: Item, run: Run, tmp_path: Path) -> None:
     """Two runs with different images share the folder; a partial table that was left is taken over."""
     run(writer(), item("a.png"))
-    OutputFolder(tmp_path / "out").grow("predictions.partial.csv").write_text("rows of a killed run")
+    killed = OutputFolder(tmp_path / "out")
+    killed.grow("predictions.partial.csv")
+    killed.append("predictions.partial.csv", b"rows of a killed run")
     run(writer(), item("b.png"))
     run(writer(), item("a.png"), item("b.png"))
     assert not (tmp_path / "out/predictions.partial.csv").exists()
