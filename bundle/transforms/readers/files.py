@@ -15,9 +15,10 @@ from bundle.failures import clause
 from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES, METAIMAGE_SUFFIXES, NIFTI_SUFFIXES
 from bundle.transforms.readers.dicom import read_dicom
 from bundle.transforms.readers.metaimage import is_metaimage, read_metaimage
+from bundle.transforms.readers.nrrd_files import read_nrrd
 from bundle.transforms.readers.pictures import read_picture
 from bundle.transforms.readers.raw import MAX_PIXELS, Raw
-from bundle.transforms.readers.volumes import read_nifti, read_nrrd
+from bundle.transforms.readers.volumes import read_nifti
 
 Reader = Callable[[IO[bytes], str, bool], Raw]
 

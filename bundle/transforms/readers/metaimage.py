@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -15,10 +13,13 @@ from bundle.geometry import UNKNOWN_SPACING
 from bundle.transforms.readers.raw import (
     LPS_TO_RAS,
     Raw,
+    believed,
     by_default,
     find_plane,
     take_plane,
     turn_affine,
+    unpacked,
+    values_beside,
 )
 
 MAX_HEADER = 65536
@@ -62,16 +63,11 @@ def _is_true(header: Mapping[str, str], *names: str) -> bool:
     return any(header.get(name, "").lower() == "true" for name in names)
 
 
-def _read_values(header: Mapping[str, str], file: IO[bytes], path: str) -> bytes:
-    """The content behind the header, or of the file beside it that the header names."""
+def _read_values(header: Mapping[str, str], file: IO[bytes], path: str, *, size: int) -> bytes:
+    """The content behind the header, or of the file beside it that the header names; unpacked, ``size`` at most."""
     name = header[DATA]
-    if name.upper() == "LOCAL":
-        content = file.read()
-    elif Path(name).name == name and name != "LIST" and "%" not in name:
-        content = Path(path).with_name(name).read_bytes()
-    else:
-        raise ValueError(f"MetaImage must hold its values or name one file beside it, got {name!r}; save it as .mha.")
-    return zlib.decompress(content) if _is_true(header, "CompressedData") else content
+    content = file.read() if name.upper() == "LOCAL" else values_beside(path, name, "MetaImage").read_bytes()
+    return unpacked(content, size, kind="MetaImage") if _is_true(header, "CompressedData") else content
 
 
 def _read_array(header: Mapping[str, str], file: IO[bytes], path: str, *, sizes: Sequence[int]) -> np.ndarray:
@@ -81,9 +77,11 @@ def _read_array(header: Mapping[str, str], file: IO[bytes], path: str, *, sizes:
     big = _is_true(header, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     dtype = np.dtype((">" if big else "<") + TYPES[kind])
     channels = int((_numbers(header, "ElementNumberOfChannels") or [1])[0])
-    content = _read_values(header, file, path)
+    if channels not in (1, 3, 4):
+        raise ValueError(f"MetaImage must have 1, 3 or 4 channels, got {channels}; save one as a file.")
     expected = math.prod(sizes) * channels * dtype.itemsize
     skipped = int((_numbers(header, "HeaderSize") or [0])[0])
+    content = _read_values(header, file, path, size=expected + max(skipped, 0))
     content = content[len(content) - expected if skipped < 0 else skipped :]
     if len(content) < expected:
         raise OSError(f"the MetaImage is cut, it must have {expected} bytes of values, got {len(content)}")
@@ -121,11 +119,11 @@ def read_metaimage(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     plane, colors = find_plane(sizes)
     stored = _read_array(header, file, path, sizes=sizes)
     if stored.ndim > len(sizes):
-        if colors is not None or stored.shape[-1] not in (3, 4):
-            raise ValueError(f"MetaImage must have 1, 3 or 4 channels, got {stored.shape[-1]}; save one as a file.")
+        if colors is not None:
+            raise ValueError(f"MetaImage must have one axis of colors, got {colors} and channels; save it as RGB.")
         stored, colors = stored[..., :3], len(sizes)
     sizes_mm, affine = _geometry(header, len(sizes))
     across = [sizes_mm[axis] for axis in plane] if len(sizes_mm) == len(sizes) else []
     known = len(across) == 2 and min(across) > 0 and not by_default(across)
-    spacing = (across[1], across[0]) if known else UNKNOWN_SPACING
-    return Raw(take_plane(stored, plane, colors), spacing, affine=turn_affine(affine, plane))
+    spacing, notes = believed(across[1], across[0]) if known else (UNKNOWN_SPACING, ())
+    return Raw(take_plane(stored, plane, colors), spacing, affine=turn_affine(affine, plane), notes=notes)

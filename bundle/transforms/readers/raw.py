@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import bz2
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +15,9 @@ from bundle.geometry import UNKNOWN_SPACING
 
 MAX_PIXELS = 89_478_485
 """Largest image read, in pixels: the level at which Pillow warns of a decompression bomb (12 000 x 7 456)."""
+
+SPACING_RANGE = (1e-4, 100.0)
+"""Least and largest distance of pixels in mm that is believed; ultrasound has 0.005 to 1."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -41,6 +47,57 @@ class Raw:
 def by_default(sizes: Sequence[float] | np.ndarray) -> bool:
     """Whether pixels are 1 x 1, which converters write that know no spacing, whatever unit they name."""
     return bool(np.allclose(sizes, 1.0, rtol=0, atol=1e-6))
+
+
+def believed(row: float, column: float) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """A spacing in mm, or an unknown one and a note where it cannot be that of an image."""
+    least, most = SPACING_RANGE
+    if least <= row <= most and least <= column <= most:
+        return (row, column), ()
+    return UNKNOWN_SPACING, (f"a spacing of {row:.3g} x {column:.3g} mm cannot be right and is left out",)
+
+
+def values_beside(path: str, name: str, kind: str) -> Path:
+    """The file of values that a header names, which must lie beside it.
+
+    Args:
+        path: of the header.
+        name: in the header.
+        kind: of the file, for messages.
+
+    Raises:
+        ValueError: when it names another place, several files, or what is no plain file, such as a device.
+        FileNotFoundError: when there is none.
+    """
+    if not name or Path(name).name != name or name.split()[0] == "LIST" or "%" in name:
+        raise ValueError(f"{kind} must hold its values or name one file beside it, got {name!r}; save it as one file.")
+    beside = Path(path).with_name(name)
+    if beside.exists() and not beside.is_file():
+        raise ValueError(f"{kind} must name a plain file, got {name!r}, which is none; save it as one file.")
+    if not beside.exists():
+        raise FileNotFoundError(f"the {kind} names {name!r} for its values, which is not there")
+    return beside
+
+
+def unpacked(content: bytes, size: int, *, kind: str, bzip2: bool = False) -> bytes:
+    """What compressed values hold: ``size`` bytes at most, however many a small file could give.
+
+    Args:
+        content: of zlib or gzip, or of bzip2.
+        size: that the header tells.
+        kind: of the file, for messages.
+
+    Raises:
+        ValueError: when there are more, or they cannot be unpacked.
+    """
+    unpacker = bz2.BZ2Decompressor() if bzip2 else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        values = unpacker.decompress(content, size + 1)
+    except (OSError, zlib.error) as error:
+        raise ValueError(f"{kind} must hold compressed values, got damaged ones ({error}); copy it again.") from error
+    if len(values) > size:
+        raise ValueError(f"{kind} must unpack to {size} bytes of values, got more; correct its sizes.")
+    return values
 
 
 def check_size(width: int, height: int) -> None:

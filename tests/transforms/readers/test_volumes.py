@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import zlib
 from pathlib import Path
 
@@ -130,14 +131,39 @@ def test_a_metaimage_without_its_values_is_named(tmp_path: Path) -> None:
         read_file(str(path))
 
 
-def test_nrrd_in_other_axes(tmp_path: Path) -> None:
-    nrrd = pytest.importorskip("nrrd", reason="pynrrd is optional")
-    plane = np.arange(20, dtype=np.uint8).reshape(5, 4)
-    nrrd.write(str(tmp_path / "a.nrrd"), plane[None], {"spacings": [3.0, 0.2, 0.1]})
-    raw = read_file(str(tmp_path / "a.nrrd"))
-    assert np.array_equal(raw.pixels, plane.T)
-    assert raw.spacing == (0.1, 0.2)
-    content = (tmp_path / "a.nrrd").read_bytes()
-    (tmp_path / "a.nrrd").write_bytes(content[:-12])
-    with pytest.raises((OSError, ValueError), match=r"a\.nrrd: "):
-        read_file(str(tmp_path / "a.nrrd"))
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+def test_compressed_values_are_not_unpacked_beyond_their_size(tmp_path: Path, suffix: str) -> None:
+    path = metaimage(tmp_path / f"a{suffix}", GREY, data="LOCAL" if suffix == ".mha" else "a.zraw")
+    header = path.read_bytes().split(b"ElementDataFile")[0] + b"CompressedData = True\nElementDataFile = "
+    bomb = zlib.compress(bytes(1 << 26))
+    (tmp_path / "a.zraw").write_bytes(bomb)
+    path.write_bytes(header + (b"LOCAL\n" + bomb if suffix == ".mha" else b"a.zraw\n"))
+    with pytest.raises(ValueError, match=rf"a\{suffix}: MetaImage must unpack to 15 bytes of values, got more"):
+        read_file(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_metaimage_that_names_a_pipe_is_refused(tmp_path: Path) -> None:
+    path = metaimage(tmp_path / "a.mhd", GREY, data="a.raw")
+    (tmp_path / "a.raw").unlink()
+    os.mkfifo(tmp_path / "a.raw")
+    with pytest.raises(ValueError, match=r"a\.mhd: MetaImage must name a plain file, got 'a\.raw', which is none"):
+        read_file(str(path))
+
+
+@pytest.mark.parametrize("kind", ["complex64", "complex128"])
+def test_complex_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    nibabel.save(nibabel.Nifti1Image(ACROSS.astype(kind) * 1j, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(ValueError, match=rf"a\.nii: NIfTI must hold real numbers, got {kind}; save their magnitude"):
+        read_file(str(tmp_path / "a.nii"))
+
+
+def test_a_spacing_that_cannot_be_right_is_left_out(tmp_path: Path) -> None:
+    for zooms in ((1e-20, 1e-20), (0.1, 300.0)):
+        image = nibabel.Nifti1Image(ACROSS, np.diag([*zooms, 1, 1]))
+        nibabel.save(image, tmp_path / "a.nii")
+        raws = [read_file(str(tmp_path / "a.nii"))]
+        raws += [read_file(str(metaimage(tmp_path / "a.mha", GREY, ElementSpacing=f"{zooms[0]} {zooms[1]}")))]
+        for raw in raws:
+            assert np.isnan(raw.spacing).all(), zooms
+            assert "mm cannot be right and is left out" in "; ".join(raw.notes)

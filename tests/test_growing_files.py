@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file that grows while a run goes on is known by what it holds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bundle.files import OutputFolder
+
+
+@pytest.mark.parametrize("step", ["grow", "append"])
+def test_what_a_user_writes_in_the_place_of_a_killed_runs_file_is_kept(tmp_path: Path, step: str) -> None:
+    """Over it, at its end, and a new file that gets its inode."""
+    folder = OutputFolder(tmp_path)
+    grown = folder.grow("table.csv")
+    if step == "append":
+        folder.append("table.csv", b"part")
+    OutputFolder(tmp_path).check(["table.csv"])  # killed here
+    held = grown.read_bytes()
+    for content in (b"mine", held + b", corrected"):
+        grown.write_bytes(content)  # the same inode
+        for call in (OutputFolder(tmp_path).grow, OutputFolder(tmp_path).remove):
+            with pytest.raises(FileExistsError, match=r"table\.csv: expected a free name"):
+                call("table.csv")
+        assert grown.read_bytes() == content
+    grown.write_bytes(held)
+    OutputFolder(tmp_path).grow("table.csv")
+
+
+def test_a_run_killed_between_the_list_and_an_append_can_be_repeated(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    path = folder.grow("lines")
+    folder.append("lines", b"1\n")
+    folder.append("lines", b"2\n")
+    path.write_bytes(b"1\n")
+    OutputFolder(tmp_path).check(["lines"])
+
+
+def test_a_growing_file_whose_name_was_taken_leaves_the_other_alone(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    path = folder.grow("lines")
+    path.unlink()
+    path.write_text("mine")
+    folder.append("lines", b"1\n")
+    folder.finish("lines")
+    assert path.read_text() == "mine"
+    with pytest.raises(FileExistsError, match="lines: "):
+        OutputFolder(tmp_path).grow("lines")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of a process")
+def test_what_a_full_disk_cuts_is_not_added(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, bundle.files\n"
+        f"folder = bundle.files.OutputFolder({str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "folder.grow('lines'); folder.append('lines', b'1' * 1500)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try: folder.append('lines', b'2' * 1500)\n"
+        "except OSError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "refused\n"
+    assert (tmp_path / "lines").read_bytes() == b"1" * 1500
+    OutputFolder(tmp_path).grow("lines")
