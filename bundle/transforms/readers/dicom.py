@@ -13,7 +13,8 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from bundle.dicom import PREAMBLE, class_name, is_image_class, starts_as_dicom
-from bundle.transforms.readers.dicom_header import entry, find_spacing, quiet_reading, text, whole
+from bundle.transforms.readers.dicom_header import entry, quiet_reading, text, whole
+from bundle.transforms.readers.dicom_spacing import find_spacing
 from bundle.transforms.readers.dicom_stream import END_MARK, HEAD, ITEM, guess_syntax, has_end_mark, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
 from bundle.transforms.readers.raw import Raw, check_size
@@ -217,7 +218,7 @@ def _read(file: IO[bytes], as_mask: bool) -> Raw:
         raise ValueError(f"DICOM pixel data must have the size {shape} of the header, got {stored.shape}; {CUT}.")
     stored = to_rgb(stored, ybr)
     if as_mask:
-        return Raw(stored, find_spacing(ds)[0])
+        return Raw(stored, find_spacing(ds, stored)[0])
     raw = dicom_frame(stored, ds)
     return Raw(raw.pixels, raw.spacing, raw.limits, notes=(*notes, *more, *raw.notes))
 

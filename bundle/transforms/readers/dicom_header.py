@@ -14,12 +14,7 @@ from typing import Any
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
-from bundle.geometry import UNKNOWN_SPACING
-
 logger = logging.getLogger(__name__)
-
-CM_UNIT = 3.0  # PS3.3 C.8.5.5.1.15, Physical Units X/Y Direction: cm
-SAME_SPACING = 1e-3  # of two calibrations, relative: an error of 0.2 % of an area
 
 
 def entry(ds: Any, name: str) -> Any:
@@ -73,30 +68,6 @@ def remove(ds: Any, *names: str) -> None:
     for name in names:
         if name in ds:
             del ds[name]
-
-
-def find_spacing(ds: Any) -> tuple[tuple[float, float], list[str]]:
-    """Row and column spacing in mm, and notes: PixelSpacing, else the calibration in cm that all 2D regions share."""
-    notes: list[str] = []
-    if entry(ds, "PixelSpacing") is not None:
-        found = numbers(ds, "PixelSpacing") or []
-        if len(found) == 2 and min(found) > 0:
-            return (found[0], found[1]), notes
-        notes.append("PixelSpacing is not two numbers above 0 and is left out")
-    sizes = []
-    for region in sequence(ds, "SequenceOfUltrasoundRegions"):
-        if any(numbers(region, f"PhysicalUnits{axis}Direction") != [CM_UNIT] for axis in "XY"):
-            continue
-        row, column = (numbers(region, f"PhysicalDelta{axis}") or [0.0] for axis in "YX")
-        if row[0] and column[0]:
-            sizes.append((abs(row[0]) * 10, abs(column[0]) * 10))
-        else:
-            notes.append("a region without PhysicalDelta is left out")
-    if not sizes:
-        return UNKNOWN_SPACING, notes
-    if all(math.isclose(a, b, rel_tol=SAME_SPACING) for other in sizes for a, b in zip(sizes[0], other, strict=True)):
-        return sizes[0], notes
-    return UNKNOWN_SPACING, [*notes, "regions of the image have different scales, so that its spacing is not known"]
 
 
 class _Quiet:

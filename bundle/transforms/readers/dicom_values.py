@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pydicom.dataelem import DataElement
 
-from bundle.transforms.readers.dicom_header import entry, find_spacing, numbers, remove, sequence, text, whole
+from bundle.transforms.readers.dicom_header import entry, numbers, remove, sequence, text, whole
+from bundle.transforms.readers.dicom_spacing import find_spacing
 from bundle.transforms.readers.raw import Raw
 
 try:
@@ -164,7 +165,7 @@ def dicom_frame(stored: np.ndarray, ds: Any) -> Raw:
 
     Entries of ``ds`` that say nothing are removed.
     """
-    spacing, notes = find_spacing(ds)
+    spacing, notes = find_spacing(ds, stored)
     if text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
         colors = _palette(stored, ds)
         return Raw(colors, spacing, (0.0, float(np.iinfo(colors.dtype).max)), notes=tuple(notes))

@@ -78,8 +78,13 @@ def jpeg(pixels: np.ndarray, *, subsampling: int = 0, jfif: bool = True, ids: by
     return content
 
 
-def region(delta_x: Any, delta_y: Any, unit_x: int = 3, unit_y: int = 3) -> Dataset:
+def region(
+    delta_x: Any, delta_y: Any, unit_x: int = 3, unit_y: int = 3, place: tuple[int, int, int, int] | None = None
+) -> Dataset:
+    """A calibrated region; its place is (top, bottom, left, right), the last of them within."""
     r = Dataset()
+    for name, value in zip(("MinY0", "MaxY1", "MinX0", "MaxX1"), place or (), strict=False):
+        setattr(r, f"RegionLocation{name}", value)
     r.PhysicalUnitsXDirection, r.PhysicalUnitsYDirection = unit_x, unit_y
     for name, value in (("PhysicalDeltaX", delta_x), ("PhysicalDeltaY", delta_y)):
         if value is not None:

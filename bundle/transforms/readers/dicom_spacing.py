@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The distance of a DICOM image's pixels: PixelSpacing, and the calibration of the regions of an ultrasound image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bundle.geometry import UNKNOWN_SPACING
+from bundle.transforms.readers.dicom_header import entry, numbers, sequence, whole
+from bundle.transforms.readers.raw import believed, by_default
+
+CM_UNIT = 3.0  # PS3.3 C.8.5.5.1.15, Physical Units X/Y Direction: cm
+SAME_SPACING = 1e-3  # of two calibrations, relative: an error of 0.2 % of an area
+MOST = 0.5
+"""Share of the image, or of what is not background in it, that calibrated regions must hold to speak for all of it."""
+
+EDGES = ("MinY0", "MaxY1", "MinX0", "MaxX1")
+
+Spacing = tuple[float, float]
+
+
+def find_spacing(ds: Any, stored: np.ndarray) -> tuple[Spacing, list[str]]:
+    """Row and column spacing in mm, nan where it is not known, and notes.
+
+    PixelSpacing, or the calibration in cm that all 2D regions share, which goes first where the two differ. Regions
+    speak for the image when they hold most of it, or of what is not background in it.
+
+    Args:
+        ds: the file's entries.
+        stored: values of a frame, (H, W) or (H, W, 3).
+    """
+    given, notes = _pixel_spacing(ds)
+    found, places, more = _regions(ds)
+    notes += more
+    if given is not None and all(_same(given, other) for other in found):
+        return given, notes
+    if not found:
+        return UNKNOWN_SPACING, notes
+    if not all(_same(found[0], other) for other in found):
+        return UNKNOWN_SPACING, [*notes, "regions of the image have different scales, so that its spacing is not known"]
+    if not _hold_most(places, stored):
+        note = "the calibrated region is a small part of the image, so that its spacing is not known"
+        return UNKNOWN_SPACING, [*notes, note]
+    if given is not None:
+        taken, left = (f"{row:.4g} x {column:.4g} mm" for row, column in (found[0], given))
+        notes.append(f"PixelSpacing says {left} and the image's region {taken}, which is taken")
+    return found[0], notes
+
+
+def _pixel_spacing(ds: Any) -> tuple[Spacing | None, list[str]]:
+    """PixelSpacing where it says something, and notes."""
+    if entry(ds, "PixelSpacing") is None:
+        return None, []
+    given = numbers(ds, "PixelSpacing") or []
+    if len(given) != 2 or min(given) <= 0:
+        return None, ["PixelSpacing is not two numbers above 0 and is left out"]
+    if by_default(given):
+        return None, ["PixelSpacing of 1 x 1 mm is what is written when it is not known, and is left out"]
+    spacing, notes = believed(*given)
+    return (None if notes else spacing), list(notes)
+
+
+def _regions(ds: Any) -> tuple[list[Spacing], list[tuple[slice, slice]], list[str]]:
+    """Spacing in mm and place (rows, columns) of each region with scales in cm, and notes."""
+    found, places, notes = [], [], []
+    for region in sequence(ds, "SequenceOfUltrasoundRegions"):
+        if any(numbers(region, f"PhysicalUnits{axis}Direction") != [CM_UNIT] for axis in "XY"):
+            continue
+        row, column = (abs((numbers(region, f"PhysicalDelta{axis}") or [0.0])[0]) * 10 for axis in "YX")
+        if not (row and column):
+            notes.append("a region without PhysicalDelta is left out")
+            continue
+        spacing, more = believed(row, column)
+        notes += more
+        if not more:
+            found.append(spacing)
+            places.append(_place(region, (whole(ds, "Rows"), whole(ds, "Columns"))))
+    return found, places, notes
+
+
+def _place(region: Any, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a region; all where it does not say."""
+    edges = [numbers(region, f"RegionLocation{edge}") for edge in EDGES]
+    if any(edge is None for edge in edges):
+        return slice(0, shape[0]), slice(0, shape[1])
+    top, bottom, left, right = (int(edge[0]) for edge in edges if edge is not None)
+    if bottom <= top or right <= left:
+        return slice(0, shape[0]), slice(0, shape[1])
+    return slice(max(top, 0), max(bottom + 1, 0)), slice(max(left, 0), max(right + 1, 0))
+
+
+def _hold_most(places: Sequence[tuple[slice, slice]], stored: np.ndarray) -> bool:
+    """Whether regions hold most of the image, or of what has another value than its corner."""
+    held = np.zeros(stored.shape[:2], bool)
+    for place in places:
+        held[place] = True
+    if held.mean() >= MOST:
+        return True
+    shown = stored != stored[0, 0]
+    shown = shown.any(axis=-1) if shown.ndim == 3 else shown
+    return bool(shown.any() and held[shown].mean() >= MOST)
+
+
+def _same(one: Spacing, other: Spacing) -> bool:
+    return all(math.isclose(a, b, rel_tol=SAME_SPACING) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PixelSpacing and regions of an image (40, 52) that say the same, differ, or speak for a part of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.transforms.readers import read_file
+from tests.transforms.readers.made_dicom import RAMP, region, save
+
+WHOLE, HALF, LEFT, SMALL = (0, 39, 0, 51), (0, 39, 26, 51), (0, 39, 0, 19), (0, 10, 0, 10)
+CONFLICT = "PixelSpacing says 0.3 x 0.3 mm and the image's region 0.2 x 0.1 mm, which is taken"
+PART = "the calibrated region is a small part of the image, so that its spacing is not known"
+DIFFERENT = "regions of the image have different scales, so that its spacing is not known"
+NONE = "PixelSpacing of 1 x 1 mm is what is written when it is not known, and is left out"
+
+
+@pytest.mark.parametrize(
+    ("given", "regions", "spacing", "note"),
+    [
+        ([1, 1], [region(0.01, 0.02, place=WHOLE)], (0.2, 0.1), NONE),
+        ([1, 1], [], None, NONE),
+        ([0.3, 0.3], [region(0.01, 0.02, place=WHOLE)], (0.2, 0.1), CONFLICT),
+        ([0.3, 0.3], [region(0.01, 0.02)], (0.2, 0.1), CONFLICT),
+        ([0.2, 0.1], [region(0.01, 0.02, place=WHOLE)], (0.2, 0.1), ""),
+        ([0.2, 0.1], [region(0.01, 0.02, place=SMALL)], (0.2, 0.1), ""),
+        ([0.3, 0.3], [region(0.01, 0.02, place=SMALL)], None, PART),
+        ([0.3, 0.3], [region(0.01, 0.02, place=LEFT), region(0.02, 0.02, place=HALF)], None, DIFFERENT),
+        ([0.3, 0.3], [region(5.0, 5.0, unit_x=4, place=SMALL)], (0.3, 0.3), ""),
+        (None, [region(0.01, 0.02, place=HALF)], (0.2, 0.1), ""),
+        (None, [region(0.01, 0.02, place=SMALL)], None, PART),
+        (None, [region(0.01, 0.02, place=LEFT)], None, PART),
+        (None, [region(0.01, 0.02, place=LEFT), region(0.01, 0.02, place=(0, 39, 32, 51))], (0.2, 0.1), ""),
+        (None, [region(0.01, 0.02, place=(0, 0, 0, 0))], (0.2, 0.1), ""),
+        (None, [region(1e-300, 1e-300)], None, "a spacing of 1e-299 x 1e-299 mm cannot be right and is left out"),
+        (None, [region(1e-300, 0.01)], None, "a spacing of 0.1 x 1e-299 mm cannot be right and is left out"),
+        ([300, 300], [], None, "a spacing of 300 x 300 mm cannot be right and is left out"),
+    ],
+)
+def test_the_scale_of_what_the_image_shows_is_taken(
+    tmp_path: Path, given: Any, regions: list[Any], spacing: tuple[float, float] | None, note: str
+) -> None:
+    path = save(tmp_path / "a.dcm", RAMP, PixelSpacing=given, SequenceOfUltrasoundRegions=regions or None)
+    raw = read_file(str(path))
+    assert raw.spacing == pytest.approx(spacing) if spacing else np.isnan(raw.spacing).all()
+    assert "; ".join(raw.notes) == note
+    assert np.array_equal(read_file(str(path), as_mask=True).spacing, raw.spacing, equal_nan=True)
+
+
+@pytest.mark.parametrize("colors", [False, True])
+def test_a_small_region_speaks_for_an_image_that_shows_little_else(tmp_path: Path, colors: bool) -> None:
+    """A narrow sector on an empty screen."""
+    pixels = np.zeros((100, 200), np.uint8)
+    pixels[20:80, 60:100] = 90
+    pixels[2:6, 150:190] = 200  # text
+    pixels = np.repeat(pixels[..., None], 3, axis=2) if colors else pixels
+    regions = [region(0.01, 0.01, place=(20, 79, 60, 99))]
+    raw = read_file(str(save(tmp_path / "a.dcm", pixels, SequenceOfUltrasoundRegions=regions)))
+    assert raw.spacing == pytest.approx((0.1, 0.1))
