@@ -78,8 +78,10 @@ def _open_cine(path: Path) -> tuple[Any, Any, bytes]:
         undefined = head[at : at + 4] == UNDEFINED_LENGTH
         fits = syntax.is_implicit_VR == implicit and is_understood(ds, undefined=undefined, start=head[at + 4 : at + 8])
         if head and fits:
+            label = ds.PhotometricInterpretation
             complete_header(ds)
-            return ds, path, head if syntax.is_encapsulated else b""
+            if ds.PhotometricInterpretation == label:
+                return ds, path, head if syntax.is_encapsulated else b""
     except Exception:  # whatever damaged data make pydicom raise: the other way says what is wrong
         pass
     with path.open("rb") as file:

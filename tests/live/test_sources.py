@@ -139,6 +139,12 @@ def test_the_stream_decides_on_the_colors_of_a_cine(tmp_path: Path, stored: str,
         assert abs(found.pixels[8, 8, ::-1].astype(int) - expected[8, 8]).max() <= 6
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_a_cine_names_its_colors_in_small_letters(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "c.dcm", CINE, PhotometricInterpretation="monochrome2")
+    assert all(isinstance(found, Picture) for found in open_source(str(path)).pictures())
+
+
 def test_cine_window_and_twelve_bits(tmp_path: Path) -> None:
     stored = (CINE.astype(np.uint16) * 16)[:1]
     path = write_dicom(tmp_path / "c.dcm", stored, BitsStored=12, HighBit=11)

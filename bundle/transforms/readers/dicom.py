@@ -28,6 +28,11 @@ except ImportError:  # pydicom 2
     pixel_array = None
 
 CUT = "copy the file again"
+LABELS = (
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT",
+    "YBR_PARTIAL_420", "YBR_PARTIAL_422", "HSV", "ARGB", "CMYK",
+)  # fmt: skip
+"""Values of PhotometricInterpretation in PS3.3 C.7.6.3.1.2, with the retired ones."""
 PADDING = 4096
 """Bytes of zeros that may stand behind compressed pixel data."""
 
@@ -47,7 +52,7 @@ def complete_header(ds: Any) -> list[str]:
     """Fills in entries that decoding needs and that follow from others; gives notes.
 
     Raises:
-        ValueError: when the size or the bits of the pixels are not given.
+        ValueError: when the size or the bits of the pixels are not given, or the color model has no known name.
     """
     check_size(whole(ds, "Columns"), whole(ds, "Rows"))
     samples = whole(ds, "SamplesPerPixel", 3 if "YBR" in text(ds, "PhotometricInterpretation") else 1)
@@ -64,6 +69,8 @@ def complete_header(ds: Any) -> list[str]:
         defaults["PlanarConfiguration"] = 0
     absent = {name: value for name, value in defaults.items() if entry(ds, name) is None}
     notes = [f"{name} is missing, {value} is taken" for name, value in absent.items()]
+    if "PhotometricInterpretation" not in absent:
+        notes += _name_colors(ds)
     if "BitsStored" not in absent and not 1 <= (stored := whole(ds, "BitsStored")) <= bits:
         notes.append(f"BitsStored {stored} does not fit in BitsAllocated {bits}, {bits} is taken")
         absent["BitsStored"] = bits
@@ -72,6 +79,20 @@ def complete_header(ds: Any) -> list[str]:
     if "BitsStored" in absent or entry(ds, "HighBit") is None:
         ds.HighBit = whole(ds, "BitsStored") - 1
     return notes
+
+
+def _name_colors(ds: Any) -> list[str]:
+    """Writes the name of the color model as the standard does, which decoders ask for; gives notes."""
+    label, stored = text(ds, "PhotometricInterpretation"), str(entry(ds, "PhotometricInterpretation"))
+    if label not in LABELS:
+        raise ValueError(
+            f"DICOM entry PhotometricInterpretation must be one of {', '.join(LABELS[:6])}, got {stored!r}; export the"
+            " image again, or as PNG."
+        )
+    if label == stored.strip(" \0"):
+        return []
+    ds.PhotometricInterpretation = label
+    return [f"PhotometricInterpretation {stored} is taken for {label}"]
 
 
 def is_understood(ds: Any, *, undefined: bool, start: bytes) -> bool:

@@ -39,9 +39,11 @@ def save(path: Path, pixels: np.ndarray | bytes, *, shape: tuple[int, ...] = (),
         "PlanarConfiguration": 0 if len(shape) == 3 else None,
         "BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0,
     } | tags  # fmt: skip
-    for name, value in values.items():
-        if value is not None:
-            setattr(ds, name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, value in values.items():
+            if value is not None:
+                setattr(ds, name, value)
     if isinstance(pixels, bytes):
         ds.PixelData = encapsulate([pixels])
         ds["PixelData"].is_undefined_length = True

@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from bundle.transforms.readers import read_file
-from tests.transforms.readers.made_dicom import RAMP, notes, region, save, unit
+from tests.transforms.readers.made_dicom import COLORS, RAMP, notes, region, save, unit
 
 
 def put_text(path: Path, tag: tuple[int, int], value: str) -> Path:
@@ -150,6 +150,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "too many rows": ({"Rows": 400}, "is cut: expected 20800 bytes of pixel data, got 2080; copy the file again"),
     "samples": ({"SamplesPerPixel": 4}, "must have 1 or 3 samples a pixel, got 4"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "must come with its tables, got none for red"),
+    "label": (
+        {"PhotometricInterpretation": "FOO"},
+        "entry PhotometricInterpretation must be one of MONOCHROME1, .*, got 'FOO'; export the image again, or as PNG",
+    ),
+    "label of another standard": ({"PhotometricInterpretation": "MONOCHROME"}, "must be one of .*, got 'MONOCHROME'"),
     "partial": (
         {"PhotometricInterpretation": "YBR_PARTIAL_422"},
         "must be RGB, YBR_FULL or grey, got YBR_PARTIAL_422",
@@ -162,6 +167,16 @@ def test_headers_that_cannot_be_right_are_named(tmp_path: Path, kind: str) -> No
     tags, message = BROKEN[kind]
     with pytest.raises(ValueError, match=rf"a\.dcm: .*{message}"):
         read_file(str(save(tmp_path / "a.dcm", RAMP, **tags)))
+
+
+@pytest.mark.parametrize("label", ["monochrome2", "Monochrome2", "monochrome1"])
+def test_color_models_are_known_in_small_letters(tmp_path: Path, label: str) -> None:
+    path = save(tmp_path / "a.dcm", RAMP, PhotometricInterpretation=label)
+    expected = RAMP / 255 if "2" in label else 1 - RAMP / 255
+    np.testing.assert_allclose(unit(path)[0], expected, atol=5e-3)
+    assert notes(path) == f"PhotometricInterpretation {label} is taken for {label.upper()}"
+    colors = read_file(str(save(tmp_path / "b.dcm", COLORS, PhotometricInterpretation="rgb")))
+    assert np.array_equal(colors.pixels, COLORS)
 
 
 WIDE = np.repeat(np.arange(0, 4096, 80, dtype=np.uint16)[None], 40, axis=0)  # (40, 52), 12 bits
