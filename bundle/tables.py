@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 ODD_NAMES = "backslashreplace"
@@ -26,7 +26,7 @@ def text_cell(value: Any) -> Any:
     Such text begins with ``=``, ``+``, ``-``, ``@``, their full-width forms, a tab or a line's end (OWASP, CSV
     injection). One that begins with apostrophes before them gets one more, so that :func:`plain_cell` gives it back.
     """
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    return f"'{value}" if isinstance(value, (str, PurePath)) and _FORMULA.match(str(value)) else value
 
 
 def plain_cell(text: str) -> str:

@@ -11,7 +11,21 @@ import pytest
 from bundle.tables import csv_table, plain_cell, read_table, text_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "=", "-x.png", "+1/2.png"]
+FORMULAS = [
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1",
+    "\uff1d1",
+    "=",
+    "-x.png",
+    "+1/2.png",
+    "=cmd|calc.png",
+]
 QUOTED = ["'=1+1", "''-x", "'\t"]
 NUMBERS = ["-0.5", "+2", "-1e-05", "-.5", "3"]
 TEXTS = ["a=1.png", "it's", "'quoted'", "", "a,b.png", 'say "x".png', "two\nlines.png", "a\r\nb", "ä ö", "'"]
@@ -21,6 +35,7 @@ TEXTS = ["a=1.png", "it's", "'quoted'", "", "a,b.png", 'say "x".png', "two\nline
 def test_a_formula_follows_an_apostrophe_and_comes_back(text: str) -> None:
     assert text_cell(text) == f"'{text}"
     assert plain_cell(text_cell(text)) == text
+    assert text_cell(Path(text)) == f"'{text}"
 
 
 @pytest.mark.parametrize("value", [*NUMBERS, *TEXTS, -0.5, -3, float("-inf"), None, True])
