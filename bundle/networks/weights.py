@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -53,6 +54,23 @@ def read_file(path: str | Path) -> Any:
             f"{path} must be a checkpoint (.pt, .pth or .safetensors), got a truncated or different file "
             f"({type(error).__name__}); copy or download it again."
         ) from error
+
+
+def tensors_sha256(path: str | Path) -> str:
+    """SHA-256 of the tensors of a weights file, as hexadecimal text; what the file says of itself does not count.
+
+    Args:
+        path: a checkpoint of this project, or a file of tensors alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_file``.
+    """
+    content = read_file(path)
+    digest = hashlib.sha256()
+    for name, value in sorted(renamed(content.get("model", content)).items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_checkpoint(path: str | Path, *, model: Mapping[str, Tensor], network_config: Mapping[str, Any]) -> None:

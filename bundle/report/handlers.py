@@ -21,6 +21,7 @@ from bundle import __version__
 from bundle.engines.score import MultiTaskScore, gather_rows, merged_items
 from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.metrics import item_name
+from bundle.networks.weights import tensors_sha256
 from bundle.report.pictures import Case, draw_cases, make_case
 from bundle.report.tables import (
     common_folder,
@@ -50,7 +51,7 @@ class EvaluationReport:
     Args:
         score: the evaluator's metric; its rows are reported.
         output_dir: folder to write to.
-        weights: the evaluated checkpoint, whose hash is noted.
+        weights: the evaluated checkpoint, whose hashes are noted: of the file, and of its tensors.
         split: name of the evaluated split.
         seed: of the bootstrap.
         resamples: number of bootstrap resamples.
@@ -160,6 +161,8 @@ class EvaluationReport:
             "resamples": self.resamples,
             "interval": "95 %, percentile bootstrap by group",
             "weights_sha256": sha256(self.weights),
+            "tensors_sha256": tensors_sha256(self.weights),  # stays the same when the file tells another gate
+            "gate": _gate(self.score.tasks),
             "machine": _machine(getattr(engine.state, "device", None)),
         }
 
@@ -178,6 +181,12 @@ class EvaluationReport:
 def mask_names(tasks: Sequence[Task]) -> list[str]:
     """Names of the label map's values, background first; only that where no task makes one."""
     return next((task.structures for task in tasks if task.guided), [BACKGROUND])  # type: ignore[attr-defined]
+
+
+def _gate(tasks: Sequence[Task]) -> dict[str, float]:
+    """Structure -> probability of its presence below which the masks left it out."""
+    masks: Any = next((task for task in tasks if task.guided), None)
+    return {masks.structures[index]: least for index, least in masks.gate.items()} if masks else {}
 
 
 def _worst(cases: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

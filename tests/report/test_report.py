@@ -88,7 +88,7 @@ def evaluate(tmp_path: Path, handler_of: Any, cases: list[Any] = CASES, **option
 
 def report(tmp_path: Path, score: MultiTaskScore) -> EvaluationReport:
     weights = tmp_path / "model.pt"
-    weights.write_bytes(b"weights")
+    torch.save({"model": {"a": torch.tensor([1.0])}}, weights)
     return EvaluationReport(
         score, output_dir=str(tmp_path / "out"), weights=str(weights), split="test", resamples=50, worst=2
     )
@@ -139,7 +139,10 @@ def test_summary_json(out: Path) -> None:
     assert summary["means"] == {"dice": pytest.approx(0.375), "auroc": pytest.approx(0.75)}
     assert (summary["images"], summary["patients"], summary["split"], summary["protocol"]) == (4, 4, "test", "native")
     assert summary["unreadable"] == [{"image": "broken.png", "error": "truncated"}]
-    assert summary["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    weights = out.parent / "model.pt"
+    assert summary["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert summary["tensors_sha256"] == hashlib.sha256(b"a torch.float32 (1,)\n\x00\x00\x80\x3f").hexdigest()
+    assert summary["gate"] == {}
     assert {e["structure"] for e in summary["segmentation"] if e["protocol"] == "paper"} == {"lesion"}
 
 
