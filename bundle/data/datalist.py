@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bundle.data.joining import join_position, join_tables
+from bundle.data.joining import join_position, join_tables, warn_of_names
 from bundle.data.manifest import read_datalist
 from bundle.data.organs import check_organs
 from bundle.data.packed import PackedItems
@@ -50,8 +50,8 @@ def load_split(
         split: ``train``, ``val`` or ``test``.
         organs: the network's table of what there is to see.
         tasks: the declared tasks, whose ``schema`` says which keys they add to an item.
-        heads: label set of the manifest -> label set of the network, where their names differ; None leaves the
-            manifest's label set out. Classes join by name; by index where a label set stands here and no name tells.
+        heads: label set of the manifest -> of the network, where their names differ; None leaves it out. Classes join
+            by name; by index where a label set stands here and no name tells.
         merge_structures: every structure of the manifest counts as the network's structure 1.
         neutral_positions: positions of the manifest that the network does not know and shall take for unknown.
         fold: with a number, ``val`` is that fold and ``train`` all other folds.
@@ -70,6 +70,7 @@ def load_split(
     join = functools.partial(join_position, positions=organs.positions, neutral=neutral_positions)
     chosen = _chosen(manifest, [part == split for part in parts], name=name, tables=tables, join=join, extra=extra)
     check_organs(chosen, organs, name=name)
+    warn_of_names(manifest["items"] if split == "train" else (), tasks, name=name)
     return chosen
 
 

@@ -7,11 +7,15 @@ name tells.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bundle.data.names import find_name, plain_name
+from bundle.failures import named
 from bundle.vocabulary import BACKGROUND, UNKNOWN, Organs
+
+logger = logging.getLogger(__name__)
 
 
 def join_tables(
@@ -90,6 +94,18 @@ def join_position(
             f"{position!r}; correct it, or add '{position}: {{}}' to organs in the config, or it to neutral_positions."
         )
     return found
+
+
+def warn_of_names(items: Sequence[Mapping[str, Any]], tasks: Sequence[Any], *, name: str) -> None:
+    """Tells which names of the manifest no task of their key has."""
+    for key in dict.fromkeys(key for task in tasks for key in task.schema):
+        sharing = [task for task in tasks if key in task.schema]
+        unknown = set().union(*(set.intersection(*(task.passed_over(item) for task in sharing)) for item in items))
+        if unknown:
+            logger.warning(
+                f"{name}: nothing learns {named(sorted(unknown))}, which items have as {key}: no task of the config"
+                f" declares these names; correct them, or declare them (tasks#{sharing[0].name} in the config)."
+            )
 
 
 def _mask_values(values: Mapping[str, str], *, structures: Sequence[str], merge: bool, where: str) -> dict[int, int]:

@@ -14,8 +14,10 @@ import numpy as np
 from skimage.measure import regionprops
 from tqdm import tqdm
 
+from bundle.described import EXPRESSION_MARKS
 from bundle.failures import named
 from bundle.transforms import LoadMaskd
+from bundle.transforms.readers import read_file
 
 AXES = ("long_axis_1", "long_axis_2", "short_axis_1", "short_axis_2")
 """Ends of the two axes of an ellipse."""
@@ -38,27 +40,47 @@ def read_points(path: str | Path) -> dict[str, Places]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, lines = reader.fieldnames or [], list(reader)
+            reader = csv.reader(file)
+            columns = next(reader, [])
+            lines = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: points must be a readable CSV file, got {error}; correct --points.") from error
-    if not set(COLUMNS) <= set(columns):
-        raise ValueError(f"{path}: columns must be {', '.join(COLUMNS)}, got {list(columns)}; correct the first line.")
+    if not set(COLUMNS) <= set(columns) or len(set(columns)) < len(columns):
+        raise ValueError(f"{path}: columns must be {', '.join(COLUMNS)}, got {columns}; correct the first line.")
     found: dict[str, Places] = {}
-    for number, line in enumerate(lines, start=2):
-        image = os.path.realpath(Path(path).parent / line["image"])
-        points = found.setdefault(image, {})
-        if not line["point"] or line["point"] in points:
+    for number, cells in lines:
+        where = f"{path}, line {number}"
+        if len(cells) != len(columns):
             raise ValueError(
-                f"{path}, line {number}: each point of an image must have a name and one line, got"
-                f" {line['point']!r} of {line['image']!r}; correct it."
+                f"{where}: {len(columns)} cells expected, as in the first line, got {len(cells)}: {cells}; correct it"
+                " (numbers have a decimal point)."
             )
-        points[line["point"]] = _place(line, where=f"{path}, line {number}")
+        line = dict(zip(columns, cells, strict=True))
+        image, point = _names(line, where=where)
+        points = found.setdefault(os.path.realpath(Path(path).parent / image), {})
+        if point in points:
+            raise ValueError(
+                f"{where}: each point of an image must have one line, got another {point!r} of {image!r}; remove one."
+            )
+        points[point] = _place(line, where=where)
     return found
 
 
-def _place(line: Mapping[str, str | None], *, where: str) -> list[float] | None:
-    given = [(line[key] or "").strip() for key in ("row", "column")]
+def _names(line: Mapping[str, str], *, where: str) -> tuple[str, str]:
+    """The image and the point of a line."""
+    image, point = line["image"], line["point"]
+    if not image.strip() or "\0" in image:
+        raise ValueError(f"{where}: the path of an image expected, got {image!r}; correct it.")
+    if not point or point != point.strip() or not point.isprintable() or point.startswith(EXPRESSION_MARKS):
+        raise ValueError(
+            f"{where}: each point of an image must have a name, without blanks around it, control characters, and"
+            f" {' '.join(EXPRESSION_MARKS)} at its start, got {point!r} of {image!r}; correct it."
+        )
+    return image, point
+
+
+def _place(line: Mapping[str, str], *, where: str) -> list[float] | None:
+    given = [line[key].strip() for key in ("row", "column")]
     if given == ["", ""]:
         return None
     try:
@@ -80,7 +102,7 @@ def add_points(items: Sequence[dict[str, Any]], points: Mapping[str, Places], *,
         path: of the points' file, for the message.
 
     Raises:
-        ValueError: when images of the points are in no item.
+        ValueError: when images of the points are in no item, or a point is outside its image.
     """
     places = {os.path.realpath(os.path.join(root, item["image"])): item for item in items}
     if missing := [image for image in points if image not in places]:
@@ -89,7 +111,21 @@ def add_points(items: Sequence[dict[str, Any]], points: Mapping[str, Places], *,
             " paths, which are relative to the file's folder."
         )
     for image, found in points.items():
+        _check_inside(found, image=image, path=path)
         places[image]["points"] = {**places[image].get("points", {}), **found}
+
+
+def _check_inside(points: Places, *, image: str, path: str | Path) -> None:
+    """Raises a ValueError that names a point outside its image."""
+    told = {name: place for name, place in points.items() if place}
+    height, width = read_file(image).pixels.shape[:2] if told else (0, 0)
+    for name, (row, column) in told.items():
+        if not (-0.5 <= row <= height - 0.5 and -0.5 <= column <= width - 0.5):
+            raise ValueError(
+                f"{path}: point {name!r} of {image}: a row from 0 to {height - 1} and a column from 0 to {width - 1}"
+                f" expected, got row {row:g}, column {column:g}; correct them, or leave both empty where the point is"
+                " not in the image."
+            )
 
 
 def axis_ends(mask: np.ndarray) -> Places:

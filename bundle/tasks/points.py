@@ -122,6 +122,10 @@ class Points(Task):
         told = set(known).union(*(item.get("points") or () for item in items))
         return [name for name in self.names if name in told] or None
 
+    def passed_over(self, item: Mapping[str, Any]) -> set[str]:
+        """Points of the item that are not declared."""
+        return set(item.get("points") or ()) - set(self.names)
+
     def target(self, item: Mapping[str, Any]) -> Tensor:
         """Row, column and 1 for a point that is there, 0 for one that is not; nan where it is not known: (K, 3).
 

@@ -96,6 +96,10 @@ class Task(ABC):
         """
         return () if known or any(self.has(item) for item in items) else None
 
+    def passed_over(self, item: Mapping[str, Any]) -> set[str]:
+        """Names in its keys of an item of the manifest that the task does not have, so that nothing learns them."""
+        return set()
+
     @abstractmethod
     def target(self, item: Mapping[str, Any]) -> Target:
         """What one sample is trained on; sentinels where it is not labeled."""

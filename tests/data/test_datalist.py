@@ -282,6 +282,9 @@ class Depth:
 
     schema: Mapping[str, Any] = {"depth_mm": {"type": "number", "minimum": 0}}
 
+    def passed_over(self, item: Mapping[str, Any]) -> set[str]:
+        return set()
+
 
 def test_what_tasks_add_to_an_item_is_read_and_checked(write: Callable[..., Path]) -> None:
     known = write(lambda m: m["items"][0].update(depth_mm=41.5))
