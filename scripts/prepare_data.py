@@ -150,7 +150,8 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
     left_out = [entry for found in sets for entry in found.left_out]
     names = {*(name for found in sets for name in found.datasets), *(entry.dataset for entry in left_out)} - {NO_SET}
     if strangers := told.mentioned() - names:
-        fault = f"expected options about the data sets {sorted(names)}, got {sorted(strangers)}; correct the names."
+        fault = f"expected options about the data sets {sorted(names)}, got {sorted(strangers)}; correct the names"
+        fault += " (an = in a name is written \\=)." if any("=" in name for name in names) else "."
         raise ValueError("\n".join([*(entry.reason for entry in left_out if entry.whole), fault]))
     return sets
 

@@ -50,8 +50,7 @@ def load_split(
         split: ``train``, ``val`` or ``test``.
         organs: the network's table of what there is to see.
         tasks: the declared tasks, whose ``schema`` says which keys they add to an item.
-        heads: label set of the manifest -> of the network, where their names differ; None leaves it out. Classes join
-            by name; by index where a label set stands here and no name tells.
+        heads: label set of the manifest -> of the network, or None to leave it out, where they differ (docs/data.md).
         merge_structures: every structure of the manifest counts as the network's structure 1.
         neutral_positions: positions of the manifest that the network does not know and shall take for unknown.
         fold: with a number, ``val`` is that fold and ``train`` all other folds.

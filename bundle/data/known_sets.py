@@ -199,7 +199,8 @@ def missing_words(name: str, *, known: Known, count: int) -> list[str]:
 
 
 def option(key: str, name: str, value: str) -> str:
-    """An option as it is typed in a shell, such as ``--position MYSET=breast``."""
+    r"""An option as it is typed in a shell, such as ``--position MYSET=breast``; = in a set's name becomes ``\=``."""
+    name = re.sub(r"([\\=])", r"\\\1", name)
     return f"--{key} {shlex.quote(f'{name}={value}')}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user says of data sets on the command line: texts of the form SET=VALUE."""
+"""What a user says of data sets on the command line: texts SET=VALUE, where ``\\=`` stands for = in a set's name."""
 
 from __future__ import annotations
 
@@ -34,11 +34,17 @@ def told_options(options: Mapping[str, Any]) -> SetOptions:
     )
 
 
+def _split(entry: str) -> tuple[str, str]:
+    """The set and the value of a text, both empty where it is not of the form; ``bundle.data.known_sets.option``."""
+    found = re.fullmatch(r"((?:\\.|[^\\=])+)=(.+)", unicodedata.normalize("NFC", entry), re.DOTALL)
+    return (re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL), found[2]) if found else ("", "")
+
+
 def _pairs(entries: Sequence[str], *, flag: str) -> dict[str, str]:
     pairs = {}
     for entry in entries:
-        name, equals, value = unicodedata.normalize("NFC", entry).partition("=")
-        if not (name and equals and value):
+        name, value = _split(entry)
+        if not name:
             raise ValueError(f"{flag}: expected SET=VALUE, got {entry!r}; correct it.")
         pairs[name] = value
     return pairs
@@ -47,11 +53,12 @@ def _pairs(entries: Sequence[str], *, flag: str) -> dict[str, str]:
 def _structures(entries: Sequence[str]) -> dict[str, dict[int, str]]:
     tables: dict[str, dict[int, str]] = {}
     for entry in entries:
-        name, _, rest = unicodedata.normalize("NFC", entry).partition("=")
+        name, rest = _split(entry)
         value, _, structure = (part.strip() for part in rest.partition(":"))
         if not (name and re.fullmatch("[0-9]{1,5}", value) and structure):
             raise ValueError(
-                f"--structure: expected SET=VALUE:NAME, such as MYSET=255:lesion, got {entry!r}; correct it."
+                f"--structure: expected SET=VALUE:NAME, such as MYSET=255:lesion, got {entry!r}; correct it"
+                " (an = in the name of the set is written \\=)."
             )
         tables.setdefault(name, {})[int(value)] = structure
     return tables

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command leaves out or notes, and the reasons that it gives."""
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -126,6 +128,26 @@ def test_a_set_without_its_options_is_left_out_and_the_others_are_written(folder
     for told in ("--position 'B c=breast'", "--nature 'B c=tumor'", "--structure 'B c=255:NAME'"):
         assert told in last
     assert {item["dataset"] for item in read_datalist(output)["items"]} == {"USGRA"}
+
+
+@pytest.mark.parametrize("name", ["My set=1,#$x", "a=b=2:c", "it's ="])
+def test_the_printed_options_work_when_they_are_pasted(folders: Path, tmp_path: Path, name: str) -> None:
+    beside(folders, name, seed=50)
+    output = tmp_path / "datalist.json"
+    asked = prepare("--folders", folders, "--output", output, "--skip-unreadable")
+    typed = re.findall(r"--[a-z]+ (?:'[^']*'|\"'\"|[^' ])+", asked.stderr.splitlines()[-1].replace("NAME", "lesion"))
+    words = shlex.split(" ".join(typed).rstrip("."))
+    assert [word for word in words if word.startswith("--")] == ["--position", "--nature", "--structure"]
+    done = prepare("--folders", folders, "--output", output, "--overwrite", *words)
+    assert done.returncode == 0, done.stderr
+    assert read_datalist(output)["datasets"][name]["mask_values"] == {"0": "background", "255": "lesion"}
+
+
+def test_an_unmarked_sign_in_a_name_is_explained(folders: Path, tmp_path: Path) -> None:
+    beside(folders, "My set=1", seed=50)
+    done = prepare("--folders", folders, "--output", tmp_path / "datalist.json", "--position", "My set=1=breast")
+    assert done.returncode == 2
+    assert "got ['My set']; correct the names (an = in a name is written \\=)." in done.stderr
 
 
 def test_with_no_set_left_all_that_is_missing_is_listed_and_nothing_is_written(folders: Path, tmp_path: Path) -> None:
