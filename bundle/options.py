@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that a run was given: each must be an id of its config, and text where the config wants text."""
+"""The options that a run was given: each must be an id of its config, text where that wants text, and in range."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from pydoc import locate
 from types import FrameType
@@ -12,6 +13,8 @@ from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, ReferenceResolver, update_kwargs
 from monai.bundle.scripts import run, run_workflow
+
+from bundle.described import EXPRESSION_MARKS
 
 PATHS = {
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir", "datalist", "encoder_weights",
@@ -24,13 +27,31 @@ NAMES = {
 TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 """Ids that belong to MONAI's ``tracking``; MONAI Label sets them."""
 
+NUMBERS: dict[str, tuple[bool, float, float]] = {
+    **dict.fromkeys(
+        ("max_epochs", "batch_size", "val_interval", "samples_per_epoch", "num_threads"), (True, 1, math.inf)
+    ),
+    **dict.fromkeys(("phantom_patients", "labels_steps", "bootstrap_resamples", "max_clicks"), (True, 1, math.inf)),
+    **dict.fromkeys(("num_workers", "seed", "fold", "worst_cases"), (True, 0, math.inf)),
+    **dict.fromkeys(("learning_rate", "max_norm", "click_radius"), (False, 5e-324, math.inf)),
+    **dict.fromkeys(
+        ("labels_learning_rate", "weight_decay", "warmup_epochs", "cache_disk_gb", "cache_memory_gb"),
+        (False, 0, math.inf),
+    ),
+    **dict.fromkeys(("drop_prompts", "local_crops", "interaction_prob", "small_share"), (False, 0, 1)),
+}
+"""Id -> whether it is a whole number, the lowest and the highest value; ``_OPTIONAL`` may be None too."""
+
+_OPTIONAL = ("samples_per_epoch", "fold")
 
 OF_ORGANS = ("structures", "positions", "label_sets", "organ_structures")
 """What the table ``organs`` tells; up to version 0.6 each was an id that a run could set."""
 
 
 def check_options() -> None:
-    """Refuses what MONAI passes over in silence: an id that no config has, None, and a number where text is wanted.
+    """Refuses what MONAI passes over in silence: an id that no config has, None, a number where text is wanted.
+
+    And numbers out of range, which else end a run after it has moved an earlier one aside.
 
     To be called by a config's ``run``, before all else. MONAI tells a config neither the files that it was read from
     nor what the command line, ``args_file`` or the caller set; both stand in the frames of its own functions. A
@@ -44,6 +65,7 @@ def check_options() -> None:
         if frame.f_code is ConfigWorkflow.run.__code__:
             for name, value in values["self"].parser.config.items():
                 _check_text(name, name, value)
+                _check_numbers(name, name, value)
         elif frame.f_code is run.__code__:
             given = {"config_file": values["config_file"], **values["override"]}
             _check_ids(_merged(values["args_file"], given))
@@ -150,3 +172,21 @@ def _check_text(option: str, key: str, value: Any) -> None:
     if key in PATHS:
         remedy = f"put ./ before a path that reads like a number or a list: --{option} ./2024 for the folder 2024."
     raise ValueError(f"{option} must be text, got {value!r} ({type(value).__name__}); {remedy}")
+
+
+def _check_numbers(option: str, key: str, value: Any) -> None:
+    """Refuses numbers out of range in an entry of a config and in all below it; expressions are not looked into."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_numbers(f"{option}#{name}", name, part)
+    if key not in NUMBERS or isinstance(value, Mapping) or (value in (None, "$None") and key in _OPTIONAL):
+        return
+    if isinstance(value, str) and value.startswith(EXPRESSION_MARKS) and value != "$None":
+        return
+    whole, low, high = NUMBERS[key]
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or not math.isfinite(value):
+        least = "above 0" if 0 < low < 1 else f"from {low:g}" + ("" if math.isinf(high) else f" to {high:g}")
+        none = ", or '$None'" if key in _OPTIONAL else ""
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"--{option} must be a {kind} {least}{none}, got {value!r}; correct it.")

@@ -174,6 +174,42 @@ def test_a_number_for_any_text_is_refused(
     assert f"{option} must be text, got {value}" in reasons(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("max_epochs", 0, "a whole number from 1"),
+        ("max_epochs", -1, "a whole number from 1"),
+        ("max_epochs", 2.5, "a whole number from 1"),
+        ("max_epochs", "$None", "a whole number from 1"),
+        ("train#trainer#max_epochs", 0, "a whole number from 1"),
+        ("batch_size", 0, "a whole number from 1"),
+        ("batch_size", True, "a whole number from 1"),
+        ("val_interval", "two", "a whole number from 1"),
+        ("samples_per_epoch", -5, "a whole number from 1, or '$None'"),
+        ("fold", -1, "a whole number from 0, or '$None'"),
+        ("learning_rate", 0, "a number above 0"),
+        ("learning_rate", float("nan"), "a number above 0"),
+        ("max_norm", float("inf"), "a number above 0"),
+        ("weight_decay", -0.1, "a number from 0"),
+        ("drop_prompts", 1.5, "a number from 0 to 1"),
+    ],
+)
+def test_a_number_out_of_range_leaves_an_earlier_run_where_it_is(
+    tmp_path: Path, reasons: Reasons, option: str, value: Any, wanted: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("last.pt", "metrics.csv"):
+        (tmp_path / "out" / name).write_text("of a finished run")
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, TRAIN, **{option: value})
+    assert f"--{option} must be {wanted}, got {value!r}; correct it." in reasons(caught.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["last.pt", "metrics.csv", "out"]
+
+
+def test_numbers_in_range_pass(tmp_path: Path) -> None:
+    first_step(tmp_path, TRAIN, max_epochs=1, samples_per_epoch="$None", learning_rate="$1e-3", fold="$None")
+
+
 def test_none_that_monai_leaves_out_is_refused(tmp_path: Path, reasons: Reasons) -> None:
     with pytest.raises(RuntimeError) as caught:
         start(tmp_path, TRAIN, task_weights=None)
