@@ -167,12 +167,18 @@ NETWORK: dict[str, tuple[Check, str]] = {
         lambda value: value is None or _table_of(_named, _number(0, 1), _MOST_NAMES)(value),
         "a table of names and numbers from 0 to 1",
     ),
+    "organ_points": (_table_of(_named, _names(0), _MOST_NAMES), "a table of organs and lists of different names"),
+    "point_pairs": (
+        _list_of(lambda pair: isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_named, pair))),
+        "a list of two names each",
+    ),
     "version": (_text, "a text"),
 }
 """Key of a checkpoint's ``network_config`` -> check of its value, and what it expects in words."""
 
 _AS_IN_CHECKPOINTS = (
     "image_size", "image_mean", "image_std", "click_radius", "structures", "label_sets", "positions", "organs", "gate",
+    "organ_points", "point_pairs",
 )  # fmt: skip
 
 EXPORTED: dict[str, tuple[Check, str]] = {

@@ -45,6 +45,8 @@ HOSTILE: list[tuple[str, Any]] = [
     ("parts", {"loss": {"class": "FPN"}}),
     ("organs", {"breast": {"structures": [PAYLOAD]}}),
     ("organs", {"breast": {"_target_": "os.system"}}),
+    ("organ_points", {"breast": [PAYLOAD]}),
+    ("point_pairs", [["a", "b", "c"]]),
     ("version", "0.5\n$1"),
     ("decoder_channels", 10**9),
     ("decoder_channels", True),

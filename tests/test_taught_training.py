@@ -29,6 +29,16 @@ def heads(folder: Path) -> list[str]:
     return list(read_file(folder / "models/model.pt")["network_config"]["heads"])
 
 
+def manifest_with(tiny_data: Path, folder: Path, **changes: Any) -> str:
+    """A copy of the manifest in a folder whose items of breasts have more keys."""
+    manifest = json.loads((tiny_data / "datalist.json").read_text())
+    for item in manifest["items"]:
+        item |= changes if item["dataset"] == "Breast" else {}
+    folder.mkdir()
+    (folder / "datalist.json").write_text(json.dumps({**manifest, "root": str(tiny_data)}))
+    return str(folder)
+
+
 @pytest.fixture
 def images(tiny_data: Path, tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
@@ -65,3 +75,15 @@ def test_classes_alone_give_weights_without_masks(
     [record] = answers(tmp_path, images)
     assert set(record["classes"]) == {"breast"}
     assert "areas" not in record
+
+
+def test_points_of_the_training_need_no_flag_later(
+    run_training: Train, tiny_data: Path, tmp_path: Path, images: Path
+) -> None:
+    data = manifest_with(tiny_data, tmp_path / "data", points={"tip": [9, 9]})
+    run_training(tmp_path, dataset_dir=data, max_epochs=1, **{"tasks#points#points": {"breast": ["tip"]}})
+    [record] = answers(tmp_path, images)
+    assert set(record["points"]) == {"tip"}
+    options = {"output_dir": str(tmp_path / "eval"), "bootstrap_resamples": 20, "dataset_dir": data}
+    run_training(tmp_path, EVALUATE, run_id="evaluating", **options)
+    assert "tip" in (tmp_path / "eval/results.md").read_text()

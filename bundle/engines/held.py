@@ -34,6 +34,8 @@ OPTIONS = (
     "image_std",
     "click_radius",
     "gate",
+    "organ_points",
+    "point_pairs",
 )
 """Ids of the config that checkpoints and exported models tell."""
 
@@ -97,6 +99,16 @@ def told_organs(held: Mapping[str, Any], **given: Any) -> dict[str, Any]:
         )
     table: dict[str, Any] = held["organs"]
     return table
+
+
+def told_by(tasks: Sequence[Task], **values: Any) -> dict[str, Any]:
+    """What the checkpoints of a training say beside the network's own shape.
+
+    Args:
+        tasks: the declared tasks, each of which tells its own (``Task.told``).
+        values: id of the config -> plain value.
+    """
+    return {**values, **{key: value for task in tasks for key, value in task.told().items()}}
 
 
 def kept_heads(weights: str | Path) -> dict[str, list[str]] | None:

@@ -59,6 +59,8 @@ def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Se
         "output_values": OUTPUTS,
         "organs": source.value("organs"),
         "gate": source.value("gate"),
+        "organ_points": source.value("organ_points"),
+        "point_pairs": source.value("point_pairs"),
         "structures": organs.structures,
         "label_sets": organs.label_sets,
         "positions": organs.positions,

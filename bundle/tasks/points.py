@@ -41,10 +41,11 @@ class Points(Task):
         dropout: rate before the classifier, 0 to 1.
         least: probability of its being there from which a point is reported.
         pairs: pairs of points that look alike, the first one being left of the second; where two lie within half of
-            their distance of one column, above it. Without an order, flips and rotations would contradict it.
+            their distance of one column, above it. Without an order, flips and rotations would contradict it. Pairs of
+            which neither point is declared are left out.
 
     Raises:
-        ValueError: when an organ is not in the table, a name stands twice, or a pair names another point.
+        ValueError: when an organ is not in the table, a name stands twice, or a pair is not of two declared points.
     """
 
     section, group, keys = "points", "points", ("point",)
@@ -85,10 +86,13 @@ class Points(Task):
             raise ValueError(f"points must name organs {self.organs.positions}, got {sorted(unknown)}; correct them.")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"points must have names of their own, got {self.names}; rename the repeated ones.")
-        for pair in pairs:
+        own = [pair for pair in pairs if set(pair) & set(self.names) or len(pair) != 2]
+        for pair in own:
             if len(pair) != 2 or not set(pair) <= set(self.names):
-                raise ValueError(f"pairs must be two points of {self.names} each, got {list(pair)}; correct them.")
-        return [(pair[0], pair[1]) for pair in pairs]
+                raise ValueError(
+                    f"pairs must be two points of {self.names} each, got {list(pair)}; correct point_pairs."
+                )
+        return [(pair[0], pair[1]) for pair in own]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -112,6 +116,10 @@ class Points(Task):
         return [index for index, name in enumerate(self.names) if name in wanted]
 
     # -- training ----------------------------------------------------------------------------------------------------
+
+    def told(self) -> dict[str, Any]:
+        """``organ_points`` and ``point_pairs``."""
+        return {"organ_points": self.organ_points, "point_pairs": [list(pair) for pair in self.alike]}
 
     def has(self, item: Mapping[str, Any]) -> bool:
         """Whether the item tells of a point."""

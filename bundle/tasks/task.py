@@ -100,6 +100,10 @@ class Task(ABC):
         """Names in its keys of an item of the manifest that the task does not have, so that nothing learns them."""
         return set()
 
+    def told(self) -> dict[str, Any]:
+        """What checkpoints say of this task beside the names of its logits: ids of the config -> plain values."""
+        return {}
+
     @abstractmethod
     def target(self, item: Mapping[str, Any]) -> Target:
         """What one sample is trained on; sentinels where it is not labeled."""

@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from bundle.engines.held import describe, taught_heads
+from bundle.export import load_source
 from bundle.networks.weights import save_checkpoint
 from bundle.tasks import Organ, Points, Presence, class_tasks
 from bundle.vocabulary import Organs
@@ -41,6 +42,20 @@ def test_a_checkpoint_tells_its_tables_and_shape(tmp_path: Path) -> None:
     shape = {"encoder": "test_convnext", "decoder_channels": 16, "guidance_channels": 0, "image_size": 64}
     assert {key: told[key] for key in shape} == shape
     assert told["image_mean"] == CONFIG["image_mean"]
+
+
+def test_a_checkpoint_tells_the_points_of_its_training(tmp_path: Path) -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(str(TRAIN)))
+    parser.update({"encoder": "test_convnext", "decoder_channels": 16})
+    parser["tasks#points#points"] = {"breast": ["tip", "tail"]}  # the pairs of the config are of other points
+    network, own = parser.get_parsed_content("network_def"), parser.get_parsed_content("described")
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, model=network.state_dict(), network_config={**network.network_config(), **own})
+    told = describe(path, otherwise=TRAIN)
+    assert (told["organ_points"], told["point_pairs"]) == ({"breast": ["tip", "tail"]}, [])
+    assert load_source(path, config_files=[TRAIN]).network.heads["points"].rows == ["tip", "tail"]
+    exported = describe(path, otherwise=TRAIN, exported=Exported(organ_points={"head": ["a", "b"]}))
+    assert exported["organ_points"] == {"head": ["a", "b"]}
 
 
 def test_a_file_is_read_again_once_it_has_changed(weights: Path, tmp_path: Path) -> None:

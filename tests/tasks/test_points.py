@@ -167,6 +167,13 @@ def test_wrong_tables_are_refused() -> None:
         task(pairs=[["left"]])
 
 
+def test_pairs_of_points_that_are_not_declared_are_left_out() -> None:
+    points = task(pairs=[["left", "right"], ["long_axis_1", "long_axis_2"]])
+    assert points.told() == {"organ_points": POINTS, "point_pairs": [["left", "right"]]}
+    with pytest.raises(ValueError, match=r"pairs must be two points of .* each, got \['left', 'rigth'\]"):
+        task(pairs=[["left", "rigth"]])
+
+
 def test_points_that_weights_do_not_know_are_left_out() -> None:
     points = task()
     points.keep(["right", "left"])
