@@ -12,6 +12,7 @@ import numpy as np
 from monai.utils import optional_import
 
 from bundle.live.pictures import Result
+from bundle.vocabulary import NOT_ULTRASOUND
 
 psutil, HAS_PSUTIL = optional_import("psutil")
 
@@ -67,7 +68,7 @@ class LiveReport:
     def add(self, result: Result) -> None:
         """Counts one result."""
         self.frames += 1
-        self.withheld += bool(result.found.get("notes"))
+        self.withheld += str(result.found.get("notes", "")).startswith(NOT_ULTRASOUND)
         self.last = time.perf_counter()
         if self.frames == 1:
             self.first = self.last

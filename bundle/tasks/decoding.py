@@ -154,8 +154,7 @@ class Records(Transform):
         """The result of an item with ``found``, ``geometry`` and ``asked``."""
         place, asked, found = item["geometry"], item["asked"], item["found"]
         hidden = bool(item.get("withheld"))
-        for note in [] if hidden else self._notes(item):
-            add_note(item["image"], note)
+        notes = self._noted(item)
         records = [task.record(None if hidden else found.get(task.name), place) for task in self.tasks]
         result = {
             "prompts": {name: item.get(name) or UNKNOWN for name in REQUESTED_PROMPTS},
@@ -163,7 +162,7 @@ class Records(Transform):
             if place.known
             else dict.fromkeys(("row", "column")),
             **joined(records),
-            "notes": getattr(item.get("image"), "meta", {}).get("notes", ""),
+            "notes": notes,
         }
         if asked.clicks:
             guided = next(task for task in self.tasks if task.guided)
@@ -193,6 +192,15 @@ class Records(Transform):
             "spacing_mm": {"row": None, "column": None},
             **joined(records),
         }
+
+    def _noted(self, item: Mapping[str, Any]) -> str:
+        """All notes on an image, to which those of the tasks are added; frames of a film have no image to keep them."""
+        notes = [] if item.get("withheld") else list(self._notes(item))
+        if "image" not in item:
+            return "; ".join(notes)
+        for note in notes:
+            add_note(item["image"], note)
+        return str(getattr(item["image"], "meta", {}).get("notes", ""))
 
     def _notes(self, item: Mapping[str, Any]) -> Iterator[str]:
         yield from item.get("guidance_notes") or ()

@@ -18,6 +18,10 @@ from bundle.tasks.task import Asked, Target, Task, Widths
 from bundle.vocabulary import ANY_POSITION, NO_ORGAN, Organs
 
 
+_CERTAIN = 0.5
+"""Probability from which an organ speaks against the position that a user says."""
+
+
 class Organ(Task):
     """The organ that an image shows, of the table's, or ``none``: another organ, or no ultrasound.
 
@@ -93,6 +97,14 @@ class Organ(Task):
         if found is None:
             return self.blank()
         return {"organ": {"predicted": max(found, key=found.__getitem__), "probabilities": found}}
+
+    def notes(self, found: dict[str, float], asked: Asked) -> list[str]:
+        """That the image looks like another organ than the user says, or like none; the answers are the user's."""
+        best = max(found, key=found.__getitem__)
+        if asked.position in ANY_POSITION or best == asked.position or found[best] < _CERTAIN:
+            return []
+        looks = "none of the organs" if best == NO_ORGAN else best
+        return [f"position is {asked.position}, but the image looks like {looks} ({found[best]:.2f})"]
 
     def scores_for_clients(self, found: dict[str, float]) -> list[tuple[str, float]]:
         """The most probable organ."""

@@ -36,6 +36,13 @@ def test_durations_outside_the_bins_and_none_at_all() -> None:
     assert histogram.largest == 5000
 
 
+def test_other_notes_do_not_count_as_no_ultrasound() -> None:
+    report, frame = LiveReport(), blank(8, 8)
+    for notes in ("does not look like ultrasound (photograph)", "position is breast, but the image looks like lung"):
+        report.add(Result(frame, {}, {"notes": notes}, work=0.01, latency=0.02))
+    assert report.withheld == 1
+
+
 def test_summary_is_plain_and_text_names_the_figures() -> None:
     report, frame = LiveReport(), blank(8, 8)
     for _ in range(3):

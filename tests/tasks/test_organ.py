@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 
 from bundle.geometry import Geometry
-from bundle.tasks import Asked, Masks, Organ, Widths, class_tasks
+from bundle.tasks import Asked, Masks, Organ, Records, Widths, class_tasks
 from bundle.tasks.decoding import decoded
 from bundle.vocabulary import Organs
 
@@ -92,6 +92,27 @@ def test_what_a_user_says_goes_before() -> None:
     guided = {1: {"wanted": [(6, 6)], "unwanted": [], "box": None, "mask": None}}
     assert answers(none, Asked(guidance=guided, clicks={1: {"wanted": 1, "unwanted": 0}}))["shown"] == [1, 2]
     assert answers(none, Asked(), route=False) == {"shown": [1, 2], "classes": ["breast", "lung"]}
+
+
+@pytest.mark.parametrize(
+    ("organ", "position", "notes"),
+    [
+        ([0.0, 0.006, 0.994, 0.0], "breast", ["position is breast, but the image looks like lung (0.99)"]),
+        ([0.1, 0.1, 0.1, 0.7], "lung", ["position is lung, but the image looks like none of the organs (0.70)"]),
+        ([0.3, 0.4, 0.2, 0.1], "breast", []),
+        ([0.1, 0.9, 0.0, 0.0], "head", []),
+        ([0.1, 0.9, 0.0, 0.0], "unknown", []),
+    ],
+)
+def test_a_note_says_that_the_image_looks_like_another_organ(
+    organ: list[float], position: str, notes: list[str]
+) -> None:
+    tasks, asked = [Masks(ORGANS), Organ(ORGANS)], Asked(position)
+    found = decoded(tasks, values(organ), PLACE, asked)
+    assert Organ(ORGANS).notes(found["organ"], asked) == notes
+    item = {"found": found, "geometry": PLACE, "asked": asked}
+    assert Records(tasks).result(item)["notes"] == "; ".join(notes)  # a frame of a film has no image
+    assert Records(tasks).result({**item, "withheld": True})["notes"] == ""
 
 
 def test_record_rows_and_scores() -> None:
