@@ -38,7 +38,8 @@ def decoded(tasks: Sequence[Task], values: Mapping[str, Tensor], place: Geometry
     """Task -> what was found in an image."""
     for task in tasks:
         asked = task.route(values, asked)
-    return {task.name: task.decode(values, place, asked) for task in tasks if task.name in values}
+    found = {task.name: task.decode(values, place, asked) for task in tasks if task.name in values}
+    return {task.name: task.confirmed(found[task.name], found) for task in tasks if task.name in found}
 
 
 def joined(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -161,7 +161,8 @@ class Masks(Task):
     def decode(self, values: Mapping[str, Tensor], place: Geometry, asked: Asked) -> FoundMasks:
         """The most probable structure of each pixel; what the user said holds to the pixel.
 
-        Resamples each structure's margin over the background bilinearly, and only where it can be positive.
+        What the gate leaves out counts as background, so that nothing else takes its place. Resamples each structure's
+        margin over the background bilinearly, and only where it can be positive.
         """
         probabilities = values[self.name]
         if asked.routed:
@@ -169,9 +170,11 @@ class Masks(Task):
             probabilities = probabilities * allowed[:, None, None]
             probabilities = probabilities / probabilities.sum(0)
         inside = probabilities[:, place.window[0], place.window[1]]
+        if gated := self._gated(values, asked):
+            inside = inside.clone()
+            inside[0] += inside[gated].sum(0)
+            inside[gated] = 0.0
         margins = inside[1:] - inside[0]
-        for structure in self._gated(values, asked):
-            margins[structure - 1] = -1.0
         indices = torch.zeros(place.shape, dtype=torch.uint8, device=margins.device)
         highest = torch.zeros(place.shape, device=margins.device)
         for structure in (margins.amax((1, 2)) > 0).nonzero()[:, 0].tolist():

@@ -17,7 +17,6 @@ from bundle.networks.heads import VectorHead
 from bundle.tasks.task import Asked, Target, Task, Widths
 from bundle.vocabulary import ANY_POSITION, NO_ORGAN, Organs
 
-
 _CERTAIN = 0.5
 """Probability from which an organ speaks against the position that a user says."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bundle.geometry import Geometry, transformed
 from bundle.metrics import Row, item_origin, point_tables, summarize_points
+from bundle.networks.heads import MASKS
 from bundle.networks.heatmaps import PointHead
 from bundle.tasks.task import Asked, Target, Task, Widths
 from bundle.vocabulary import ANY_POSITION, Organs
@@ -207,6 +208,19 @@ class Points(Task):
                 row, column = (min(max(p, -0.5), n - 0.5) for p, n in zip((row, column), place.shape, strict=True))
                 found[self.names[index]] = {"row": row, "column": column, "probability": probability}
         return found
+
+    def confirmed(self, found: dict[str, dict[str, float]], others: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        """The points without those of organs that show structures of which the masks have none."""
+        if MASKS not in others:
+            return found
+        seen = set(others[MASKS].label_map.unique().tolist())
+        absent = {
+            name
+            for organ, names in self.organ_points.items()
+            if organ not in ANY_POSITION and (shown := self.organs.shows(organ)) and not seen & set(shown)
+            for name in names
+        }
+        return {name: point for name, point in found.items() if name not in absent}
 
     # -- results -------------------------------------------------------------------------------------------------------
 

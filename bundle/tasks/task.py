@@ -174,6 +174,15 @@ class Task(ABC):
             asked: what the user says.
         """
 
+    def confirmed(self, found: Any, others: Mapping[str, Any]) -> Any:
+        """What was found, without what other answers speak against.
+
+        Args:
+            found: of ``decode``.
+            others: task -> what was found, of all tasks.
+        """
+        return found
+
     def withheld(self, place: Geometry) -> Any:
         """What stands for the answer on an image that cannot be ultrasound."""
         return None

@@ -8,7 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from bundle.geometry import Geometry
-from bundle.tasks import Asked, Points, Widths
+from bundle.tasks import Asked, Masks, Points, Widths
+from bundle.tasks.decoding import decoded
 from bundle.transforms import RandGeometryd, ShrinkSampled
 from bundle.vocabulary import Organs
 
@@ -109,6 +110,19 @@ def test_positions_have_their_points_and_those_of_any() -> None:
     logits = torch.full((3, 56, 56), 3.0)
     values = {"points": points.activate(logits)}
     assert set(points.decode(values, Geometry((56, 56), 224), Asked("limb"))) == {"mark"}
+
+
+@pytest.mark.parametrize(("value", "present", "seen"), [(1, 0.9, True), (1, 0.4, False), (0, 0.9, False)])
+def test_points_of_an_organ_need_one_of_its_structures(value: int, present: float, seen: bool) -> None:
+    points = Points(ORGANS, {**POINTS, "limb": ["end"]})  # the limb shows no structure, and indis is any organ
+    seg = torch.zeros(2, 56, 56)
+    seg[value] = 1.0
+    values = {"points": points.activate(torch.full((4, 14, 14), 3.0)), "presence": torch.tensor([present])}
+    tasks = [points, Masks(ORGANS, gate={"head": 0.5})]
+    assert set(decoded(tasks, {**values, "seg": seg}, Geometry((56, 56), 56), Asked())["points"]) == (
+        {"left", "right", "mark", "end"} if seen else {"mark", "end"}
+    )
+    assert len(decoded(tasks, values, Geometry((56, 56), 56), Asked())["points"]) == 4  # weights without masks
 
 
 def test_points_follow_every_resampling() -> None:

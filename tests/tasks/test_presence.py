@@ -111,6 +111,19 @@ def test_a_gate_that_can_be_is_taken(gate: Any) -> None:
     assert Masks(ORGANS, gate=gate).gate == {ORGANS.structures.index(name): n for name, n in (gate or {}).items()}
 
 
+def test_what_is_gated_becomes_background_in_mask_and_maps() -> None:
+    masks = Masks(ORGANS, gate={"lesion": 0.5}, maps=True)
+    seg = torch.zeros(4, 32, 32)
+    seg[:, :16] = torch.tensor([0.1, 0.6, 0.1, 0.2])[:, None, None]  # without the lesion the vessel would come next
+    seg[:, 16:] = torch.tensor([0.1, 0.2, 0.0, 0.7])[:, None, None]
+    values = {"seg": seg, "presence": torch.tensor([0.4, 0.0, 0.0])}
+    for _ in range(2):  # the values stay
+        found = masks.decode(values, PLACE, Asked())
+        assert found.label_map[::16, 0].tolist() == [0, 3]
+        assert found.maps is not None
+        torch.testing.assert_close(found.maps()[:, ::16, 0].T, torch.tensor([[0.7, 0, 0.1, 0.2], [0.3, 0, 0, 0.7]]))
+
+
 def test_rows_scores_and_table() -> None:
     image = MetaTensor(torch.zeros(3, 8, 8), meta={"filename_or_obj": "a.png"})
     rows = []
