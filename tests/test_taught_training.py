@@ -87,3 +87,18 @@ def test_points_of_the_training_need_no_flag_later(
     options = {"output_dir": str(tmp_path / "eval"), "bootstrap_resamples": 20, "dataset_dir": data}
     run_training(tmp_path, EVALUATE, run_id="evaluating", **options)
     assert "tip" in (tmp_path / "eval/results.md").read_text()
+
+
+def test_rows_without_a_label_are_not_answered(
+    run_training: Train, tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_training(tmp_path, max_epochs=1, **{"organs#spleen": {"structures": ["spleen"], "classes": ["well", "ill"]}})
+    assert "no training item is labeled for head, spleen of seg: do not rely" in caplog.text
+    found = read_file(tmp_path / "models/model.pt")["network_config"]["heads"]
+    assert found["presence"] == ["lesion", "nerve", "vessel"]
+    assert found["organ"] == ["breast", "limb", "lung"]
+    assert "cls_spleen" not in found
+    [record] = answers(tmp_path, images)
+    assert list(record["organ"]["probabilities"]) == ["breast", "limb", "lung"]
+    assert record["presence"]["spleen"] is None
+    run_training(tmp_path, EVALUATE, run_id="evaluating", output_dir=str(tmp_path / "eval"), bootstrap_resamples=20)

@@ -131,8 +131,9 @@ def taught_heads(
 ) -> dict[str, list[str]] | None:
     """Outputs that a training teaches, with the names of their logits: those that its items, or its start, know.
 
-    The others would answer at random, and one of organs decides what is reported; the log names them. None, for all: in
-    a training for a MONAI Label client, whose outputs are those of the served weights.
+    The others would answer at random, and one of organs decides what is reported; the log names them, and the
+    structures of masks that nothing teaches. None, for all: in a training for a MONAI Label client, whose outputs are
+    those of the served weights.
 
     Args:
         tasks: the declared tasks.
@@ -154,6 +155,11 @@ def taught_heads(
         )
     if missing and idist.get_rank() == 0:
         logger.info(f"no training item is labeled for {', '.join(missing)}: the weights will hold no such outputs")
+    kept = [task for task in tasks if task.name not in missing]
+    left = {task.name: names for task in kept if (names := task.untaught(items, known.get(task.name, ())))}
+    if left and idist.get_rank() == 0:
+        named = "; ".join(f"{', '.join(names)} of {name}" for name, names in left.items())
+        logger.warning(f"no training item is labeled for {named}: do not rely on what the weights answer there")
     return {name: list(rows) for name, rows in taught.items() if rows is not None}
 
 

@@ -56,8 +56,11 @@ def load_start(network: nn.Module, path: str | Path) -> str:
         source = None if name.startswith(new) else state.get(name)
         started[name] = state[name] if name in fixed else _by_name(source, value, names, path=f"{path}: {name}")
     network.load_state_dict(started)
-    told = "; ".join(_told(key, there.get(key, []), names) for key, names in here.items())
-    return f"started from {path}; {told}"
+    told = [_told(key, there.get(key, []), names) for key, names in here.items()]
+    if gate := config.get("gate"):
+        named = " ".join(map(repr, gate))
+        told.append(f"gate: left out {named}, as it fits those weights alone; scripts/gate.py chooses one for the new")
+    return "; ".join([f"started from {path}", *told])
 
 
 class StartWeights:

@@ -104,14 +104,19 @@ class Masks(Task):
         """Whether the item has a mask; one without a table of its structures labels all of them."""
         return any(item["labeled"]) if "labeled" in item else bool(item.get("label"))
 
+    def untaught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str]:
+        """Structures without a mask: the values of a mask, and clicks, count through the whole table."""
+        tables = [item.get("labeled") or [self.has(item)] * len(self.structures) for item in items]
+        told = {*known, *(name for table in tables for name, one in zip(self.structures, table, strict=True) if one)}
+        return [name for name in self.structures[1:] if name not in told]
+
     def target(self, item: Mapping[str, Any]) -> Target:
         """``label`` (1, H, W) structure indices and ``labeled`` (C,) bool, which of them the data set labels."""
         return {"label": item["label"], "labeled": torch.as_tensor(item["labeled"], dtype=torch.bool)}
 
     def labeled(self, target: Target) -> Tensor:
         """Samples with a mask, (B,) bool."""
-        labeled: Tensor = target["labeled"].any(1)
-        return labeled
+        return torch.any(target["labeled"], 1)
 
     def without(self, target: Target) -> Target:
         """Empty masks of no structure."""
@@ -161,8 +166,8 @@ class Masks(Task):
     def decode(self, values: Mapping[str, Tensor], place: Geometry, asked: Asked) -> FoundMasks:
         """The most probable structure of each pixel; what the user said holds to the pixel.
 
-        What the gate leaves out counts as background, so that nothing else takes its place. Resamples each structure's
-        margin over the background bilinearly, and only where it can be positive.
+        What the gate leaves out is background. Resamples each structure's margin over the background bilinearly, and
+        only where it can be positive.
         """
         probabilities = values[self.name]
         if asked.routed:
@@ -170,7 +175,7 @@ class Masks(Task):
             probabilities = probabilities * allowed[:, None, None]
             probabilities = probabilities / probabilities.sum(0)
         inside = probabilities[:, place.window[0], place.window[1]]
-        if gated := self._gated(values, asked):
+        if gated := self._gated(values, asked):  # as background: nothing else takes its place
             inside = inside.clone()
             inside[0] += inside[gated].sum(0)
             inside[gated] = 0.0

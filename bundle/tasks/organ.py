@@ -53,13 +53,19 @@ class Organ(Task):
         return bool(item.get("organ"))
 
     def taught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str] | None:
-        """All organs, where an item tells its organ by whichever key."""
-        return () if known or any(self.target(item) >= 0 for item in items) else None
+        """The organs that an item tells by whichever key, or that the weights know."""
+        told = set(known).union(self.names[index] for item in items if (index := int(self.target(item))) >= 0)
+        return [name for name in self.names if name in told] or None
 
     def target(self, item: Mapping[str, Any]) -> Tensor:
         """Index of the organ, int64: of the item's key ``organ``, else of its position; -1 where neither tells."""
         organ = item.get("organ") or item.get("position")
         return torch.tensor(self.names.index(organ) if organ in self.names else -1)
+
+    def keep(self, rows: Sequence[str]) -> None:
+        """Keeps the organs that weights know, in their order."""
+        if rows and set(rows) <= set(self.names):
+            self.names = list(rows)
 
     def build(self, widths: Widths) -> nn.Module:
         """A head on the feature vector before the prompt: (B, K)."""
@@ -100,7 +106,7 @@ class Organ(Task):
     def notes(self, found: dict[str, float], asked: Asked) -> list[str]:
         """That the image looks like another organ than the user says, or like none; the answers are the user's."""
         best = max(found, key=found.__getitem__)
-        if asked.position in ANY_POSITION or best == asked.position or found[best] < _CERTAIN:
+        if asked.position not in found or best == asked.position or found[best] < _CERTAIN:
             return []
         looks = "none of the organs" if best == NO_ORGAN else best
         return [f"position is {asked.position}, but the image looks like {looks} ({found[best]:.2f})"]

@@ -73,6 +73,7 @@ class Presence(Task):
     ) -> None:
         self.organs, self.name, self.weight, self.dropout = organs, name, weight, dropout
         self.structures = organs.structures[1:]
+        self.names = list(self.structures)
         self.absent = {
             (label_set, organs.label_sets[label_set].index(label)): [self.structures.index(s) for s in structures]
             for label_set, classes in (absent_classes or {}).items()
@@ -86,19 +87,36 @@ class Presence(Task):
         """Whether a mask or a class tells."""
         return any(item["labeled"]) or any(pair in self.absent for pair in item["classes"].items())
 
+    def taught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str] | None:
+        """The structures that masks or classes tell of, or that the weights know."""
+        told = set(known)
+        for item in items:
+            told.update(name for name, labeled in zip(self.structures, item["labeled"][1:], strict=True) if labeled)
+            told.update(self.structures[i] for pair in item["classes"].items() for i in self.absent.get(pair, []))
+        return [name for name in self.names if name in told] or None
+
     def target(self, item: Mapping[str, Any]) -> Tensor:
-        """1 where the structure is there, 0 where it is not, nan where that is not known: (structures,) float32."""
+        """1 where the structure is there, 0 where it is not, nan where that is not known: (names,) float32."""
         found = torch.full((len(self.structures),), math.nan)
         for pair in item["classes"].items():
             found[self.absent.get(pair, [])] = 0.0
         label = torch.as_tensor(item["label"])
         present = torch.bincount(label.flatten().long(), minlength=len(self.structures) + 1)[1:] > 0
         labeled = torch.as_tensor(item["labeled"], dtype=torch.bool)[1:]
-        return torch.where(labeled, present.float(), found)
+        return torch.where(labeled, present.float(), found)[self._places]
+
+    @property
+    def _places(self) -> list[int]:
+        return [self.structures.index(name) for name in self.names]
+
+    def keep(self, rows: Sequence[str]) -> None:
+        """Keeps the structures that weights know, in their order."""
+        if rows and set(rows) <= set(self.names):
+            self.names = list(rows)
 
     def build(self, widths: Widths) -> nn.Module:
-        """A head on the feature vector: (B, structures)."""
-        return VectorHead(widths.feature, self.structures, dropout=self.dropout)
+        """A head on the feature vector: (B, names)."""
+        return VectorHead(widths.feature, self.names, dropout=self.dropout)
 
     def loss(self, logits: Tensor, target: Target) -> Tensor:
         """Binary cross-entropy, averaged over the structures that a sample tells of."""
@@ -110,13 +128,16 @@ class Presence(Task):
     # -- prediction ----------------------------------------------------------------------------------------------------
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Probabilities (structures,)."""
-        return logits.float().sigmoid()
+        """Probabilities (structures,); nan for those that the weights do not know."""
+        values = logits.new_full((len(self.structures),), math.nan, dtype=torch.float32)
+        values[self._places] = logits.float().sigmoid()
+        return values
 
     def decode(self, values: Mapping[str, Tensor], place: Geometry, asked: Asked) -> dict[str, float]:
-        """Structure -> probability, of the structures that the position shows."""
-        shown = [index - 1 for index in self.organs.shows(asked.position)]
-        return {self.structures[i]: round(float(values[self.name][i]), 6) for i in shown}
+        """Structure -> probability, of the structures that the position shows and the weights know."""
+        probabilities = values[self.name].tolist()
+        shown = [self.structures[index - 1] for index in self.organs.shows(asked.position)]
+        return {s: round(probabilities[self.structures.index(s)], 6) for s in shown if s in self.names}
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -135,7 +156,7 @@ class Presence(Task):
         target = torch.as_tensor(item["targets"][self.name])
         return [
             {**item_origin(item), "structure": name, "truth": bool(target[i]), "probability": found[name]}
-            for i, name in enumerate(self.structures)
+            for i, name in enumerate(self.names)
             if name in found and bool(torch.isfinite(target[i]))
         ]
 

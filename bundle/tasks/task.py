@@ -100,6 +100,15 @@ class Task(ABC):
         """Names in its keys of an item of the manifest that the task does not have, so that nothing learns them."""
         return set()
 
+    def untaught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str]:
+        """Names of logits that weights keep though neither the items nor what they start from teach them.
+
+        Args:
+            items: of the training split.
+            known: as in ``taught``.
+        """
+        return ()
+
     def told(self) -> dict[str, Any]:
         """What checkpoints say of this task beside the names of its logits: ids of the config -> plain values."""
         return {}

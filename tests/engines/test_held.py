@@ -12,7 +12,7 @@ from torch import nn
 from bundle.engines.held import describe, taught_heads
 from bundle.export import load_source
 from bundle.networks.weights import save_checkpoint
-from bundle.tasks import Organ, Points, Presence, class_tasks
+from bundle.tasks import Masks, Organ, Points, Presence, class_tasks
 from bundle.vocabulary import Organs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,11 +116,12 @@ def test_a_gate_of_other_structures_names_the_file(tmp_path: Path, gate: dict[st
         describe(tmp_path / "none.pt", otherwise=TRAIN, exported=Exported(organ_structures={}, gate=gate))
 
 
+TABLE = Organs(CONFIG["organs"])
 TASKS = [
-    *class_tasks(Organs(CONFIG["organs"])),
-    Organ(Organs(CONFIG["organs"])),
-    Presence(Organs(CONFIG["organs"])),
-    Points(Organs(CONFIG["organs"]), points={"head": ["left", "right"], "indis": ["mark"]}),
+    *class_tasks(TABLE),
+    Organ(TABLE),
+    Presence(TABLE),
+    Points(TABLE, points={"head": ["left", "right"], "indis": ["mark"]}),
 ]
 NOTHING = {"position": "indis", "organ": None, "classes": {}, "labeled": [False] * 5, "points": None}
 
@@ -129,12 +130,23 @@ def test_a_training_teaches_what_its_items_are_labeled_for(caplog: pytest.LogCap
     items = [NOTHING, {**NOTHING, "classes": {"lung": 1}}, {**NOTHING, "points": {"right": None}}]
     with caplog.at_level("INFO"):
         assert taught_heads(TASKS, items) == {"cls_lung": [], "points": ["right"]}
+    assert "do not rely" not in caplog.text
     assert "no training item is labeled for cls_breast, cls_gallbladder, organ, presence:" in caplog.text
 
 
 @pytest.mark.parametrize("told", [{"position": "head"}, {"organ": "none"}])
 def test_a_position_or_none_teaches_the_organ(told: dict[str, str]) -> None:
-    assert taught_heads(TASKS, [NOTHING, {**NOTHING, **told}]) == {"organ": []}
+    assert taught_heads(TASKS, [NOTHING, {**NOTHING, **told}]) == {"organ": [*told.values()]}
+
+
+def test_rows_that_nothing_teaches_are_cut_or_named(caplog: pytest.LogCaptureFixture) -> None:
+    items = [{**NOTHING, "labeled": [True, True, False, False, True]}, {**NOTHING, "classes": {"breast": 0}}]
+    masks, presence = Masks(TABLE), Presence(TABLE, absent_classes={"breast": {"normal": ["head"]}})
+    taught = taught_heads([masks, presence], items)
+    assert taught == {"seg": [], "presence": ["lesion", "head", "vessel"]}
+    [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("no training item is labeled for head, nerve of seg: do not rely on")
+    assert masks.untaught(items, ["background", "head", "nerve"]) == []
 
 
 def test_what_the_start_knows_is_kept(tmp_path: Path) -> None:
@@ -144,7 +156,9 @@ def test_what_the_start_knows_is_kept(tmp_path: Path) -> None:
     network = parser.get_parsed_content("network_def")
     save_checkpoint(tmp_path / "start.pt", model=network.state_dict(), network_config=network.network_config())
     taught = taught_heads(TASKS, [{**NOTHING, "points": {"mark": [1, 1]}}], start=tmp_path / "start.pt")
-    assert taught == {"cls_breast": [], "cls_lung": [], "cls_gallbladder": [], "organ": [], "points": ["left", "mark"]}
+    assert taught is not None
+    assert taught.pop("organ") == Organ(TABLE).names
+    assert taught == {"cls_breast": [], "cls_lung": [], "cls_gallbladder": [], "points": ["left", "mark"]}
 
 
 def test_items_without_any_label_are_refused() -> None:

@@ -139,3 +139,12 @@ def declared(tasks: Sequence[Task]) -> UPerConvNeXt:
     positions = tasks[0].organs.positions  # type: ignore[attr-defined]
     prompter = Prompter(positions, channels=encoder.channels, conditioning="film")
     return UPerConvNeXt(encoder, decoder, prompter, build_heads(tasks, encoder=encoder, decoder=decoder))
+
+
+def test_the_gate_of_other_weights_is_named_and_left_out(make_network: Make, trained: UPerConvNeXt, path: Path) -> None:
+    assert "gate:" not in load_start(make_network(), path)
+    config = {**trained.network_config(), "gate": {"lesion": 0.65}}
+    save_checkpoint(path, model=trained.state_dict(), network_config=config)
+    assert "gate: left out 'lesion', as it fits those weights alone; scripts/gate.py" in load_start(
+        make_network(), path
+    )

@@ -94,6 +94,16 @@ def test_what_a_user_says_goes_before() -> None:
     assert answers(none, Asked(), route=False) == {"shown": [1, 2], "classes": ["breast", "lung"]}
 
 
+def test_organs_that_weights_do_not_know_are_left_out() -> None:
+    task = Organ(ORGANS)
+    task.keep(["lung", "breast"])
+    assert task.decode({"organ": torch.tensor([0.75, 0.25])}, PLACE, Asked()) == {"lung": 0.75, "breast": 0.25}
+    assert [int(task.target({"position": position})) for position in ("breast", "head")] == [1, -1]
+    assert task.notes({"lung": 0.75, "breast": 0.25}, Asked("head")) == []  # it cannot tell
+    task.keep(["other"])  # loading says what is wrong
+    assert task.names == ["lung", "breast"]
+
+
 @pytest.mark.parametrize(
     ("organ", "position", "notes"),
     [

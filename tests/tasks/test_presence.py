@@ -64,6 +64,19 @@ def test_decode_and_record_are_of_the_organ_in_sight() -> None:
     assert TASK.decode(values, PLACE, Asked("none", routed=True)) == {}
 
 
+def test_structures_that_weights_do_not_know_have_no_probability() -> None:
+    task = Presence(ORGANS)
+    task.keep(["lesion", "vessel"])
+    values = {"presence": task.activate(torch.zeros(2))}
+    assert task.decode(values, PLACE, Asked()) == {"lesion": 0.5, "vessel": 0.5}
+    assert task.target(item([True, True, True, True], {}, [3])).tolist() == [0, 1]
+    task.keep(["other"])  # loading says what is wrong
+    assert task.names == ["lesion", "vessel"]
+    masks = Masks(ORGANS, gate={"nerve": 0.9})
+    found = masks.decode({**values, "seg": torch.eye(4)[2][:, None, None].expand(4, 32, 32)}, PLACE, Asked())
+    assert found.label_map.unique().tolist() == [2]  # a gate needs a probability
+
+
 def mask_values(presence: list[float]) -> dict[str, torch.Tensor]:
     seg = torch.zeros(4, 32, 32)
     seg[1, 4:10, 4:10], seg[3, 20:26, 20:26] = 4.0, 5.0
