@@ -91,6 +91,10 @@ def _list_of(check: Check, low: int = 0, high: int = _MOST) -> Check:
     return lambda value: isinstance(value, (list, tuple)) and low <= len(value) <= high and all(map(check, value))
 
 
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
 def _named(value: Any) -> bool:
     return _text(value) and len(value) <= _LONGEST_NAME
 
@@ -163,15 +167,9 @@ NETWORK: dict[str, tuple[Check, str]] = {
     "image_mean": (_list_of(_number(-1000, 1000), 3, 3), "3 numbers from -1000 to 1000"),
     "image_std": (_list_of(_number(0.001, 1000), 3, 3), "3 numbers from 0.001 to 1000"),
     "click_radius": (_number(0.1, 1000), "a number of pixels from 0.1 to 1000"),
-    "gate": (
-        lambda value: value is None or _table_of(_named, _number(0, 1), _MOST_NAMES)(value),
-        "a table of names and numbers from 0 to 1",
-    ),
+    "gate": (_or_none(_table_of(_named, _number(0, 1), _MOST_NAMES)), "a table of names and numbers from 0 to 1"),
     "organ_points": (_table_of(_named, _names(0), _MOST_NAMES), "a table of organs and lists of different names"),
-    "point_pairs": (
-        _list_of(lambda pair: isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_named, pair))),
-        "a list of two names each",
-    ),
+    "point_pairs": (_list_of(_list_of(_named, 2, 2)), "a list of two names each"),
     "version": (_text, "a text"),
 }
 """Key of a checkpoint's ``network_config`` -> check of its value, and what it expects in words."""
@@ -188,10 +186,7 @@ EXPORTED: dict[str, tuple[Check, str]] = {
     **dict.fromkeys(("kept", "inputs", "image_channels", "outputs"), (_list_of(_text), "a list of names")),
     **{key: NETWORK[key] for key in _AS_IN_CHECKPOINTS},
     "prompt": (_prompt, "a table of neutral (numbers from 0 to 1) and order (a table of names and lists of names)"),
-    "organ_structures": (
-        lambda value: value is None or _table_of(_text, _list_of(_text))(value),
-        "a table of names and lists of names",
-    ),
+    "organ_structures": (_or_none(_table_of(_text, _list_of(_text))), "a table of names and lists of names"),
     "network": (lambda value: isinstance(value, dict), "a table"),
 }
 """The same of an exported model's metadata."""
@@ -287,8 +282,7 @@ def _listed(content: Any, path: str | Path, name: str) -> Any:
         return [_listed(value, path, name) for value in content]
     special = isinstance(content, str) and content.lstrip().startswith(EXPRESSION_MARKS)
     if special or not (content is None or isinstance(content, (bool, int, float, str))):
-        marks = ", ".join(EXPRESSION_MARKS)
-        raise _refused(path, f"{name} must hold plain values", f"another type or a text that begins with {marks}")
+        raise _refused(path, f"{name} must hold plain values", "another type or a text that begins with $, @ or %")
     return content
 
 
