@@ -147,7 +147,8 @@ def _read_array(header: Mapping[str, Any], file: IO[bytes], path: str) -> np.nda
         got = f"{len(content)}" if len(content) < size else "more"
         raise OSError(f"the NRRD must have {size} bytes of values as its sizes say, got {got}")
     values = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
-    return values.reshape(sizes[::-1]).T
+    across: np.ndarray = values.reshape(sizes[::-1]).T
+    return across
 
 
 def _numbers(text: bytes, kind: np.dtype) -> bytes:
