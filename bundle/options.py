@@ -6,6 +6,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pydoc import locate
 from types import FrameType
@@ -168,10 +170,24 @@ def _check_text(option: str, key: str, value: Any) -> None:
     """Refuses what is neither text nor None, where a path or a name is wanted; a component may make the text."""
     if key not in PATHS | NAMES or value is None or isinstance(value, (str, Mapping)):
         return
+    typed = _typed(option)
     remedy = f"correct --{option}."
     if key in PATHS:
-        remedy = f"put ./ before a path that reads like a number or a list: --{option} ./2024 for the folder 2024."
-    raise ValueError(f"{option} must be text, got {value!r} ({type(value).__name__}); {remedy}")
+        example = (
+            f"--{option} ./2024 for the folder 2024" if typed is None else f"--{option} {shlex.quote(f'./{typed}')}"
+        )
+        remedy = f"put ./ before a path that reads like a number or a list: {example}."
+    read = f"{value!r} ({type(value).__name__})"
+    raise ValueError(f"{option} must be text, got {read if typed is None else f'{typed}, read as {read}'}; {remedy}")
+
+
+def _typed(option: str) -> str | None:
+    """What the command line of this process gives an option; None where it does not."""
+    for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") == option:
+            return value if equals else following
+    return None
 
 
 def _check_numbers(option: str, key: str, value: Any) -> None:

@@ -115,7 +115,11 @@ class Organs:
         if NO_ORGAN in self.table:
             raise ValueError(f"organs must not name one {NO_ORGAN!r}, which stands for no organ; rename it.")
         self.positions = list(self.table)
-        prompt_values(self.positions)
+        if NEUTRAL_POSITION not in self.table:
+            raise ValueError(
+                f"organs must hold {NEUTRAL_POSITION!r}, which stands for any organ, got {self.positions}; add"
+                f" '{NEUTRAL_POSITION}': {{}} to organs."
+            )
         shown = (name for entry in self.table.values() for name in entry["structures"])
         self.structures = [BACKGROUND, *dict.fromkeys(shown)]
         self.label_sets: dict[str, list[str]] = {}

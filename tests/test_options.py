@@ -151,6 +151,18 @@ def test_a_path_that_came_in_as_another_thing_is_refused(
     assert re.search(message, reasons(caught.value))
 
 
+@pytest.mark.parametrize("words", [["--dataset_dir", "1e5"], ["--dataset_dir=1e5"], ["--dataset-dir", "1e5", "--x"]])
+def test_a_path_is_repeated_as_it_was_typed(
+    tmp_path: Path, reasons: Reasons, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", *words])
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, TRAIN, dataset_dir=1e5)
+    text = reasons(caught.value)
+    assert "dataset_dir must be text, got 1e5, read as 100000.0 (float); put ./ before a path" in text
+    assert text.rstrip().endswith("--dataset_dir ./1e5.")
+
+
 @pytest.mark.parametrize(
     ("files", "option", "value"),
     [

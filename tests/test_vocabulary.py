@@ -59,7 +59,7 @@ def test_what_is_derived_can_be_made_again() -> None:
         ("breast", "organs must map names to what they show, got 'breast'"),
         (
             {"breast": {"structures": ["lesion"]}},
-            "positions must hold the neutral value 'indis', got ['breast']; add",
+            "organs must hold 'indis', which stands for any organ, got ['breast']; add 'indis': {} to organs.",
         ),
         (
             {"breast": {"structures": "lesion"}},

@@ -31,11 +31,11 @@ class NamedHandlers:
     """Attaches handlers in the order of their table, so that configs can address each by its name.
 
     Args:
-        handlers: name -> handler; a component that is disabled in a config is not among them.
+        handlers: name -> handler, or None for one that is off; a disabled component of a config is not among them.
     """
 
     def __init__(self, handlers: Mapping[str, Any]) -> None:
-        self.handlers = dict(handlers)
+        self.handlers = {name: handler for name, handler in handlers.items() if handler is not None}
 
     def attach(self, engine: Engine) -> None:
         """Registers all with an engine."""

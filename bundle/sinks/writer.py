@@ -50,7 +50,7 @@ class PredictionWriter:
 
     Args:
         output_dir: folder of the results; made when absent.
-        sinks: name -> sink, in the order in which the tables name their files.
+        sinks: name -> sink, in the order in which the tables name their files; None for one that is off.
         answers: what a ``result`` holds.
         weights: file of the network's weights, for its hash.
         runtime: what runs the network, for the tables.
@@ -58,6 +58,7 @@ class PredictionWriter:
             when it is written.
 
     Raises:
+        ValueError: when ``sinks`` holds something else, or no sink that is on.
         FileExistsError: at the start, when a file that no earlier run wrote would be replaced.
         OSError: at the start, when ``output_dir`` cannot be written; later, when a file cannot, for example on a full
             disk.
@@ -68,12 +69,13 @@ class PredictionWriter:
         self,
         *,
         output_dir: str,
-        sinks: Mapping[str, Sink],
+        sinks: Mapping[str, Sink | None],
         answers: Answers,
         weights: str,
         runtime: str,
         dataloader: DataLoader[Any] | None = None,
     ) -> None:
+        sinks = _switched_on(sinks)
         # The longest ending first, so that nothing is written of a name that is too long for one of them.
         self.sinks = dict(sorted(sinks.items(), key=lambda pair: -len(pair[1].ending)))
         kinds = tuple(name for name, sink in sinks.items() if sink.ending)
@@ -179,6 +181,24 @@ class PredictionWriter:
                 logger.error(f"{len(failed)} files failed: {named(failed, at_most=100)}; {reasons}")
         if failed:
             raise SystemExit(1)
+
+
+def _switched_on(sinks: Mapping[str, Sink | None]) -> dict[str, Sink]:
+    """The sinks that are on, one or more."""
+    if not isinstance(sinks, Mapping):
+        raise ValueError(
+            f"sinks must be a table of names and sinks, got {sinks!r}; switch one off with --sinks#NAME '$None'."
+        )
+    for name, sink in sinks.items():
+        if sink is not None and not hasattr(sink, "ending"):
+            raise ValueError(
+                f"sinks#{name} must be a sink, such as bundle.sinks.Masks, got {sink!r}; correct it, or switch it off"
+                f" with --sinks#{name} '$None'."
+            )
+    found = {name: sink for name, sink in sinks.items() if sink is not None}
+    if not found:
+        raise ValueError("sinks must hold one that is on, got none, so that nothing would be written; leave one on.")
+    return found
 
 
 def _warn(outcomes: list[Outcome]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -21,9 +22,13 @@ def declare(
         held: output of the weights -> names of its logits; tasks without an output are left out. None: all are there.
 
     Raises:
-        ValueError: when two tasks have one name, there is none, or two take clicks.
+        ValueError: when a block is no task, two tasks have one name, there is none, or two take clicks.
     """
-    blocks = [[block] if isinstance(block, Task) else list(block or ()) for block in tasks.values()]
+    if not isinstance(tasks, Mapping):
+        raise ValueError(
+            f"tasks must be a table of names and tasks, got {tasks!r}; switch one off with --tasks#NAME '$None'."
+        )
+    blocks = [_block(name, block) for name, block in tasks.items()]
     found = [task for block in blocks for task in block if held is None or task.name in held]
     for task in found:
         task.keep((held or {}).get(task.name, ()))
@@ -38,6 +43,16 @@ def declare(
             " other weights, or add the task's block to the config."
         )
     return found
+
+
+def _block(name: str, block: Any) -> list[Task]:
+    found = [block] if isinstance(block, Task) or not isinstance(block, Sequence) else list(block)
+    if block is not None and not all(isinstance(task, Task) for task in found):
+        raise ValueError(
+            f"tasks#{name} must be a task, such as bundle.tasks.Masks, or a list of them, got {block!r}; correct it, or"
+            f" switch it off with --tasks#{name} '$None'."
+        )
+    return [] if block is None else found
 
 
 def build_heads(tasks: Sequence[Task], *, encoder: Encoder, decoder: Decoder) -> nn.ModuleDict:

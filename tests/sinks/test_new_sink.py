@@ -95,9 +95,37 @@ def test_files_of_a_new_sink_are_checked_before_any_is_written(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.words.txt"]
 
 
-def test_sinks_can_be_left_out(infer: Callable[..., Path]) -> None:
-    out = infer(**{"sinks#overlay#_disabled_": True, "sinks#tables#_disabled_": True})
+@pytest.mark.parametrize("off", [{"#_disabled_": True}, {"": "$None"}], ids=["disabled", "None"])
+def test_sinks_can_be_left_out(infer: Callable[..., Path], off: dict[str, Any]) -> None:
+    out = infer(**{f"sinks#{name}{key}": value for name in ("overlay", "tables") for key, value in off.items()})
     assert sorted(path.name for path in out.glob("[!.]*")) == ["a.words.txt", "a_mask.png", "contents.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sinks": "$None"}, "sinks must be a table of names and sinks, got None; switch one off with --sinks#NAME"),
+        ({"sinks#mask": 3}, "sinks#mask must be a sink, such as bundle.sinks.Masks, got 3; correct it"),
+        (
+            {f"sinks#{name}": "$None" for name in ("mask", "overlay", "probabilities", "tables", "words", "contents")},
+            "sinks must hold one that is on, got none",
+        ),
+        ({"tasks": "$None"}, "tasks must be a table of names and tasks, got None"),
+        ({"tasks#foo": 3}, "tasks#foo must be a task, such as bundle.tasks.Masks, or a list of them, got 3"),
+    ],
+    ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
+)
+def test_sinks_and_tasks_that_are_none_are_refused(
+    infer: Callable[..., Path],
+    tmp_path: Path,
+    reasons: Callable[[BaseException], str],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        infer(**options)
+    assert message in reasons(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 class WithBrightness(Records):

@@ -37,3 +37,15 @@ def test_equal_names_and_two_that_take_clicks_are_refused() -> None:
 def test_without_a_task_that_the_weights_answer_it_is_refused() -> None:
     with pytest.raises(ValueError, match=r"got \['seg'\] for weights of \['cls_heart'\]; use other weights"):
         declare({"seg": Masks(ORGANS)}, held={"cls_heart": ["a", "b"]})
+
+
+@pytest.mark.parametrize("block", [3, "seg", [Masks(ORGANS), 3]])
+def test_a_block_that_is_no_task_is_refused(block: object) -> None:
+    with pytest.raises(ValueError, match=r"tasks#foo must be a task, .* got .*; correct it, or switch it off"):
+        names({"seg": Masks(ORGANS), "foo": block})
+
+
+@pytest.mark.parametrize("tasks", [None, 3])
+def test_what_is_no_table_of_tasks_is_refused(tasks: object) -> None:
+    with pytest.raises(ValueError, match=r"tasks must be a table of names and tasks, got .*--tasks#NAME '\$None'"):
+        names(tasks)
