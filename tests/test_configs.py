@@ -134,7 +134,8 @@ def test_the_two_complete_configs_agree() -> None:
     shared = (train.keys() & inference.keys()) - OWN_VALUES
     assert {"network_def", "structures", "positions", "vocabulary", "encoder", "norm"} <= shared
     assert {"load_transforms", "letterbox_transforms", "normalize_transforms"} <= shared
-    held = {key: f"$@held[{key!r}]" for key in ("organs", *OPTIONS)}
+    organs = {"_target_": "bundle.engines.held.told_organs", "held": "@held"}
+    held = {"organs": organs, **{key: f"$@held[{key!r}]" for key in OPTIONS}}
     assert {key: inference[key] for key in held} == held  # what weights tell is not repeated
     shared -= held.keys()
     assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}
