@@ -132,8 +132,12 @@ def _plain(value: Any, depth: int = 4) -> bool:
     return value is None or isinstance(value, bool) or _finite(value) or _text(value)
 
 
+def _plain_table(value: Any) -> bool:
+    return isinstance(value, dict) and _plain(value)
+
+
 def _part(value: Any) -> bool:
-    return isinstance(value, dict) and _name(value.get("class")) and _plain(value)
+    return _plain_table(value) and _name(value.get("class"))
 
 
 def _prompt(value: Any) -> bool:
@@ -159,10 +163,7 @@ NETWORK: dict[str, tuple[Check, str]] = {
         _table_of(_one_of("encoder", "decoder", "prompter"), _part),
         "a table of encoder, decoder and prompter: the class of each, and plain values",
     ),
-    "organs": (
-        _table_of(_named, lambda entry: entry is None or (isinstance(entry, dict) and _plain(entry)), _MOST_NAMES),
-        "a table of names and what they show",
-    ),
+    "organs": (_table_of(_named, _or_none(_plain_table), _MOST_NAMES), "a table of names and what they show"),
     "image_size": (_whole(32, 2048, 32), "a multiple of 32 pixels from 32 to 2048"),
     "image_mean": (_list_of(_number(-1000, 1000), 3, 3), "3 numbers from -1000 to 1000"),
     "image_std": (_list_of(_number(0.001, 1000), 3, 3), "3 numbers from 0.001 to 1000"),
@@ -180,11 +181,12 @@ _AS_IN_CHECKPOINTS = (
 )  # fmt: skip
 
 EXPORTED: dict[str, tuple[Check, str]] = {
-    **dict.fromkeys(("name", "version", "weights_sha256", "letterbox", "output_values"), (_text, "a text")),
+    **dict.fromkeys(("name", "version", "weights_sha256", "letterbox"), (_text, "a text")),
     "precision": (_one_of("float32", "bfloat16", "int8"), "float32, bfloat16 or int8"),
     "precision_hint": (_one_of("f32", "bf16"), "f32 or bf16"),
     **dict.fromkeys(("kept", "inputs", "image_channels", "outputs"), (_list_of(_text), "a list of names")),
     **{key: NETWORK[key] for key in _AS_IN_CHECKPOINTS},
+    "output_values": (lambda told: _text(told) or _table_of(_named, _text, _MOST_NAMES)(told), "a table of texts"),
     "prompt": (_prompt, "a table of neutral (numbers from 0 to 1) and order (a table of names and lists of names)"),
     "organ_structures": (_or_none(_table_of(_text, _list_of(_text))), "a table of names and lists of names"),
     "network": (lambda value: isinstance(value, dict), "a table"),
@@ -242,9 +244,8 @@ def described(content: Any, *, path: str | Path, name: str, table: Mapping[str, 
         table: ``NETWORK`` or ``EXPORTED``.
 
     Raises:
-        NotPlain: when it is no table, has an unknown key, or a value of another kind, such as a text that begins with
-            ``$``, or more than 100,000 entries or 32 levels. The message names the key, and repeats the value where it
-            is harmless.
+        NotPlain: when it is no table, has an unknown key, a value of another kind, such as a text that begins with
+            ``$``, or over 100,000 entries or 32 levels. The message names the key, and repeats what is harmless.
     """
     if not isinstance(content, dict):
         raise _refused(path, f"{name} must be a table of plain values", type(content).__name__)
@@ -268,8 +269,7 @@ def plain_values(content: Any, *, path: str | Path, name: str) -> Any:
         name: of ``content`` in the file, for messages.
 
     Raises:
-        NotPlain: when a part is of another kind, a text or a key begins with ``$``, ``@`` or ``%``, or it has more than
-            100,000 entries or 32 levels.
+        NotPlain: when a part is of another kind, or as :func:`described`.
     """
     _require_bounded(content, path=path, name=name)
     return _listed(content, path, name)

@@ -18,10 +18,6 @@ LETTERBOX = (
     "at least 1), bilinear with antialiasing as Pillow does; pad with 0 to a square, floor(missing / 2) pixels before; "
     "then subtract image_mean and divide by image_std; guidance channels, in [0, 1], follow, 0 without clicks"
 )
-OUTPUTS = (
-    "logits; softmax over axis 1 gives probabilities; for a prompted position other than indis, leave out of seg what "
-    "organs does not list as its structures"
-)
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 """Precision of what is not int8, as OpenVINO calls it: it must be told, or it takes bfloat16 where the CPU has it."""
 
@@ -36,6 +32,7 @@ def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Se
         kept: parts of the network that int8 leaves out.
     """
     organs = source.value("vocabulary")
+    reading = {task.name: task.reading for task in source.value("declared")}
     guidance = GUIDANCE_CHANNELS[: source.network.guidance_channels]
     return {
         "name": "ultrasound-uperconvnext",
@@ -56,7 +53,7 @@ def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Se
             "neutral": encode_prompt({}, organs.positions),
         },
         "outputs": list(outputs),
-        "output_values": OUTPUTS,
+        "output_values": {name: reading[name] for name in outputs},
         "organs": source.value("organs"),
         "gate": source.value("gate"),
         "organ_points": source.value("organ_points"),

@@ -35,6 +35,7 @@ class Classes(Task):
 
     section, group = "classification", "classification"
     headline, keys = ("auroc",), ("label_set",)
+    reading = "logits; softmax over axis 1 gives the probability of each class"
 
     def __init__(
         self,

@@ -72,6 +72,7 @@ class Masks(Task):
     section, group = "segmentation", "segmentation"
     headline, keys, worst_by = ("dice",), ("structure", "protocol"), "dice"
     reads_map = guided = True
+    reading = "logits; softmax over axis 1 gives each pixel's probabilities; organs and gate tell what to leave out"
 
     def __init__(
         self,
@@ -90,10 +91,9 @@ class Masks(Task):
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {list(PROTOCOLS)}, got {protocol!r}; choose one of them.")
         self.organs, self.name, self.weight, self.dropout = organs, name, weight, dropout
-        self.structures = organs.structures
+        self.structures, self.maps = organs.structures, switch(maps, "probabilities")
         shown = [organs.shows(position) for position in organs.positions if position not in ANY_POSITION]
         self.criterion = None if criterion is None else PartialLabelLoss(criterion, shown if absent else ())
-        self.maps = switch(maps, "probabilities")
         self.gate = thresholds(gate, self.structures)
         self.protocols = list(dict.fromkeys(["native", protocol]))
         self.tolerance = tolerance

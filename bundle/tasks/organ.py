@@ -36,6 +36,7 @@ class Organ(Task):
     """
 
     section, group, keys = "organ", "organ", ("label_set",)
+    reading = "logits; softmax over axis 1 gives the probability of each organ, the prompt aside"
     schema: Mapping[str, Any] = {
         "organ": {"description": 'the organ in the image; "none" where it is none of the network\'s', "type": "string"}
     }

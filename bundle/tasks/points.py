@@ -50,6 +50,11 @@ class Points(Task):
     """
 
     section, group, keys = "points", "points", ("point",)
+    reading = (
+        "logits of places, row and column (4 i + 1.5, 4 j + 1.5) in pixels of the square; softmax over the places of "
+        "axes 2 and 3 and one more logit, 0, for nowhere in the image; the sum without it is the probability of the "
+        "point, and the mean of the 5 x 5 places round the most probable one is where it is"
+    )
     reads_map = True
     schema: Mapping[str, Any] = {
         "points": {

@@ -61,6 +61,7 @@ class Presence(Task):
     """
 
     section, group, keys = "presence", "presence", ("structure",)
+    reading = "logits; the sigmoid of each is the probability that the image shows anything of the structure"
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class Task(ABC):
         headline: metrics of its ``scores`` that count in the score which validation compares.
         keys: of its rows, in which rows of one image differ.
         worst_by: key of its rows by which the worst cases are shown; "" shows none.
+        reading: what its logits mean, for users of exported models.
         schema: key that it adds to an item of the manifest -> JSON schema of the value.
     """
 
@@ -75,6 +76,7 @@ class Task(ABC):
     headline: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     worst_by: str = ""
+    reading: str = "logits"
     schema: Mapping[str, Any] = {}
 
     # -- training ----------------------------------------------------------------------------------------------------

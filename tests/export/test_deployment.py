@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
@@ -115,6 +116,28 @@ def test_documented_code_gives_our_masks(
     tables = {"organ": record["organ"], **{f"cls_{name}": found for name, found in record["classes"].items()}}
     for name, found in tables.items():
         assert list(found["probabilities"].values()) == pytest.approx(names["classes"][name].tolist(), abs=1e-4)
+
+
+def test_documented_code_applies_the_gate(
+    exports: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(exports["folder"] / "model_float32.onnx")
+    metadata = json.loads(model.metadata_props[0].value)
+    (tmp_path / "exports").mkdir()
+    pixels = np.random.default_rng(1).integers(0, 255, (112, 224, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    code = EXAMPLES[0].replace('meta["network"]["heads"]["organ"][classes["organ"].argmax()]', '"limb"')
+    masks = []
+    for gate in (None, {"nerve": 1.0}, {"nerve": 1.0, "vessel": 1.0}):
+        onnx.helper.set_model_props(model, {"metadata": json.dumps({**metadata, "gate": gate})})
+        onnx.save(model, tmp_path / "exports/model_float32.onnx")
+        names: dict[str, Any] = {}
+        exec(code, names)
+        masks.append(set(np.unique(names["mask"]).tolist()))
+    assert 3 in masks[0]
+    assert 3 not in masks[1]
+    assert masks[2] == {0}
 
 
 def test_a_model_with_some_heads_reports_what_it_answers(

@@ -95,6 +95,11 @@ def test_metadata_hold_what_an_engineer_needs(
     assert metadata["prompt"]["neutral"] == source.network.prompter.neutral[0].tolist()
     assert (metadata["precision"], metadata["precision_hint"]) == ("float32", "f32")
     assert "longest side" in metadata["letterbox"]
+    reading = metadata["output_values"]
+    assert list(reading) == metadata["outputs"]
+    assert all("softmax over axis 1" in reading[name] for name in ("seg", "cls_breast", "organ"))
+    assert "sigmoid" in reading["presence"]
+    assert "softmax over the places" in reading["points"]
     assert metadata["network"] == source.network.network_config()
 
 
