@@ -21,6 +21,9 @@ LETTERBOX = (
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 """Precision of what is not int8, as OpenVINO calls it: it must be told, or it takes bfloat16 where the CPU has it."""
 
+TOLD = ("image_size", "image_mean", "image_std", "click_radius", "organs", "gate", "organ_points", "point_pairs")
+"""Ids of the config that exported models tell as they are."""
+
 
 def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Sequence[str] = ()) -> dict[str, Any]:
     """The metadata of an exported file, plain values.
@@ -43,21 +46,14 @@ def describe(source: Source, *, precision: str, outputs: Sequence[str], kept: Se
         "kept": list(kept),
         "inputs": ["image", "prompt"],
         "image_channels": ["red", "green", "blue", *guidance],
-        "image_size": source.value("image_size"),
-        "image_mean": source.value("image_mean"),
-        "image_std": source.value("image_std"),
         "letterbox": LETTERBOX,
-        "click_radius": source.value("click_radius"),
         "prompt": {
             "order": {name: list(values) for name, values in prompt_values(organs.positions).items()},
             "neutral": encode_prompt({}, organs.positions),
         },
         "outputs": list(outputs),
         "output_values": {name: reading[name] for name in outputs},
-        "organs": source.value("organs"),
-        "gate": source.value("gate"),
-        "organ_points": source.value("organ_points"),
-        "point_pairs": source.value("point_pairs"),
+        **{name: source.value(name) for name in TOLD},
         "structures": organs.structures,
         "label_sets": organs.label_sets,
         "positions": organs.positions,
