@@ -123,15 +123,17 @@ def test_answer_holds_prompts_areas_and_classes(server: Server) -> None:
     for count, area in zip(counts[1:], params["areas"].values(), strict=True):
         assert area["pixels"] == count
         assert area["mm2"] == pytest.approx(count * 0.2 * 0.3, abs=1e-3)
-    assert list(params["classes"]) == ["breast", "lung", "gallbladder"]
+    organ = params["organ"]["predicted"]
+    assert list(params["classes"]) == [name for name in ("breast", "lung", "gallbladder") if name == organ]
     for found in params["classes"].values():
         probabilities = found["probabilities"]
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert probabilities[found["predicted"]] == max(probabilities.values())
-    assert params["prediction"] == [{"idx": 0, "label": "position unknown", "score": 0.0}]
+    assert params["prediction"][-1]["label"] == f"organ: {organ}"
     asked = server.infer("volume", position="lung").params
     assert [entry["label"] for entry in asked["prediction"]] == [
-        f"lung: {name}" for name in asked["classes"]["lung"]["probabilities"]
+        *(f"lung: {name}" for name in asked["classes"]["lung"]["probabilities"]),
+        f"organ: {asked['organ']['predicted']}",
     ]
 
 
