@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +175,9 @@ def test_without_validation_items_the_newest_weights_are_served(
     assert f"contact sheet: {tmp_path}/run/contact_sheet.png (not written)" in caplog.text
 
 
-def test_fine_tuning_starts_from_the_served_weights(run_training: Train, tiny_data: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_served_weights(
+    run_training: Train, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """MONAI Label puts a CheckpointLoader before the handlers; without learning nothing then changes the weights."""
     run_training(tmp_path, max_epochs=1, seed=1)
     first = read_file(tmp_path / "models/model.pt")["model"]
@@ -186,6 +189,7 @@ def test_fine_tuning_starts_from_the_served_weights(run_training: Train, tiny_da
     }
     handlers = [loader, *ConfigParser.load_config_file(TRAIN)["train"]["handlers"]]
     request = label_request(tiny_data, val=1) | {"train#handlers": handlers}
+    monkeypatch.setattr(sys, "argv", ["app.py", "-r", json.dumps({"model": "ultrasound", "max_epochs": 1})])
     run_training(tmp_path, labels_learning_rate=0.0, **request)
     second = read_file(tmp_path / "models/model.pt")["model"]
     assert all(torch.equal(value, second[name]) for name, value in first.items())

@@ -127,23 +127,23 @@ def kept_heads(weights: str | Path) -> dict[str, list[str]] | None:
 
 
 def taught_heads(
-    tasks: Sequence[Task], items: Sequence[Mapping[str, Any]], *, start: str | Path | None = None
+    tasks: Sequence[Task], items: Sequence[Mapping[str, Any]] | None, *, start: str | Path | None = None
 ) -> dict[str, list[str]] | None:
     """Outputs that a training teaches, with the names of their logits: those that its items, or its start, know.
 
     The others would answer at random, and one of organs decides what is reported; the log names them, and the
-    structures of masks that nothing teaches. None, for all: in a training for a MONAI Label client, whose outputs are
-    those of the served weights.
+    structures of masks that nothing teaches.
 
     Args:
         tasks: the declared tasks.
-        items: of the training split.
+        items: of the training split; None for a server's labels, whose training has the outputs of the served weights:
+            all of them are kept then.
         start: checkpoint that the training starts from, if any.
 
     Raises:
         ValueError: when no item is labeled for any of the tasks; and as ``describe``.
     """
-    if label_request():
+    if items is None:
         return None
     known = _rows(start) if start else {}
     taught = {task.name: task.taught(items, known.get(task.name, ())) for task in tasks}
