@@ -195,10 +195,10 @@ class Masks(Task):
 
     def _gated(self, values: Mapping[str, Tensor], asked: Asked) -> list[int]:
         """Structures that are not there, by the task ``presence``; none that a user guides."""
-        if PRESENCE not in values or UNNAMED in asked.guidance:
+        if PRESENCE not in values or UNNAMED in asked.guided:
             return []
         present = values[PRESENCE].tolist()
-        return [s for s, least in self.gate.items() if present[s - 1] < least and s not in asked.guidance]
+        return [s for s, least in self.gate.items() if present[s - 1] < least and s not in asked.guided]
 
     def withheld(self, place: Geometry) -> FoundMasks:
         """Background throughout."""

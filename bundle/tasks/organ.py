@@ -84,7 +84,7 @@ class Organ(Task):
 
     def route(self, values: Mapping[str, Tensor], asked: Asked) -> Asked:
         """The position that was found, where the user says none and guides nothing."""
-        if not self.routes or self.name not in values or asked.position not in ANY_POSITION or asked.guidance:
+        if not self.routes or self.name not in values or asked.position not in ANY_POSITION or asked.guided:
             return asked
         return replace(asked, position=self.names[int(values[self.name].argmax())], routed=True)
 

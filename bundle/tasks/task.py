@@ -48,6 +48,15 @@ class Asked:
     clicks: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     routed: bool = False
 
+    @property
+    def guided(self) -> set[int]:
+        """Slots with guidance that counts: a box, a former mask, or a click within the image."""
+        return {
+            slot
+            for slot, said in self.guidance.items()
+            if said.get("box") or said.get("mask") is not None or any(self.clicks.get(slot, {}).values())
+        }
+
 
 class Task(ABC):
     """One question that the network answers about an image.

@@ -91,6 +91,8 @@ def test_what_a_user_says_goes_before() -> None:
     assert prompted["shown"] == [1, 2]  # restricting is the prompt's part, in the inferer
     guided = {1: {"wanted": [(6, 6)], "unwanted": [], "box": None, "mask": None}}
     assert answers(none, Asked(guidance=guided, clicks={1: {"wanted": 1, "unwanted": 0}}))["shown"] == [1, 2]
+    outside = {1: {**guided[1], "wanted": [(5000, 6)]}}
+    assert answers(none, Asked(guidance=outside, clicks={1: {"wanted": 0, "unwanted": 0}}))["shown"] == []
     assert answers(none, Asked(), route=False) == {"shown": [1, 2], "classes": ["breast", "lung"]}
 
 

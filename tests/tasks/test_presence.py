@@ -100,6 +100,8 @@ def test_what_a_user_guides_passes_the_gate(slot: int, expected: list[int]) -> N
     said = {"wanted": [(22, 22) if slot == 3 else (6, 6)], "unwanted": [], "box": None, "mask": None}
     asked = Asked(guidance={slot: said}, clicks={slot: {"wanted": 1, "unwanted": 0}})
     assert shown(Masks(ORGANS, gate={"lesion": 0.5}), [0.4, 0.0, 0.0], asked) == expected
+    outside = Asked(guidance={slot: {**said, "wanted": [(5000, 6)]}}, clicks={slot: {"wanted": 0, "unwanted": 0}})
+    assert shown(Masks(ORGANS, gate={"lesion": 0.5}), [0.4, 0.0, 0.0], outside) == [3]
 
 
 @pytest.mark.parametrize(
