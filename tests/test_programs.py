@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,17 +13,7 @@ from torch import Tensor, nn
 
 from bundle.engines.runtimes import ExportedNetwork
 from bundle.programs import NotComputing, check_script
-
-EXPORTED: dict[str, Any] = {
-    "structures": ["background", "lesion"],
-    "label_sets": {"breast": ["benign", "malignant"]},
-    "positions": ["breast", "indis"],
-    "image_size": 64,
-    "outputs": ["seg", "cls_breast"],
-    "image_channels": ["red", "green", "blue"],
-    "prompt": {"neutral": [0.0, 1.0]},
-}
-PAYLOAD = "$__import__('pathlib').Path('EXECUTED').touch()"
+from tests.described_files import EXPORTED, PAYLOAD
 
 
 @pytest.fixture
