@@ -20,11 +20,11 @@ from bundle.described import EXPRESSION_MARKS
 
 PATHS = {
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir", "datalist", "encoder_weights",
-    "start_weights", "model_path", "prompts", "phantom_dir",
+    "start_weights", "model_path", "prompts", "phantom_dir", "teacher_weights",
 }  # fmt: skip
 NAMES = {
     "position", "nature", "task", "runtime", "encoder", "conditioning", "norm", "pooling", "split", "protocol",
-    "allow_leaks",
+    "allow_leaks", "teacher",
 }  # fmt: skip
 TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 """Ids that belong to MONAI's ``tracking``; MONAI Label sets them."""

@@ -32,6 +32,7 @@ CHAINS = {
     "evaluate_clicks": ("train.yaml", "evaluate_clicks.yaml"),
     "multi_gpu evaluate": ("train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"),
     "multi_gpu inference": ("inference.yaml", "multi_gpu_inference.yaml"),
+    "pretrain": ("pretrain.yaml",),
 }
 OWN_VALUES = {
     "imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms", "encoder_weights", "drop_path",
@@ -46,6 +47,7 @@ READ_BY_MONAI = {
     "finalize": "evaluated after the run",
     "run": "the default run id",
     "training": "run id",
+    "pretraining": "run id",
     "evaluating": "run id",
     "displayable_configs": "read by MONAI Label",
 }
@@ -142,6 +144,12 @@ def test_the_two_complete_configs_agree() -> None:
     assert {name: task["_target_"] for name, task in inference["tasks"].items()} == {
         name: task["_target_"] for name, task in train["tasks"].items()
     }
+
+
+def test_pretraining_sees_images_as_training_does() -> None:
+    train, pretrain = (parser(name) for name in ("train.yaml", "pretrain.yaml"))
+    for key in ("encoder", "pooling", "image_mean", "image_std", "cache_side"):
+        assert pretrain.get_parsed_content(key) == train.get_parsed_content(key)
 
 
 def test_metadata_declares_what_the_network_does() -> None:

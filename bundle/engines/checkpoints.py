@@ -22,7 +22,6 @@ from bundle.described import NotPlain, described_network, plain_values
 from bundle.engines.identity import refusal
 from bundle.engines.running import hold, release
 from bundle.files import OutputFolder, sha256, writable_folder
-from bundle.networks.taught import taught_part
 from bundle.vocabulary import switch
 
 logger = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class Checkpoints:
         others: names of files that other handlers write to ``output_dir``.
         described: what else the checkpoint says of itself, plain values that inference takes from there.
         identity: of :func:`bundle.engines.identity.run_identity`; None: the network and the number of processes alone.
-        taught: output -> names of its logits, which the best weights keep; None: all of them.
+        part: (averaged network, its config) -> tensors and config that the best weights hold; None: all of it.
     """
 
     def __init__(
@@ -82,9 +81,10 @@ class Checkpoints:
         others: Sequence[str] = (),
         identity: Mapping[str, Any] | None = None,
         described: Mapping[str, Any] | None = None,
-        taught: Mapping[str, Sequence[str]] | None = None,
+        part: Callable[[nn.Module, dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]] | None = None,
     ) -> None:
-        self.guard, self.identity, self.taught = guard, identity, taught
+        self.guard, self.identity = guard, identity
+        self.part = part or (lambda network, config: (network.state_dict(), config))
         self.parts: dict[str, Any] = dict(zip(_PARTS, (network, average, optimizer, lr_scheduler), strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
@@ -180,7 +180,7 @@ class Checkpoints:
     def _save_epoch(self, engine: Engine) -> None:
         best = (-1.0, -1) if self.evaluator is None else _best(self.evaluator)
         if best[1] in (-1, engine.state.epoch):
-            weights, config = taught_part(self.average.module, self.network_config(), self.taught)
+            weights, config = self.part(self.average.module, self.network_config())
             self._save({"model": weights, "network_config": {**config, **self.described, "version": __version__}}, BEST)
         self._save(self._state(epoch=engine.state.epoch, best=best), LAST)
         self.saved = engine.state.epoch

@@ -127,7 +127,11 @@ def kept_heads(weights: str | Path) -> dict[str, list[str]] | None:
 
 
 def taught_heads(
-    tasks: Sequence[Task], items: Sequence[Mapping[str, Any]] | None, *, start: str | Path | None = None
+    tasks: Sequence[Task],
+    items: Sequence[Mapping[str, Any]] | None,
+    *,
+    start: str | Path | None = None,
+    served: str | Path | None = None,
 ) -> dict[str, list[str]] | None:
     """Outputs that a training teaches, with the names of their logits: those that its items, or its start, know.
 
@@ -136,15 +140,16 @@ def taught_heads(
 
     Args:
         tasks: the declared tasks.
-        items: of the training split; None for a server's labels, whose training has the outputs of the served weights:
-            all of them are kept then.
+        items: of the training split; None for a server's labels, whose training keeps the outputs of the served
+            weights, or all where none are served.
         start: checkpoint that the training starts from, if any.
+        served: checkpoint that is served, if any.
 
     Raises:
         ValueError: when no item is labeled for any of the tasks; and as ``describe``.
     """
     if items is None:
-        return None
+        return _rows(served) if served and Path(served).is_file() else None
     known = _rows(start) if start else {}
     taught = {task.name: task.taught(items, known.get(task.name, ())) for task in tasks}
     missing = [name for name, rows in taught.items() if rows is None]

@@ -21,7 +21,8 @@ def taught_part(
     Args:
         network: a ``UPerConvNeXt``.
         config: what it says of itself.
-        taught: output -> names of its logits, empty for all of them; None for all outputs.
+        taught: output -> names of its logits, empty for all of them; None for all outputs. Names that the network does
+            not have count for nothing.
 
     Returns:
         Tensors by name, and the config of the network that they fit.
@@ -29,7 +30,11 @@ def taught_part(
     state: dict[str, Tensor] = network.state_dict()
     if taught is None:
         return state, dict(config)
-    rows = {name: list(taught[name]) or names for name, names in config["heads"].items() if name in taught}
+    rows = {
+        name: [row for row in taught[name] if row in names] or names
+        for name, names in config["heads"].items()
+        if name in taught
+    }
     axes = table_axes(network)
     kept = {}
     for name, value in state.items():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dictionary transforms that MONAI lacks."""
 
+from bundle.transforms.degradations import RandDegradeUltrasoundd
 from bundle.transforms.guidance import DrawGuidanced, PlanInteractiond
 from bundle.transforms.items import ItemDefaultsd
 from bundle.transforms.letterbox import Letterboxd
@@ -21,6 +22,7 @@ __all__ = [
     "LoadMaskd",
     "LoadUltrasoundd",
     "PlanInteractiond",
+    "RandDegradeUltrasoundd",
     "RandGeometryd",
     "ReadRequestd",
     "ShrinkSampled",

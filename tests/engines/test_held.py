@@ -161,6 +161,13 @@ def test_what_the_start_knows_is_kept(tmp_path: Path) -> None:
     assert taught == {"cls_breast": [], "cls_lung": [], "cls_gallbladder": [], "points": ["left", "mark"]}
 
 
+def test_saved_labels_keep_the_outputs_of_the_served_weights(weights: Path, tmp_path: Path) -> None:
+    assert taught_heads(TASKS, None, served=tmp_path / "none.pt") is None
+    taught = taught_heads(TASKS, None, served=weights)
+    assert taught is not None
+    assert taught["points"] == ["long_axis_1", "long_axis_2", "short_axis_1", "short_axis_2", "caliper_1", "caliper_2"]
+
+
 def test_items_without_any_label_are_refused() -> None:
     with pytest.raises(ValueError, match=r"training items must be labeled for one of cls_breast.* got 1 items without"):
         taught_heads(TASKS, [NOTHING])

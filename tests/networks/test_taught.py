@@ -24,7 +24,7 @@ def network(rows: list[str]) -> UPerConvNeXt:
 
 def test_heads_and_rows_that_were_not_taught_are_left_out(tmp_path: Path) -> None:
     whole = network(ROWS)
-    state, config = taught_part(whole, whole.network_config(), {"cls_lung": [], "points": ["mark", "left"]})
+    state, config = taught_part(whole, whole.network_config(), {"cls_lung": [], "points": ["mark", "left", "other"]})
     assert config["heads"] == {"cls_lung": ["yes", "no"], "points": ["mark", "left"]}
     assert "structures" not in config
     assert config["label_sets"] == {"lung": ["yes", "no"]}

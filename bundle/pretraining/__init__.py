@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An encoder's start before there are labels: what it learns from, and how."""
+
+from bundle.pretraining.batches import TotalLoss, prepare_images
+from bundle.pretraining.distillation import Distillation
+from bundle.pretraining.network import Pretraining
+from bundle.pretraining.teachers import Teacher
+
+__all__ = ["Distillation", "Pretraining", "Teacher", "TotalLoss", "prepare_images"]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images that an encoder learns from, without their labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bundle.data.datalist import read_datalist
+
+logger = logging.getLogger(__name__)
+
+
+class Images:
+    """The one question of a pretraining, which every image answers: what a sampler balances by data set."""
+
+    group = "images"
+
+    def has(self, item: Mapping[str, Any]) -> bool:
+        """True."""
+        return True
+
+
+def training_images(datalist: str | Path) -> list[dict[str, Any]]:
+    """The images of a manifest's training split, without labels: those of validation and test are kept out.
+
+    Args:
+        datalist: path of the manifest.
+
+    Returns:
+        Items of ``image`` (absolute path), ``dataset`` and ``patient``.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the manifest is not valid, a group of near-duplicates is in the training split and in another,
+            or the training split is empty.
+    """
+    if not Path(datalist).is_file():
+        raise FileNotFoundError(
+            f"{datalist}: expected the manifest of the images to learn from, found none; make it with "
+            "scripts/prepare_data.py, and name its folder with --dataset_dir."
+        )
+    manifest = read_datalist(datalist)
+    root = os.path.normpath(os.path.join(os.path.realpath(Path(datalist).parent), manifest["root"]))
+    groups = {item["group"] for item in manifest["items"] if item["split"] != "train"}
+    chosen = [item for item in manifest["items"] if item["split"] == "train"]
+    if not chosen or (shared := [item for item in chosen if item["group"] in groups]):
+        got = "none" if not chosen else f"{len(shared)} that are near-duplicates of others, or of their patients"
+        raise ValueError(
+            f"{datalist}: expected images of the training split alone, got {got}; make the manifest again without "
+            "--given-splits."
+        )
+    counts = Counter(item["dataset"] for item in chosen)
+    kept_out = len(manifest["items"]) - len(chosen)
+    logger.info(
+        f"{len(chosen)} images to learn from ({', '.join(f'{name} {n}' for name, n in sorted(counts.items()))}); "
+        f"{kept_out} of validation and test are kept out"
+    )
+    return [
+        {"image": os.path.join(root, item["image"]), "dataset": item["dataset"], "patient": item["patient"]}
+        for item in chosen
+    ]

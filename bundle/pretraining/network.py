@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An encoder and what it learns before there are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bundle.engines import autocast_dtype
+
+
+class Pretraining(nn.Module):
+    """An encoder with its objectives: images become one loss each.
+
+    Args:
+        encoder: a :class:`bundle.networks.ConvNeXtEncoder`, whose weights are what the training is for.
+        objectives: name -> module of ``forward(image, levels, feature)`` that gives a scalar.
+        mean, std: of the images that the encoder reads, values in [0, 1].
+        device: where it trains; decides the precision of ``amp``.
+        amp: autocast to bfloat16 where the hardware computes in it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        objectives: Mapping[str, nn.Module],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str = "cpu",
+        amp: bool | str = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.objectives = encoder, nn.ModuleDict(objectives)
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32)[:, None, None])
+        self.device_type, self.dtype = torch.device(device).type, autocast_dtype(amp, device)
+        self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Objective -> scalar loss, of images (B, 3, H, W) in [0, 1]."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device_type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            levels, feature = self.encoder((image - self.mean) / self.std)
+            return {name: objective(image, levels, feature) for name, objective in self.objectives.items()}
+
+    def network_config(self) -> dict[str, Any]:
+        """What the encoder was built with, as plain values."""
+        config: dict[str, Any] = self.encoder.config()  # type: ignore[operator]
+        return config

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped config pretrains, goes on after a stop to the bit, and training takes what it wrote."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser, run
+
+from bundle.networks.encoder import ConvNeXtEncoder
+from bundle.pretraining.images import training_images
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL: dict[str, Any] = {
+    "encoder": "test_convnext",
+    "teacher": "test_efficientnet",
+    "image_size": 64,
+    "batch_size": 4,
+    "max_epochs": 2,
+    "num_workers": 0,
+    "num_threads": 1,
+}
+
+
+@pytest.fixture
+def pretrain(tiny_data: Path, teacher_file: Path, tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    threads = torch.get_num_threads()
+
+    def call(name: str, **options: Any) -> Path:
+        run(
+            run_id="pretraining",
+            config_file=str(ROOT / "configs/pretrain.yaml"),
+            bundle_root=str(tmp_path),
+            dataset_dir=str(tiny_data),
+            output_dir=str(tmp_path / name),
+            **{**SMALL, "teacher_weights": str(teacher_file), **options},
+        )
+        return tmp_path / name
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def test_a_run_leaves_weights_that_timm_and_training_take(pretrain: Callable[..., Path]) -> None:
+    folder = pretrain("run")
+    assert [row.split(",")[0] for row in (folder / "metrics.csv").read_text().splitlines()] == ["epoch", "1", "2"]
+    content = torch.load(folder / "encoder.pt", weights_only=True)
+    assert content["network_config"]["encoder"] == "test_convnext"
+    model = timm.create_model("test_convnext", num_classes=0, checkpoint_path=str(folder / "encoder.pt")).eval()
+    encoder = ConvNeXtEncoder("test_convnext", weights_file=str(folder / "encoder.pt")).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        levels, feature = encoder(image)
+        assert torch.allclose(model.forward_features(image), levels[3], atol=1e-5)
+        assert torch.allclose(model(image), feature, atol=1e-3)  # timm's norm has another epsilon
+
+
+def test_a_stopped_run_goes_on_to_the_bit(pretrain: Callable[..., Path]) -> None:
+    whole = pretrain("whole", max_epochs=3)
+    pretrain("stopped", **{"max_epochs": 3, "train#named_handlers#stop": STOP})
+    again = pretrain("stopped", max_epochs=3, resume=True)
+    one, other = (torch.load(folder / "encoder.pt", weights_only=True)["model"] for folder in (whole, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+STOP = {"_target_": "tests.pretraining.test_pretraining.Stop"}
+
+
+class Stop:
+    """Ends a run after its first epoch."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), engine.terminate)
+
+
+def test_another_teacher_does_not_go_on_with_a_run(
+    pretrain: Callable[..., Path], teacher_file: Path, tmp_path: Path, reasons: Callable[[BaseException], str]
+) -> None:
+    pretrain("run")
+    other = tmp_path / "other.pth"
+    other.write_bytes(teacher_file.read_bytes())
+    with pytest.raises(RuntimeError) as error:
+        pretrain("run", resume=True, teacher_weights=str(other))
+    assert f"teacher_weights: run has {teacher_file}, got {other}" in reasons(error.value)
+
+
+def test_images_of_validation_and_test_are_kept_out(tiny_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = json.loads((tiny_data / "datalist.json").read_text())
+    with caplog.at_level("INFO"):
+        items = training_images(tiny_data / "datalist.json")
+    names = {Path(item["image"]).name for item in items}
+    assert names == {Path(item["image"]).name for item in manifest["items"] if item["split"] == "train"}
+    assert len(items) == 12
+    assert "12 images to learn from" in caplog.text
+    assert "8 of validation and test are kept out" in caplog.text
+
+
+def test_a_folder_without_a_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"make it with scripts/prepare_data\.py"):
+        training_images(tmp_path / "datalist.json")
+
+
+def test_objectives_are_a_block_of_the_config() -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/pretrain.yaml")))
+    assert list(parser["objectives"]) == ["distillation"]
