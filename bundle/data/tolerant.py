@@ -63,6 +63,7 @@ class FolderDataset(TolerantDataset):
         dataset_dir: folder that names of results are relative to.
         output_dir: folder of the results; images in it are left out.
         organs: the network's table; a prompted organ of which it reports nothing is named in the log.
+        organ_points: organ -> key points that the network knows of it.
         image_size: side of the black image, in pixels.
         prompts: CSV file with prompts per file, see :func:`bundle.data.requests.add_prompts`.
         position: position prompt of files without their own.
@@ -70,7 +71,8 @@ class FolderDataset(TolerantDataset):
         task: task prompt of files without their own.
 
     Raises:
-        ValueError: see :func:`bundle.data.requests.add_prompts`.
+        ValueError: when all images are prompted with organs of which the network reports nothing; and as
+            :func:`bundle.data.requests.add_prompts`.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class FolderDataset(TolerantDataset):
         output_dir: str,
         organs: Organs,
         image_size: int,
+        organ_points: Mapping[str, Sequence[str]] | None = None,
         prompts: str | None = None,
         position: str = UNKNOWN,
         nature: str = UNKNOWN,
@@ -90,10 +93,20 @@ class FolderDataset(TolerantDataset):
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
         items = add_prompts(named, positions=organs.positions, defaults=defaults, prompts=prompts)
-        empty = {name for name in organs.positions if not organs.shows(name) and not organs.label_set(name)}
-        if silent := {item["position"] for item in items} & empty - {NEUTRAL_POSITION}:
-            logger.warning(
-                f"{sorted(silent)} have neither structures nor classes in the organs of the weights: no mask and no "
-                "class is reported for them. Train on them with --organs#NAME \"{'structures': [...]}\"."
-            )
+        known = {name for name in organs.positions if organs.shows(name) or organs.label_set(name)}
+        asked = {item["position"] for item in items}
+        if silent := asked & set(organs.positions) - known - set(organ_points or ()) - {NEUTRAL_POSITION}:
+            _tell_silent(sorted(silent), every=silent == asked)
         super().__init__(items, transform, image_size=image_size)
+
+
+def _tell_silent(organs: Sequence[str], *, every: bool) -> None:
+    """Says that nothing is reported for images of some organs; as an error where that is ``every`` image."""
+    text = (
+        f"{organs} have neither structures nor classes in the organs of the weights: no mask and no class is reported"
+        " for them."
+    )
+    remedy = f"Train on them with --organs#{organs[0]} \"{{'structures': [...]}}\""
+    if every:
+        raise ValueError(f"position: {text} {remedy}, use other weights, or leave the position out.")
+    logger.warning(f"{text} {remedy}.")

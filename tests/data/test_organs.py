@@ -2,7 +2,6 @@
 """What organs show, in training and in inference, with the shipped configs."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from monai.bundle import run
 from PIL import Image
 
@@ -106,19 +106,58 @@ def test_organs_without_masks_need_to_show_nothing(neck: Callable[..., Path]) ->
 
 @pytest.mark.parametrize(
     ("position", "shown"),
-    [("breast", {"lesion"}), ("limb", {"nerve", "vessel"}), ("lung", set()), ("thyroid", set()), ("unknown", None)],
+    [("breast", {"lesion"}), ("limb", {"nerve", "vessel"}), ("lung", set()), ("unknown", None)],
 )
 def test_an_organ_shows_its_structures_and_no_others(
     tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture, position: str, shown: set[str] | None
 ) -> None:
-    (tmp_path / "images").mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 70), np.uint8)).save(tmp_path / "images/a.png")
-    places = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "out"), "ckpt_path": str(weights)}
-    config = str(ROOT / "configs/inference.yaml")
-    run(config_file=config, logging_file=False, bundle_root=str(ROOT), num_workers=0, position=position, **places)
-    (found,) = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    predict(tmp_path, weights, position=position)
+    found, _ = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
     assert not found["error"]
     seen = {name for name, area in found["areas"].items() if area["pixels"]}
     assert seen <= {"lesion", "head", "nerve", "vessel"} if shown is None else seen <= shown
-    silent = ["['thyroid'] have neither structures nor classes"] if position == "thyroid" else []  # lung has classes
-    assert re.findall(r"\[.*\] have neither structures nor classes", caplog.text) == silent
+    assert "neither structures nor classes" not in caplog.text  # lung has classes
+
+
+SILENT = "['thyroid'] have neither structures nor classes in the organs of the weights"
+
+
+def test_a_position_of_which_nothing_is_reported_ends_the_run_at_its_start(
+    tmp_path: Path, weights: Path, reasons: Callable[[BaseException], str]
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        predict(tmp_path, weights, position="thyroid")
+    assert SILENT in reasons(caught.value)
+    assert "Train on them with --organs#thyroid \"{'structures': [...]}\", use other weights" in reasons(caught.value)
+    assert not list((tmp_path / "out").glob("predictions*"))
+
+
+def test_one_such_image_does_not_cost_the_others(
+    tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "prompts.csv").write_text("file,position\na.png,thyroid\nb.png,breast\n")
+    predict(tmp_path, weights, prompts=str(tmp_path / "prompts.csv"))
+    found = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    assert [entry["prompts"]["position"] for entry in found] == ["thyroid", "breast"]
+    assert not any(area["pixels"] for area in found[0]["areas"].values())
+    assert SILENT in caplog.text
+
+
+def test_an_organ_with_key_points_is_answered(tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = torch.load(weights, weights_only=True)
+    rows = content["network_config"]["heads"]["points"]
+    content["network_config"]["organ_points"] = {"head": rows[:-2], "thyroid": rows[-2:]}
+    torch.save(content, tmp_path / "model.pt")
+    predict(tmp_path, tmp_path / "model.pt", position="thyroid")
+    assert "neither structures nor classes" not in caplog.text
+
+
+def predict(folder: Path, weights: Path, **options: Any) -> None:
+    (folder / "images").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 70), np.uint8)).save(
+            folder / f"images/{name}.png"
+        )
+    places = {"dataset_dir": str(folder / "images"), "output_dir": str(folder / "out"), "ckpt_path": str(weights)}
+    config = str(ROOT / "configs/inference.yaml")
+    run(config_file=config, logging_file=False, bundle_root=str(ROOT), num_workers=0, **places, **options)
