@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bundle.data.assemble import Assembly, assemble, write_datalist
 from bundle.data.known_sets import NO_SET, LeftOut
 from bundle.data.manifest import is_manifest
+from bundle.data.other_organs import other_organs
 from bundle.data.points import add_axes, add_points, read_points
 from bundle.data.public_sets import KNOWN, PublicSet, read_busi, read_folders, read_hc18
 from bundle.data.split_table import split_table
@@ -25,6 +26,7 @@ from bundle.data.summary import summary_table
 from bundle.data.told import told_options
 from bundle.failures import named, one_line
 from bundle.files import OutputFolder
+from bundle.live.sources import spread_frames
 
 EPILOG = f"""\
 examples:
@@ -137,6 +139,9 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
     if options.no_organ:
         folder = Path(options.output).parent / "no_organ"
         reads.append(partial(make_strangers, folder, count=options.no_organ, seed=options.seed))
+    if options.other_organs:
+        folder = Path(options.output).parent / "other_organs"
+        reads.append(partial(other_organs, options.other_organs, folder, frames=spread_frames))
     if not reads:
         raise ValueError("expected data, got none; add --busi, --folders or --hc18 with a folder.")
     sets, faults = [], []
@@ -221,6 +226,14 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="make N images of no organ beside the manifest, to learn from",
+    )
+    data.add_argument(
+        "--other-organs",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="images, DICOM files, clips or folders of them that show another organ or a phantom",
     )
     _add_split(parser)
     _add_told(parser)

@@ -37,6 +37,9 @@ PHOTOGRAPHS = {
 }
 """Package -> files in it, as far as they are there."""
 
+STYLES = 12
+"""Of each kind of drawing; those of one style stay in one split."""
+
 _WORDS = ("patient", "report", "gain", "depth", "mean", "left", "right", "normal", "image", "of", "the", "with", "not")
 
 
@@ -102,7 +105,7 @@ def _made(rng: Generator, count: int) -> Iterator[tuple[str, np.ndarray]]:
             yield name, _part(rng, loaded[name], size)
         else:
             name = list(drawn)[int(rng.integers(len(drawn)))]
-            style = int(rng.integers(4))
+            style = int(rng.integers(STYLES))
             yield f"{name}{style}", drawn[name](np.random.default_rng((style, number)), size)
 
 

@@ -208,6 +208,30 @@ def play(source: Source, *, rate: float, realtime: bool, loops: int = 1) -> Iter
             index += 1
 
 
+def spread_frames(name: str, most: int) -> Iterator[np.ndarray]:
+    """Evenly spaced frames of a clip or DICOM file, RGB or grey, uint8; all of them where they are few.
+
+    Args:
+        name: as of :func:`open_source`.
+        most: number of frames; of a source that does not say its length, its first ones.
+
+    Raises:
+        OSError, ValueError: as :func:`open_source`; and when no frame can be read.
+    """
+    source = open_source(name)
+    length = source.length or most
+    wanted = set(np.linspace(0, length - 1, min(most, length)).round().astype(int).tolist())
+    given = 0
+    for index, picture in enumerate(source.pictures()):
+        if index in wanted and picture is not None:
+            given += 1
+            yield picture.pixels if picture.pixels.ndim == 2 else np.ascontiguousarray(picture.pixels[..., ::-1])
+        if index >= max(wanted):
+            break
+    if not given:
+        raise ValueError(f"{name}: expected frames, got none that can be read; convert the file, or leave it out.")
+
+
 def blank(height: int, width: int) -> Frame:
     """A frame for trials: a dark disk in bright speckle, uint8 (height, width, 3)."""
     rows, columns = np.ogrid[:height, :width]
