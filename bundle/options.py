@@ -41,8 +41,13 @@ NUMBERS: dict[str, tuple[bool, float, float]] = {
         (False, 0, math.inf),
     ),
     **dict.fromkeys(("drop_prompts", "local_crops", "interaction_prob", "small_share"), (False, 0, 1)),
+    **dict.fromkeys(("dropout", "drop_path", "ema_decay", "labels_aside"), (False, 0, 0.9999)),
+    **dict.fromkeys(("image_size", "small_side"), (True, 32, 2048)),
 }
 """Id -> whether it is a whole number, the lowest and the highest value; ``_OPTIONAL`` may be None too."""
+
+_SIDES = ("image_size", "small_side")
+"""Numbers of pixels that must be multiples of 32."""
 
 _OPTIONAL = ("samples_per_epoch", "fold")
 
@@ -200,9 +205,10 @@ def _check_numbers(option: str, key: str, value: Any) -> None:
     if isinstance(value, str) and value.startswith(EXPRESSION_MARKS) and value != "$None":
         return
     whole, low, high = NUMBERS[key]
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or not math.isfinite(value):
+    kinds, step = (int, 32 if key in _SIDES else 1) if whole else ((int, float), 0)
+    right = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high and math.isfinite(value)
+    if not right or (step and value % step):
         least = "above 0" if 0 < low < 1 else f"from {low:g}" + ("" if math.isinf(high) else f" to {high:g}")
         none = ", or '$None'" if key in _OPTIONAL else ""
-        kind = "whole number" if whole else "number"
+        kind = ("whole number" if step == 1 else f"multiple of {step}") if whole else "number"
         raise ValueError(f"--{option} must be a {kind} {least}{none}, got {value!r}; correct it.")

@@ -204,6 +204,10 @@ def test_a_number_for_any_text_is_refused(
         ("max_norm", float("inf"), "a number above 0"),
         ("weight_decay", -0.1, "a number from 0"),
         ("drop_prompts", 1.5, "a number from 0 to 1"),
+        ("dropout", 1, "a number from 0 to 0.9999"),
+        ("ema_decay", 1.0, "a number from 0 to 0.9999"),
+        ("image_size", 250, "a multiple of 32 from 32 to 2048"),
+        ("small_side", 0, "a multiple of 32 from 32 to 2048"),
     ],
 )
 def test_a_number_out_of_range_leaves_an_earlier_run_where_it_is(
