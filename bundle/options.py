@@ -21,6 +21,7 @@ from bundle.described import EXPRESSION_MARKS
 PATHS = {
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir", "datalist", "encoder_weights",
     "start_weights", "model_path", "prompts", "phantom_dir", "teacher_weights",
+    "manifest",
 }  # fmt: skip
 NAMES = {
     "position", "nature", "task", "runtime", "encoder", "conditioning", "norm", "pooling", "split", "protocol",
@@ -33,7 +34,10 @@ NUMBERS: dict[str, tuple[bool, float, float]] = {
     **dict.fromkeys(
         ("max_epochs", "batch_size", "val_interval", "samples_per_epoch", "num_threads"), (True, 1, math.inf)
     ),
-    **dict.fromkeys(("phantom_patients", "labels_steps", "bootstrap_resamples", "max_clicks"), (True, 1, math.inf)),
+    **dict.fromkeys(
+        ("phantom_patients", "labels_steps", "bootstrap_resamples", "max_clicks", "frames_per_clip"),
+        (True, 1, math.inf),
+    ),
     **dict.fromkeys(("num_workers", "seed", "fold", "worst_cases"), (True, 0, math.inf)),
     **dict.fromkeys(("learning_rate", "max_norm", "click_radius"), (False, 5e-324, math.inf)),
     **dict.fromkeys(

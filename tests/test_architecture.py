@@ -27,7 +27,7 @@ LAYERS = {
     "tasks": 3,
     "engines": 4,
     "sinks": 4,
-    "pretraining": 5,
+    "pretraining": 6,
     "report": 5,
     "export": 5,
     "live": 5,

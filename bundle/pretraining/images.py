@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle.data.datalist import read_datalist
+from bundle.pretraining.archive import archive_images
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,30 @@ class Images:
     def has(self, item: Mapping[str, Any]) -> bool:
         """True."""
         return True
+
+
+def images_to_learn_from(
+    dataset_dir: str | Path, *, frames_dir: str | Path, manifest: str | Path | None = None, frames: int = 12
+) -> list[dict[str, Any]]:
+    """The images of a folder: the training split where it holds ``datalist.json``, else all that are found in it.
+
+    Args:
+        dataset_dir: folder of a manifest, or of pictures, DICOM files and videos in any depth.
+        frames_dir: folder of the frames of DICOM files and videos.
+        manifest: ``datalist.json`` whose validation and test images are kept out of a folder without one.
+        frames: of a clip, at most.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`training_images` and :func:`bundle.pretraining.archive.archive_images`.
+    """
+    if (own := Path(dataset_dir, "datalist.json")).is_file():
+        if manifest is not None and Path(manifest).resolve() != own.resolve():
+            raise ValueError(
+                f"{own}: expected a folder without a manifest beside --manifest {manifest}, got one; leave --manifest"
+                " out, or name the folder of the images with --dataset_dir."
+            )
+        return training_images(own)
+    return archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, frames=frames)
 
 
 def training_images(datalist: str | Path) -> list[dict[str, Any]]:
@@ -39,11 +64,6 @@ def training_images(datalist: str | Path) -> list[dict[str, Any]]:
         ValueError: when the manifest is not valid, a group of near-duplicates is in the training split and in another,
             or the training split is empty.
     """
-    if not Path(datalist).is_file():
-        raise FileNotFoundError(
-            f"{datalist}: expected the manifest of the images to learn from, found none; make it with "
-            "scripts/prepare_data.py, and name its folder with --dataset_dir."
-        )
     manifest = read_datalist(datalist)
     root = os.path.normpath(os.path.join(os.path.realpath(Path(datalist).parent), manifest["root"]))
     groups = {item["group"] for item in manifest["items"] if item["split"] != "train"}

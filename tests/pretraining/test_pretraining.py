@@ -100,11 +100,6 @@ def test_images_of_validation_and_test_are_kept_out(tiny_data: Path, caplog: pyt
     assert "8 of validation and test are kept out" in caplog.text
 
 
-def test_a_folder_without_a_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"make it with scripts/prepare_data\.py"):
-        training_images(tmp_path / "datalist.json")
-
-
 def test_objectives_are_a_block_of_the_config() -> None:
     parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/pretrain.yaml")))
     assert list(parser["objectives"]) == ["distillation"]

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images of a folder that nobody sorted: pictures, DICOM and clips in any depth, without labels or a list."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from bundle.data.datalist import read_datalist
+from bundle.data.duplicates import Fingerprint, Fingerprints, near_duplicates
+from bundle.data.examine import examine
+from bundle.data.set_files import MASK_FOLDERS, has_image_suffix, passed_over, walk
+from bundle.dicom import PREAMBLE, other_object, starts_as_dicom
+from bundle.failures import named, reason
+from bundle.files import DICOM_SUFFIXES, OutputFolder
+from bundle.live.sources import spread_frames
+
+logger = logging.getLogger(__name__)
+
+CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mpeg", ".mpg", ".mkv", ".wmv", ".m4v", ".webm")
+"""Of videos, whose frames are taken."""
+
+_HELD = "held out"
+_MASK_NAMES = ("_mask", "_seg", "_label", "_gt", "_annotation")
+_FEWEST_LEVELS = 8
+"""Gray levels of a thumbnail: masks, blank images and drawings have fewer."""
+
+
+@dataclass
+class _Found:
+    """What a walk gives: items, their fingerprints, and how many files were passed over for which reason."""
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    prints: list[Fingerprint] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
+
+
+def archive_images(
+    top: str | Path, *, frames_dir: str | Path, manifest: str | Path | None = None, frames: int = 12
+) -> list[dict[str, Any]]:
+    """The images below a folder, for a training without labels.
+
+    Pictures stay where they are; of DICOM files and videos, evenly spaced frames are written into ``frames_dir``, once.
+    Left out are masks (by folder, name or number of gray levels), images that are near-duplicates of one before (the
+    frames of a still probe, copies), and those of a manifest's validation and test split, copies of them elsewhere
+    too. A file that cannot be read costs no other. The log counts all of them.
+
+    Args:
+        top: folder of pictures, DICOM files and videos in any depth.
+        frames_dir: folder of the frames, made when absent.
+        manifest: ``datalist.json`` whose validation and test images are kept out; None: none.
+        frames: of a clip, at most.
+
+    Returns:
+        Items of ``image`` (absolute path), ``dataset`` (the folder just below ``top``) and ``patient`` (the file).
+
+    Raises:
+        FileNotFoundError: when there is no such folder, or no image in it.
+        ValueError: when the manifest is not valid.
+    """
+    if not Path(top).is_dir():
+        raise FileNotFoundError(f"dataset_dir {top}: expected a folder with images, got none; correct --dataset_dir.")
+    held, held_files = _held_out(manifest) if manifest else ([], set())
+    found = _read(Path(top), OutputFolder(frames_dir, option="--cache_dir"), frames=frames, leave=held_files)
+    kept, copies = _thinned(found, held)
+    kept_out = copies + found.passed.pop(_HELD, 0)
+    passed = {**found.passed, "near-duplicates of others": len(found.items) - len(kept) - copies}
+    if not kept:
+        raise FileNotFoundError(f"dataset_dir {top}: expected images to learn from, got none ({_told(passed)}).")
+    logger.info(f"{len(kept)} images to learn from; passed over: {_told(passed) or 'none'}")
+    if manifest:
+        logger.info(f"{kept_out} images of validation and test, or near-duplicates of them, are kept out")
+    return kept
+
+
+def _told(passed: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {why}" for why, count in passed.items() if count)
+
+
+def _held_out(manifest: str | Path) -> tuple[list[Fingerprint], set[str]]:
+    """Fingerprints and real paths of a manifest's validation and test images."""
+    content = read_datalist(manifest)
+    root = os.path.normpath(os.path.join(os.path.realpath(Path(manifest).parent), content["root"]))
+    paths = [os.path.join(root, item["image"]) for item in content["items"] if item["split"] != "train"]
+    marks = []
+    for path in tqdm(paths, desc="held-out images", unit="image", leave=False):
+        seen = examine(({"image": path, "dataset": ""}, {}))
+        if seen.mark is None:
+            raise ValueError(f"{manifest}: expected held-out images that can be read, got {seen.fault}")
+        marks.append(seen.mark)
+    return marks, {os.path.realpath(path) for path in paths}
+
+
+def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _Found:
+    """Every image below a folder with its fingerprint, and every frame that is taken of a clip."""
+    found, broken = _Found(), []
+    files = [Path(path) for path in sorted(walk(top)[0])]
+    names = {str(path.with_suffix("")) for path in files}
+    for path in tqdm(files, desc="reading images", unit="file", leave=False):
+        if why := _why_not(path, top=top, names=names, leave=leave):
+            found.passed[why] += why != "-"
+            continue
+        inner = path.relative_to(top)
+        item = {"dataset": inner.parts[0] if len(inner.parts) > 1 else "images", "patient": inner.as_posix()}
+        try:
+            for image in _images(path, output, frames=frames):
+                seen = examine(({"image": image, "dataset": ""}, {}))
+                if seen.mark is None:
+                    raise ValueError(seen.fault)
+                if len(np.unique(seen.mark.thumbnail)) < _FEWEST_LEVELS:
+                    found.passed["masks or blank images"] += 1
+                    continue
+                found.items.append({"image": image, **item})
+                found.prints.append(seen.mark)
+        except FileExistsError:
+            raise
+        except Exception as error:  # whatever a file does to a decoder must not cost the others
+            broken.append(f"{inner}: {reason(error)}")
+    if broken:
+        logger.warning(f"{len(broken)} files cannot be read: {named(broken)}")
+        found.passed["that cannot be read"] = len(broken)
+    return found
+
+
+def _why_not(path: Path, *, top: Path, names: set[str], leave: set[str]) -> str:
+    """Why a file is not read, "-" for what needs no word; "" for one that is."""
+    inner = path.relative_to(top)
+    if passed_over(path.name):
+        return "-"
+    if os.path.realpath(path) in leave:
+        return _HELD
+    if any(part.lower() in MASK_FOLDERS for part in inner.parts[:-1]):
+        return "masks or blank images"
+    stem = str(path.with_suffix(""))
+    if any(mark in path.stem.lower() and stem[: stem.lower().rindex(mark)] in names for mark in _MASK_NAMES):
+        return "masks or blank images"
+    if path.name.lower().endswith(CLIP_SUFFIXES) or _is_picture(path):
+        return ""
+    if not _is_dicom(path):
+        return "-"
+    return "DICOM objects without an image" if other_object(str(path)) else ""
+
+
+def _is_picture(path: Path) -> bool:
+    return has_image_suffix(path.name) and not path.name.lower().endswith(DICOM_SUFFIXES)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and starts_as_dicom(file.read(PREAMBLE))
+    except OSError:
+        return False
+
+
+def _images(path: Path, output: OutputFolder, *, frames: int) -> Iterator[str]:
+    """Paths of the images that a file holds: itself, or its frames, which are written unless they are there."""
+    if _is_picture(path):
+        yield str(path.resolve())
+        return
+    status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{frames}".encode()).hexdigest()[:20]
+    listed = sorted(output.folder.glob(f"{key}_*.png"))
+    if not (output.folder / f"{key}.done").is_file():
+        listed = [output.write(f"{key}_{n:03d}.png", _png(p)) for n, p in enumerate(spread_frames(str(path), frames))]
+        output.write(f"{key}.done", b"")
+    yield from (str(file.resolve()) for file in listed)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def _thinned(found: _Found, held: Sequence[Fingerprint]) -> tuple[list[dict[str, Any]], int]:
+    """The items that are near-duplicates of none before and of none that is held out; how many are of the latter."""
+    pairs = near_duplicates(Fingerprints([*held, *found.prints]))
+    gone: set[int] = set()
+    copies = 0
+    for one, other in sorted(pairs):
+        if other >= len(held) and one not in gone and other not in gone:
+            gone.add(other)
+            copies += one < len(held)
+    return [item for place, item in enumerate(found.items, start=len(held)) if place not in gone], copies
