@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 
 from bundle import __version__
 from bundle.described import as_flag, described_network, harmless
+from bundle.failures import named
 from bundle.files import OutputFolder
 from bundle.networks.conversion import GUIDANCE_WEIGHT, Conversion, convert_encoder, require_fit, state_dict
 from bundle.networks.upgrade import completed, organs_of, renamed
 from bundle.vocabulary import NEUTRAL_POSITION, prompt_values
+
+logger = logging.getLogger(__name__)
 
 _NEEDED = ("encoder", "decoder_channels", "structures", "label_sets", "positions", "conditioning", "norm")
 """What versions up to 0.5.2 wrote into ``network_config`` of a whole network; later ones write ``heads`` too."""
@@ -225,6 +229,8 @@ def load_encoder(encoder: nn.Module, *, name: str, path: str | Path) -> Conversi
             )
     conversion = convert_encoder(state_dict(content, path), encoder, name=name, path=path)
     encoder.load_state_dict(conversion.state, strict=False)
+    random = f"; random: {named(conversion.untouched)}" if conversion.untouched else ""
+    logger.info(f"encoder {name} starts from {path}: {len(conversion.taken)} tensors{random}")
     return conversion
 
 

@@ -46,13 +46,17 @@ def pretrain(tiny_data: Path, teacher_file: Path, tmp_path: Path) -> Iterator[Ca
     torch.set_num_threads(threads)
 
 
-def test_a_run_leaves_weights_that_timm_and_training_take(pretrain: Callable[..., Path]) -> None:
+def test_a_run_leaves_weights_that_timm_and_training_take(
+    pretrain: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     folder = pretrain("run")
     assert [row.split(",")[0] for row in (folder / "metrics.csv").read_text().splitlines()] == ["epoch", "1", "2"]
     content = torch.load(folder / "encoder.pt", weights_only=True)
     assert content["network_config"]["encoder"] == "test_convnext"
     model = timm.create_model("test_convnext", num_classes=0, checkpoint_path=str(folder / "encoder.pt")).eval()
-    encoder = ConvNeXtEncoder("test_convnext", weights_file=str(folder / "encoder.pt")).eval()
+    with caplog.at_level("INFO"):
+        encoder = ConvNeXtEncoder("test_convnext", weights_file=str(folder / "encoder.pt")).eval()
+    assert caplog.messages[-1].endswith(f"encoder.pt: {len(encoder.state_dict())} tensors")  # nothing stays random
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         levels, feature = encoder(image)
