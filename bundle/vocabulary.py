@@ -7,7 +7,7 @@ may grow at its end (``positions`` in the configs); the other three are fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 PAPER_POSITIONS: tuple[str, ...] = ("breast", "cardiac", "thyroid", "head", "kidney", "appendix", "liver", "indis")
@@ -140,6 +140,26 @@ class Organs:
         if position == NO_ORGAN:
             return []
         return sorted(self.structures.index(name) for name in self.table[position]["structures"])
+
+    def unanswered(self, asked: Iterable[str], points: Container[str] = ()) -> str:
+        """Why nothing is reported for some of the organs asked for, and what to do; "" where all have an answer.
+
+        Args:
+            asked: positions.
+            points: organs of which key points are known.
+        """
+        silent = [
+            organ
+            for organ in sorted(set(asked) - set(ANY_POSITION))
+            if organ in self.table and organ not in points and not self.shows(organ) and not self.label_set(organ)
+        ]
+        if not silent:
+            return ""
+        return (
+            f"{silent} have neither structures nor classes in the organs of the weights: no mask and no class is "
+            f"reported for them. Train on them with --organs#{silent[0]} \"{{'structures': [...]}}\", use other "
+            "weights, or leave the position out."
+        )
 
     def label_set(self, position: str) -> str:
         """The label set of a position; "" where it has none."""

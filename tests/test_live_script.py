@@ -113,6 +113,14 @@ def test_the_message_names_the_option(clip: Path, tmp_path: Path, capsys: pytest
     assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, "mine.json"]
 
 
+def test_an_organ_of_which_nothing_is_reported_ends_the_run_at_its_start(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(clip), "--position", "cardiac", "--jsonl", str(tmp_path / "a.jsonl")]) == 1
+    assert "position: ['cardiac'] have neither structures nor classes" in capsys.readouterr().err
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def test_lines_of_a_killed_run_are_replaced_until_a_user_changes_them(clip: Path, tmp_path: Path) -> None:
     lines = tmp_path / "g.jsonl"
     words = [sys.executable, str(SCRIPT), str(clip), "--loop", "100000", "--jsonl", str(lines)]

@@ -71,7 +71,7 @@ def test_classes_alone_give_weights_without_masks(
     (tmp_path / "data").mkdir()
     (tmp_path / "data/datalist.json").write_text(json.dumps(manifest))
     run_training(tmp_path, dataset_dir=str(tmp_path / "data"), max_epochs=1)
-    assert heads(tmp_path) == ["cls_breast", "organ", "presence"]  # a normal breast has no lesion
+    assert heads(tmp_path) == ["cls_breast", "presence"]  # a normal breast has no lesion; one organ is no question
     [record] = answers(tmp_path, images)
     assert set(record["classes"]) == {"breast"}
     assert "areas" not in record

@@ -24,6 +24,7 @@ from bundle.data.split_table import absent_classes
 from bundle.data.splits import SPLITS, find_leaks, join_groups, split_items
 from bundle.files import OutputFolder
 from bundle.tables import ODD_NAMES
+from bundle.vocabulary import NO_ORGAN
 
 
 @dataclass
@@ -78,7 +79,8 @@ def assemble(
     manifest = _manifest(items, pairs, folder=folder, split=split | {"leaks": [], "leaks_accepted": leaks_accepted})
     manifest["datasets"] = _described(items, datasets, seen)
     check_datalist(manifest, name="the new manifest")
-    return Assembly(manifest, pairs, left_out, notices + _notices(items, pairs) + mask_notices(seen, datasets))
+    notices += [*_notices(items, pairs), *_organ_notices(items, pairs, datasets), *mask_notices(seen, datasets)]
+    return Assembly(manifest, pairs, left_out, notices)
 
 
 def _manifest(
@@ -228,12 +230,13 @@ def _lost_classes(items: Sequence[Mapping[str, Any]], sets: Sequence[PublicSet])
 
 def _notices(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]]) -> list[str]:
     notices = []
-    differ = [(i, j) for i, j in pairs if items[i].get("class") != items[j].get("class")]
+    classes = [item.get("class") for item in items]
+    differ = [(i, j) for i, j in pairs if None not in (classes[i], classes[j]) and classes[i] != classes[j]]
     if differ:
         i, j = differ[0]
         notices.append(
             f"{len(differ)} near-duplicate pairs have different classes, the first {items[i]['image']} "
-            f"({items[i].get('class')}) and {items[j]['image']} ({items[j].get('class')}): one of each pair is wrong"
+            f"({classes[i]}) and {items[j]['image']} ({classes[j]}): one of each pair is wrong"
         )
     for split in SPLITS:
         if not any(item["split"] == split for item in items):
@@ -244,3 +247,16 @@ def _notices(items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]
             f"{neighbors.EXACT} images all pairs are compared, of more only those that share part of the hash"
         )
     return notices + absent_classes(items)
+
+
+def _organ_notices(
+    items: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]], datasets: Mapping[str, Any]
+) -> list[str]:
+    """Images of an organ that are near-duplicates of one that is said to show none."""
+    none = [(item.get("organ") or datasets[item["dataset"]].get("organ")) == NO_ORGAN for item in items]
+    differ = [(i, j) if none[j] else (j, i) for i, j in pairs if none[i] != none[j]]
+    return [
+        f"{len(differ)} images of no organ are near-duplicates of images of one, the first {items[j]['image']} "
+        f"({items[j]['dataset']}) of {items[i]['image']} ({items[i]['dataset']}): remove what is in the wrong set"
+        for i, j in differ[:1]
+    ]

@@ -15,9 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from bundle.data.known_sets import LeftOut, PublicSet
-from bundle.data.set_files import walk
-from bundle.failures import reason
-from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES, OutputFolder
+from bundle.data.pairing import masks_beside
+from bundle.data.set_files import MASK_FOLDERS, is_clip, is_picture, passed_over, walk
+from bundle.failures import named, reason
+from bundle.files import OutputFolder
 from bundle.vocabulary import NO_ORGAN, UNKNOWN
 
 logger = logging.getLogger(__name__)
@@ -46,19 +47,18 @@ def other_organs(
         ValueError: when no file can be read.
     """
     output, items, left_out = OutputFolder(folder, option="--output"), [], []
-    files, names = _files(paths), Counter[str]()
+    files, notices = _files(paths, folder)
+    names = Counter[str]()
     for number, path in enumerate(tqdm(files, desc="other organs", unit="file", leave=False)):
         names[path.stem] += 1
         name = path.stem if names[path.stem] == 1 else f"{path.stem}_{names[path.stem]}"
         patient = {"dataset": DATASET, "patient": f"{DATASET}/{name}"}
-        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.lower().endswith(DICOM_SUFFIXES):
+        if is_picture(path):
             items.append({"image": str(path.resolve()), **patient})
             continue
         try:
             for index, pixels in enumerate(frames(str(path), FRAMES)):
-                file = io.BytesIO()
-                Image.fromarray(pixels).save(file, "png")
-                written = output.write(f"{number:04d}_{name}_f{index:02d}.png", file.getvalue())
+                written = output.write(f"{number:04d}_{name}_f{index:02d}.png", png(pixels))
                 items.append({"image": str(written.resolve()), **patient})
         except FileExistsError:
             raise
@@ -67,15 +67,29 @@ def other_organs(
     if not items:
         raise ValueError(f"--other-organs: expected images or clips in {list(paths)}, got none that can be read.")
     entry: dict[str, Any] = {"position": UNKNOWN, "nature": UNKNOWN, "organ": NO_ORGAN, "source": "--other-organs"}
-    return PublicSet(datasets={DATASET: entry}, items=items, left_out=left_out)
+    return PublicSet(datasets={DATASET: entry}, items=items, left_out=left_out, notices=notices)
 
 
-def _files(paths: Sequence[str]) -> list[Path]:
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file of pixels, uint8 (H, W) or (H, W, 3)."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def _files(paths: Sequence[str], folder: Path) -> tuple[list[Path], list[str]]:
+    """The pictures, DICOM files and clips; and a sentence on each kind of file that is passed over."""
     found: list[str] = []
     for path in paths:
         if not Path(path).exists():
-            raise FileNotFoundError(
-                f"{path}: expected a file or folder of images or clips, got none; correct the path."
-            )
+            raise FileNotFoundError(f"{path}: expected a file or folder of images or clips, got none; correct it.")
         found += sorted(walk(path)[0]) if Path(path).is_dir() else [path]
-    return [Path(path) for path in dict.fromkeys(found) if not Path(path).name.startswith(".")]
+    files = [Path(path) for path in dict.fromkeys(found) if not passed_over(Path(path).name)]
+    masks = {*masks_beside(files), *(file for file in files if file.parent.name.lower() in MASK_FOLDERS)}
+    own = {file for file in files if file.resolve().is_relative_to(folder.resolve())}
+    others = {file for file in files if not is_picture(file) and not is_clip(file)} - masks - own
+    passed = {"masks": masks, "frames of an earlier run": own, "neither images nor clips": others}
+    notices = [
+        f"--other-organs: {len(some)} files are {why}: {named(sorted(some))}" for why, some in passed.items() if some
+    ]
+    return [file for file in files if file not in masks | own | others], notices

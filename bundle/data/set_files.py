@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundle.dicom import PREAMBLE, starts_as_dicom
-from bundle.files import IMAGE_SUFFIXES
+from bundle.files import CLIP_SUFFIXES, DICOM_SUFFIXES, IMAGE_SUFFIXES
 
 SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 IMAGE_FOLDERS = ("imgs", "images", "image", "img")
@@ -98,6 +98,22 @@ def counted(folders: Sequence[Path]) -> str:
 def has_image_suffix(name: str) -> bool:
     """Whether a name ends like an image that can be read."""
     return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name ends like an image of one frame: any format but DICOM."""
+    return has_image_suffix(path.name) and not path.name.lower().endswith(DICOM_SUFFIXES)
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a file is a video by its suffix, or DICOM by its first bytes or suffix, which may hold many frames."""
+    if path.name.lower().endswith((*CLIP_SUFFIXES, *DICOM_SUFFIXES)):
+        return True
+    try:
+        with path.open("rb") as file:
+            return starts_as_dicom(file.read(PREAMBLE))
+    except OSError:
+        return False
 
 
 def is_image(path: Path) -> bool:

@@ -13,7 +13,7 @@ from monai.data import Dataset, MetaTensor
 
 from bundle.data.requests import add_prompts, name_items
 from bundle.failures import reason
-from bundle.vocabulary import NEUTRAL_POSITION, UNKNOWN, Organs
+from bundle.vocabulary import UNKNOWN, Organs
 
 logger = logging.getLogger(__name__)
 
@@ -93,20 +93,9 @@ class FolderDataset(TolerantDataset):
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
         items = add_prompts(named, positions=organs.positions, defaults=defaults, prompts=prompts)
-        known = {name for name in organs.positions if organs.shows(name) or organs.label_set(name)}
-        asked = {item["position"] for item in items}
-        if silent := asked & set(organs.positions) - known - set(organ_points or ()) - {NEUTRAL_POSITION}:
-            _tell_silent(sorted(silent), every=silent == asked)
+        asked = [item["position"] for item in items]
+        if text := organs.unanswered(asked, organ_points or ()):
+            if all(organs.unanswered([position], organ_points or ()) for position in set(asked)):
+                raise ValueError(f"position: {text}")
+            logger.warning(text)
         super().__init__(items, transform, image_size=image_size)
-
-
-def _tell_silent(organs: Sequence[str], *, every: bool) -> None:
-    """Says that nothing is reported for images of some organs; as an error where that is ``every`` image."""
-    text = (
-        f"{organs} have neither structures nor classes in the organs of the weights: no mask and no class is reported"
-        " for them."
-    )
-    remedy = f"Train on them with --organs#{organs[0]} \"{{'structures': [...]}}\""
-    if every:
-        raise ValueError(f"position: {text} {remedy}, use other weights, or leave the position out.")
-    logger.warning(f"{text} {remedy}.")

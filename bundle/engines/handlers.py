@@ -138,7 +138,7 @@ class TrainingProgress(ProgressBar):
 
 
 class MetricsHistory:
-    """Appends one row per epoch to a CSV: epoch, mean loss, learning rate, seconds, and every validation metric.
+    """Appends one row per epoch to a CSV: epoch, mean loss, learning rate, seconds, and all metrics of both engines.
 
     A resumed run drops the rows of epochs that it repeats. MONAI's ``MetricsSaver`` keeps the last epoch only.
 
@@ -176,8 +176,10 @@ class MetricsHistory:
             "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.3g}",
             "seconds": f"{time.monotonic() - self.started:.1f}",
         }
+        metrics = dict(engine.state.metrics)
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
-            row |= {k: f"{v:.4f}" for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))}
+            metrics |= self.evaluator.state.metrics
+        row |= {k: f"{v:.4f}" for k, v in metrics.items() if isinstance(v, (int, float))}
         if idist.get_rank() != 0:
             return
         shown = ("loss", "val_score", "val_dice", "val_auroc")

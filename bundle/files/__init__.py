@@ -3,6 +3,7 @@
 
 from bundle.files.output_folder import LEDGER, OutputFolder
 from bundle.files.suffixes import (
+    CLIP_SUFFIXES,
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
     METAIMAGE_SUFFIXES,
@@ -14,6 +15,7 @@ from bundle.files.suffixes import (
 from bundle.files.writing import sha256, whole_file, writable_folder
 
 __all__ = [
+    "CLIP_SUFFIXES",
     "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "LEDGER",

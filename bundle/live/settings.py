@@ -44,6 +44,7 @@ def build_segmenter(
     parser.update({"bundle_root": str(bundle_root), "device": torch.device("cpu"), "lanes": 1, **given})
     get = parser.get_parsed_content
     asked: dict[str, str] = {name: (prompts or {}).get(name) or get(name) for name in REQUESTED_PROMPTS}
+    _require_answers(asked["position"], parser)
     segmenter = FrameSegmenter(
         _load(parser),
         inferer=get("inferer"),
@@ -56,6 +57,12 @@ def build_segmenter(
     )
     segmenter.values(np.zeros((segmenter.letterbox.size,) * 2, np.uint8))  # the first pass is slow: runtimes compile
     return segmenter
+
+
+def _require_answers(position: str, parser: ConfigParser) -> None:
+    points = parser.get_parsed_content("organ_points") or ()
+    if text := parser.get_parsed_content("vocabulary").unanswered([position], points):
+        raise ValueError(f"position: {text}")
 
 
 def _load(parser: ConfigParser) -> Any:

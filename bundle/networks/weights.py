@@ -26,6 +26,9 @@ from bundle.vocabulary import NEUTRAL_POSITION, prompt_values
 
 logger = logging.getLogger(__name__)
 
+EXPORTED = (".ts", ".onnx", ".xml")
+"""Suffixes of exported models."""
+
 _NEEDED = ("encoder", "decoder_channels", "structures", "label_sets", "positions", "conditioning", "norm")
 """What versions up to 0.5.2 wrote into ``network_config`` of a whole network; later ones write ``heads`` too."""
 
@@ -41,6 +44,11 @@ def read_file(path: str | Path) -> Any:
         ValueError: when it is truncated, of another kind, or holds pickled objects.
     """
     path = Path(path)
+    if path.suffix in EXPORTED:
+        raise ValueError(
+            f"{path} must be a checkpoint (.pt, .pth or .safetensors), got an exported model; run it with --runtime and"
+            f" --model_path {path} (docs/deployment.md)."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"weights must be a file, got {path}, which is none; correct the path.")
     try:
@@ -103,6 +111,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     content = read_file(path)
     held = (content.get(key) for key in ("model", "network_config")) if isinstance(content, dict) else ()
     if not all(isinstance(part, dict) for part in held) or not isinstance(content, dict):
+        _refuse_state(content, path)
         raise ValueError(
             f"{path} must hold 'model' and 'network_config', got a file of another project; "
             "convert it with scripts/convert_checkpoint.py."
@@ -116,6 +125,15 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             "training of this project wrote."
         )
     return renamed(content["model"]), config
+
+
+def _refuse_state(content: Any, path: str | Path) -> None:
+    """Raises a ValueError for what a run needs to go on, which is no file of weights."""
+    if isinstance(content, dict) and {"network", "average", "optimizer"} <= set(content):
+        raise ValueError(
+            f"{path} must hold weights, got the state that a run resumes from; give best.pt beside it, or encoder.pt of"
+            " a pretraining."
+        )
 
 
 def _whole(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -221,6 +239,7 @@ def load_encoder(encoder: nn.Module, *, name: str, path: str | Path) -> Conversi
         ValueError: when the file is of another layout or of another encoder.
     """
     content = read_file(path)
+    _refuse_state(content, path)
     if isinstance(content, dict) and "network_config" in content:
         made_with = described_network(content["network_config"], path=path).get("encoder")
         if made_with != name:

@@ -2,8 +2,9 @@
 """An encoder's start before there are labels: what it learns from, and how."""
 
 from bundle.pretraining.batches import TotalLoss, prepare_images
+from bundle.pretraining.collapse import FeatureSpread
 from bundle.pretraining.distillation import Distillation
 from bundle.pretraining.network import Pretraining
 from bundle.pretraining.teachers import Teacher
 
-__all__ = ["Distillation", "Pretraining", "Teacher", "TotalLoss", "prepare_images"]
+__all__ = ["Distillation", "FeatureSpread", "Pretraining", "Teacher", "TotalLoss", "prepare_images"]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 from collections import Counter
@@ -14,25 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from bundle.data.datalist import read_datalist
 from bundle.data.duplicates import Fingerprint, Fingerprints, near_duplicates
 from bundle.data.examine import examine
-from bundle.data.set_files import MASK_FOLDERS, has_image_suffix, passed_over, walk
-from bundle.dicom import PREAMBLE, other_object, starts_as_dicom
+from bundle.data.other_organs import png
+from bundle.data.pairing import masks_beside
+from bundle.data.set_files import MASK_FOLDERS, is_clip, is_picture, passed_over, walk
+from bundle.dicom import other_object
 from bundle.failures import named, reason
-from bundle.files import DICOM_SUFFIXES, OutputFolder
+from bundle.files import CLIP_SUFFIXES, OutputFolder
 from bundle.live.sources import spread_frames
 
 logger = logging.getLogger(__name__)
 
-CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mpeg", ".mpg", ".mkv", ".wmv", ".m4v", ".webm")
-"""Of videos, whose frames are taken."""
-
 _HELD = "held out"
-_MASK_NAMES = ("_mask", "_seg", "_label", "_gt", "_annotation")
 _FEWEST_LEVELS = 8
 """Gray levels of a thumbnail: masks, blank images and drawings have fewer."""
 
@@ -106,9 +102,9 @@ def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _
     """Every image below a folder with its fingerprint, and every frame that is taken of a clip."""
     found, broken = _Found(), []
     files = [Path(path) for path in sorted(walk(top)[0])]
-    names = {str(path.with_suffix("")) for path in files}
+    masks = set(masks_beside(files))
     for path in tqdm(files, desc="reading images", unit="file", leave=False):
-        if why := _why_not(path, top=top, names=names, leave=leave):
+        if why := _why_not(path, top=top, masks=masks, leave=leave):
             found.passed[why] += why != "-"
             continue
         inner = path.relative_to(top)
@@ -133,55 +129,34 @@ def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _
     return found
 
 
-def _why_not(path: Path, *, top: Path, names: set[str], leave: set[str]) -> str:
+def _why_not(path: Path, *, top: Path, masks: set[Path], leave: set[str]) -> str:
     """Why a file is not read, "-" for what needs no word; "" for one that is."""
-    inner = path.relative_to(top)
     if passed_over(path.name):
         return "-"
     if os.path.realpath(path) in leave:
         return _HELD
-    if any(part.lower() in MASK_FOLDERS for part in inner.parts[:-1]):
+    if path in masks or any(part.lower() in MASK_FOLDERS for part in path.relative_to(top).parts[:-1]):
         return "masks or blank images"
-    stem = str(path.with_suffix(""))
-    if any(mark in path.stem.lower() and stem[: stem.lower().rindex(mark)] in names for mark in _MASK_NAMES):
-        return "masks or blank images"
-    if path.name.lower().endswith(CLIP_SUFFIXES) or _is_picture(path):
+    if is_picture(path):
         return ""
-    if not _is_dicom(path):
+    if not is_clip(path):
         return "-"
-    return "DICOM objects without an image" if other_object(str(path)) else ""
-
-
-def _is_picture(path: Path) -> bool:
-    return has_image_suffix(path.name) and not path.name.lower().endswith(DICOM_SUFFIXES)
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return path.is_file() and starts_as_dicom(file.read(PREAMBLE))
-    except OSError:
-        return False
+    dicom = not path.name.lower().endswith(CLIP_SUFFIXES)
+    return "DICOM objects without an image" if dicom and other_object(str(path)) else ""
 
 
 def _images(path: Path, output: OutputFolder, *, frames: int) -> Iterator[str]:
     """Paths of the images that a file holds: itself, or its frames, which are written unless they are there."""
-    if _is_picture(path):
+    if is_picture(path):
         yield str(path.resolve())
         return
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{frames}".encode()).hexdigest()[:20]
     listed = sorted(output.folder.glob(f"{key}_*.png"))
     if not (output.folder / f"{key}.done").is_file():
-        listed = [output.write(f"{key}_{n:03d}.png", _png(p)) for n, p in enumerate(spread_frames(str(path), frames))]
+        listed = [output.write(f"{key}_{n:03d}.png", png(p)) for n, p in enumerate(spread_frames(str(path), frames))]
         output.write(f"{key}.done", b"")
     yield from (str(file.resolve()) for file in listed)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
 
 
 def _thinned(found: _Found, held: Sequence[Fingerprint]) -> tuple[list[dict[str, Any]], int]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,13 +23,35 @@ class TotalLoss:
     """The objectives' weighted sum.
 
     Args:
-        weights: objective -> weight; absent ones count 1.
+        weights: objective -> weight, 0 or more; absent ones count 1.
+
+    Raises:
+        ValueError: when it is no such table.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self.weights = dict(weights or {})
+        given = weights or {}
+        if not isinstance(given, Mapping) or not all(_is_weight(value) for value in given.values()):
+            raise ValueError(
+                f"objective_weights must map objectives to numbers from 0, got {weights!r}; write "
+                "--objective_weights \"{'distillation': 1.0}\"."
+            )
+        self.weights = dict(given)
 
-    def __call__(self, losses: Mapping[str, Tensor], image: Tensor) -> Tensor:
-        """Scalar, of the objectives' losses."""
-        parts = [self.weights.get(name, 1.0) * loss for name, loss in losses.items()]
+    def __call__(self, outputs: Mapping[str, Any], image: Tensor) -> Tensor:
+        """Scalar, of what :class:`bundle.pretraining.Pretraining` gives.
+
+        Raises:
+            ValueError: when a weight names no objective.
+        """
+        losses = outputs["losses"]
+        if unknown := sorted(set(self.weights) - set(losses)):
+            raise ValueError(
+                f"objective_weights must name some of {list(losses)}, got {unknown}; correct --objective_weights."
+            )
+        parts: list[Tensor] = [self.weights.get(name, 1.0) * loss for name, loss in losses.items()]
         return sum(parts[1:], parts[0])
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf

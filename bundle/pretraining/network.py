@@ -43,12 +43,13 @@ class Pretraining(nn.Module):
         self.device_type, self.dtype = torch.device(device).type, autocast_dtype(amp, device)
         self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Objective -> scalar loss, of images (B, 3, H, W) in [0, 1]."""
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """``losses``, objective -> scalar, and ``feature`` (B, C_4), detached, of images (B, 3, H, W) in [0, 1]."""
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device_type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             levels, feature = self.encoder((image - self.mean) / self.std)
-            return {name: objective(image, levels, feature) for name, objective in self.objectives.items()}
+            losses = {name: objective(image, levels, feature) for name, objective in self.objectives.items()}
+        return {"losses": losses, "feature": feature.detach()}
 
     def network_config(self) -> dict[str, Any]:
         """What the encoder was built with, as plain values."""

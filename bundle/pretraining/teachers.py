@@ -13,8 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bundle.failures import named
-from bundle.networks.conversion import state_dict, tensor_form
+from bundle.networks.conversion import require_fit, state_dict
 from bundle.networks.weights import read_file
 
 
@@ -108,16 +107,18 @@ def matched(state: Mapping[str, Tensor], target: Mapping[str, Tensor], *, path: 
         path: the file, for messages.
 
     Raises:
-        ValueError: when they are of another network.
+        ValueError: when they are of another network, or not finite.
     """
     if not set(target) - set(state):
         state = {name: state[name] for name in target}
-    pairs = list(zip(target, state.values(), strict=False))
-    wrong = [n for n, value in pairs if tensor_form(value) != tensor_form(target[n])]
-    if len(state) != len(target) or wrong:
-        got = f"another shape of {named(wrong, at_most=3)}" if wrong else f"{len(state)} tensors for {len(target)}"
-        raise ValueError(f"{path} must hold the weights of the teacher, got {got}; choose the encoder that it is of.")
-    return dict(pairs)
+    if len(state) != len(target):
+        raise ValueError(
+            f"{path} must hold the weights of the teacher, got {len(state)} tensors for {len(target)}; choose the "
+            "encoder that it is of."
+        )
+    found = dict(zip(target, state.values(), strict=True))
+    require_fit(found, target, path=path, whose="the teacher; choose the encoder that it is of")
+    return found
 
 
 def _encoder(name: str) -> Any:

@@ -54,9 +54,12 @@ class Organ(Task):
         return bool(item.get("organ"))
 
     def taught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str] | None:
-        """The organs that an item tells by whichever key, or that the weights know."""
+        """The organs that an item tells by whichever key, or that the weights know; None for one alone.
+
+        A single one would be found in every image.
+        """
         told = set(known).union(self.names[index] for item in items if (index := int(self.target(item))) >= 0)
-        return [name for name in self.names if name in told] or None
+        return [name for name in self.names if name in told] if len(told) > 1 else None
 
     def target(self, item: Mapping[str, Any]) -> Tensor:
         """Index of the organ, int64: of the item's key ``organ``, else of its position; -1 where neither tells."""

@@ -68,3 +68,22 @@ def test_files_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
     found = other_organs([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out", frames=spread_frames)
     assert len({item["image"] for item in found.items}) == 4
     assert len({item["patient"] for item in found.items}) == 2
+
+
+def test_masks_tables_and_earlier_frames_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "own/masks").mkdir(parents=True)
+    for name in ("a.png", "a_mask.png", "a_lesion.png", "masks/b.png"):
+        Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / "own" / name)
+    for name in ("notes.txt", "table.csv", ".hidden.png"):
+        (tmp_path / "own" / name).write_text("no image")
+    clip(tmp_path / "own/c.avi", 3)
+    out = tmp_path / "own/other_organs"
+    for _ in range(2):
+        found = other_organs([str(tmp_path / "own")], out, frames=spread_frames)
+        assert sorted({item["patient"] for item in found.items}) == [f"{DATASET}/a", f"{DATASET}/c"]
+        assert found.left_out == []
+    assert [notice.split(":")[1].strip() for notice in found.notices] == [
+        "3 files are masks",
+        "3 files are frames of an earlier run",
+        "2 files are neither images nor clips",  # hidden ones are not told
+    ]

@@ -136,7 +136,15 @@ def test_a_training_teaches_what_its_items_are_labeled_for(caplog: pytest.LogCap
 
 @pytest.mark.parametrize("told", [{"position": "head"}, {"organ": "none"}])
 def test_a_position_or_none_teaches_the_organ(told: dict[str, str]) -> None:
-    assert taught_heads(TASKS, [NOTHING, {**NOTHING, **told}]) == {"organ": [*told.values()]}
+    other = {**NOTHING, "position": "lung"}
+    assert taught_heads(TASKS, [NOTHING, other, {**NOTHING, **told}]) == {
+        "organ": [name for name in Organ(TABLE).names if name in ("lung", *told.values())]
+    }
+
+
+def test_one_organ_alone_is_no_answer() -> None:
+    items = [{**NOTHING, "position": "head"}, {**NOTHING, "classes": {"lung": 1}}]
+    assert taught_heads(TASKS, items) == {"cls_lung": []}
 
 
 def test_rows_that_nothing_teaches_are_cut_or_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -221,3 +221,23 @@ def test_encoder_starts_from_safetensors(make_network, tmp_path):
 def test_weights_of_another_encoder_are_refused(checkpoint):
     with pytest.raises(ValueError, match="made with encoder test_convnext; this one is convnext_atto; use --encoder"):
         ConvNeXtEncoder("convnext_atto", weights_file=str(checkpoint))
+
+
+def test_the_state_of_a_run_is_told_from_weights(make_network, tmp_path):
+    state = {key: {} for key in ("network", "average", "optimizer", "lr_scheduler")} | {"epoch": 1}
+    torch.save(state, tmp_path / "last.pt")
+    for load in (
+        lambda path: load_network(make_network(), path),
+        lambda path: ConvNeXtEncoder("test_convnext", weights_file=str(path)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"last\.pt must hold weights, got the state that a run resumes from; give"
+        ):
+            load(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".onnx", ".xml"])
+def test_an_exported_model_is_told_from_weights(tmp_path, suffix):
+    (tmp_path / f"model{suffix}").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=rf"model\{suffix} must be a checkpoint .* got an exported model; run it with"):
+        read_file(tmp_path / f"model{suffix}")

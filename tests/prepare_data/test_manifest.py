@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,15 @@ def test_near_duplicates_of_busi_stay_together(real_data: Path, tmp_path: Path) 
     groups = [item["group"] for item in manifest["items"]]
     assert manifest["split"]["near_duplicates"] >= 10
     assert max(map(groups.count, groups)) <= 6
+
+
+def test_an_image_of_an_organ_among_those_of_none_is_told(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(folders / "segmentation/USGRA/imgs/u3.png", tmp_path / "other/copy.png")
+    done = prepare(
+        "--folders", folders, "--other-organs", tmp_path / "other", "--output", tmp_path / "out/datalist.json"
+    )
+    assert done.returncode == 0
+    assert "note: 1 images of no organ are near-duplicates of images of one, the first" in done.stdout
+    assert "copy.png (OtherUltrasound) of" in done.stdout
+    assert "different classes" not in done.stdout

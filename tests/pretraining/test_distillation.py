@@ -2,6 +2,7 @@
 """The loss is the share of the teacher's variance that the student does not explain."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,5 +66,13 @@ def test_maps_of_equal_stride_are_compared(teacher_file: Path) -> None:
 
 
 def test_the_sum_is_weighted() -> None:
-    losses = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}
-    assert TotalLoss({"b": 0.5})(losses, torch.empty(0)) == 3.5
+    outputs = {"losses": {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, "feature": torch.ones(1, 1)}
+    assert TotalLoss({"b": 0.5})(outputs, torch.empty(0)) == 3.5
+    with pytest.raises(ValueError, match=r"objective_weights must name some of \['a', 'b'\], got \['c'\]"):
+        TotalLoss({"c": 1.0})(outputs, torch.empty(0))
+
+
+@pytest.mark.parametrize("weights", [{"a": -1.0}, {"a": float("nan")}, {"a": "1"}, {"a": True}, "a"])
+def test_weights_that_are_none_are_refused(weights: Any) -> None:
+    with pytest.raises(ValueError, match="objective_weights must map objectives to numbers from 0"):
+        TotalLoss(weights)
