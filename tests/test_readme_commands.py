@@ -79,6 +79,16 @@ def test_own_data_from_list_to_predictions(tmp_path: Path) -> None:
     with (tmp_path / "run/metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
 
+    pretrain = readme_command("python -m monai.bundle run pretraining", data__mine=data)
+    small = ["--encoder", "test_convnext", "--num_workers", "0", "--max_epochs", "1"]
+    run(pretrain, *small, "--output_dir", tmp_path / "pretrain")
+    start = {"data__mine": data, "runs__pretrain": tmp_path / "pretrain"}
+    text = run(
+        readme_command(f"{train} --encoder_weights", **start),
+        *(*SMALL, "--ckpt_dir", tmp_path / "other", "--output_dir", tmp_path / "from", "--max_epochs", "1"),
+    )
+    assert "encoder test_convnext starts from" in text
+
     evaluate = "python -m monai.bundle run --config_file \"['configs/train.yaml','configs/evaluate.yaml']\""
     run(readme_command(evaluate, data__mine=data), *options, tmp_path / "eval")
     assert "| BUSI | lesion |" in (tmp_path / "eval/results.md").read_text("utf-8")
