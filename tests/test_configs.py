@@ -33,6 +33,7 @@ CHAINS = {
     "multi_gpu evaluate": ("train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"),
     "multi_gpu inference": ("inference.yaml", "multi_gpu_inference.yaml"),
     "pretrain": ("pretrain.yaml",),
+    "pretrain masked": ("pretrain.yaml", "pretrain_masked.yaml"),
 }
 OWN_VALUES = {
     "imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms", "encoder_weights", "drop_path",

@@ -5,6 +5,15 @@ from bundle.pretraining.batches import TotalLoss, prepare_images
 from bundle.pretraining.collapse import FeatureSpread
 from bundle.pretraining.distillation import Distillation
 from bundle.pretraining.network import Pretraining
+from bundle.pretraining.reconstruction import MaskedReconstruction
 from bundle.pretraining.teachers import Teacher
 
-__all__ = ["Distillation", "FeatureSpread", "Pretraining", "Teacher", "TotalLoss", "prepare_images"]
+__all__ = [
+    "Distillation",
+    "FeatureSpread",
+    "MaskedReconstruction",
+    "Pretraining",
+    "Teacher",
+    "TotalLoss",
+    "prepare_images",
+]

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bundle.pretraining.teachers import Teacher
+
+Encode = Callable[[Tensor], tuple[list[Tensor], Tensor]]
 
 STRIDES = (4, 8, 16, 32)
 """Of an encoder's maps."""
@@ -42,14 +44,14 @@ class Distillation(nn.Module):
         )
         self.pooled = nn.ModuleList(nn.Linear(channels[-1], teacher.channels[-1]) for teacher in teachers)
 
-    def forward(self, image: Tensor, levels: Sequence[Tensor], feature: Tensor) -> Tensor:
+    def forward(self, image: Tensor, encode: Encode) -> Tensor:
         """Scalar loss.
 
         Args:
             image: (B, 3, H, W) in [0, 1].
-            levels: the student's maps [1/4, 1/8, 1/16, 1/32] of it.
-            feature: its feature vector (B, C_4).
+            encode: images -> maps [1/4, 1/8, 1/16, 1/32] and feature vector (B, C_4), of the student.
         """
+        levels, feature = encode(image)
         of_stride = dict(zip(STRIDES, levels, strict=True))
         losses = []
         for teacher, pairs, projections, pooled in zip(

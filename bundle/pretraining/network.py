@@ -17,7 +17,8 @@ class Pretraining(nn.Module):
 
     Args:
         encoder: a :class:`bundle.networks.ConvNeXtEncoder`, whose weights are what the training is for.
-        objectives: name -> module of ``forward(image, levels, feature)`` that gives a scalar.
+        objectives: name -> module of ``forward(image, encode)`` that gives a scalar; ``encode`` gives the maps and the
+            feature vector of images (B, 3, H, W) in [0, 1], once for each of them.
         mean, std: of the images that the encoder reads, values in [0, 1].
         device: where it trains; decides the precision of ``amp``.
         amp: autocast to bfloat16 where the hardware computes in it.
@@ -44,12 +45,26 @@ class Pretraining(nn.Module):
         self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> dict[str, Any]:
-        """``losses``, objective -> scalar, and ``feature`` (B, C_4), detached, of images (B, 3, H, W) in [0, 1]."""
+        """``losses``, objective -> scalar, and ``feature`` (B, C_4), detached, of images (B, 3, H, W) in [0, 1].
+
+        The feature is of the first images that an objective asks for.
+        """
         image = image.contiguous(memory_format=torch.channels_last)
+        seen: list[tuple[Tensor, tuple[list[Tensor], Tensor]]] = []
+
+        def encode(shown: Tensor) -> tuple[list[Tensor], Tensor]:
+            found = next((features for other, features in seen if other is shown), None) or self.encode(shown)
+            seen.append((shown, found))
+            return found
+
         with torch.autocast(self.device_type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            levels, feature = self.encoder((image - self.mean) / self.std)
-            losses = {name: objective(image, levels, feature) for name, objective in self.objectives.items()}
-        return {"losses": losses, "feature": feature.detach()}
+            losses = {name: objective(image, encode) for name, objective in self.objectives.items()}
+        return {"losses": losses, "feature": seen[0][1][1].detach()}
+
+    def encode(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The encoder's maps and feature vector of images (B, 3, H, W) in [0, 1]."""
+        levels, feature = self.encoder((image - self.mean) / self.std)
+        return levels, feature
 
     def network_config(self) -> dict[str, Any]:
         """What the encoder was built with, as plain values."""
