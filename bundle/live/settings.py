@@ -44,9 +44,8 @@ def build_segmenter(
     parser.update({"bundle_root": str(bundle_root), "device": torch.device("cpu"), "lanes": 1, **given})
     get = parser.get_parsed_content
     asked: dict[str, str] = {name: (prompts or {}).get(name) or get(name) for name in REQUESTED_PROMPTS}
-    _require_answers(asked["position"], parser)
     segmenter = FrameSegmenter(
-        _load(parser),
+        _load(parser, asked["position"]),
         inferer=get("inferer"),
         letterbox=Letterbox(get("image_size"), mean=get("image_mean"), std=get("image_std")),
         records=get("records"),
@@ -59,17 +58,12 @@ def build_segmenter(
     return segmenter
 
 
-def _require_answers(position: str, parser: ConfigParser) -> None:
-    points = parser.get_parsed_content("organ_points") or ()
-    if text := parser.get_parsed_content("vocabulary").unanswered([position], points):
-        raise ValueError(f"position: {text}")
-
-
-def _load(parser: ConfigParser) -> Any:
+def _load(parser: ConfigParser, position: str) -> Any:
     """What has ``predict``: the network with its weights, or an exported model.
 
     Raises:
-        ImportError, OSError, ValueError: see ``bundle.engines.runtimes`` and ``bundle.networks.weights``.
+        ImportError, OSError, ValueError: see ``bundle.engines.runtimes`` and ``bundle.networks.weights``; and for a
+            position of which it reports nothing.
     """
     try:
         network = parser.get_parsed_content("runtime_network")
@@ -77,6 +71,9 @@ def _load(parser: ConfigParser) -> Any:
         if isinstance(error.__cause__, (ImportError, OSError, ValueError)):
             raise error.__cause__ from None
         raise
+    points = parser.get_parsed_content("organ_points") or ()
+    if text := parser.get_parsed_content("vocabulary").unanswered([position], points):
+        raise ValueError(f"position: {text}")
     if parser.get_parsed_content("runtime") == "torch":
         load_network(network, parser.get_parsed_content("ckpt_path"))
         return network.eval().to(memory_format=torch.channels_last)
