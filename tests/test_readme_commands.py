@@ -80,7 +80,7 @@ def test_own_data_from_list_to_predictions(tmp_path: Path) -> None:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
 
     pretrain = readme_command("python -m monai.bundle run pretraining", data__mine=data)
-    small = ["--encoder", "test_convnext", "--num_workers", "0", "--max_epochs", "1"]
+    small = ["--encoder", "test_convnext", "--num_workers", "0", "--max_epochs", "1", "--image_size", "64"]
     run(pretrain, *small, "--output_dir", tmp_path / "pretrain")
     start = {"data__mine": data, "runs__pretrain": tmp_path / "pretrain"}
     text = run(
