@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,6 @@ from bundle.data.set_files import MASK_FOLDERS, is_clip, is_picture, passed_over
 from bundle.failures import named, reason
 from bundle.files import OutputFolder
 from bundle.vocabulary import NO_ORGAN, UNKNOWN
-
-logger = logging.getLogger(__name__)
 
 DATASET = "OtherUltrasound"
 
@@ -84,7 +81,7 @@ def _files(paths: Sequence[str], folder: Path) -> tuple[list[Path], list[str]]:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: expected a file or folder of images or clips, got none; correct it.")
         found += sorted(walk(path)[0]) if Path(path).is_dir() else [path]
-    files = [Path(path) for path in dict.fromkeys(found) if not passed_over(Path(path).name)]
+    files = [Path(path) for path in dict.fromkeys(found) if Path(path).is_file() and not passed_over(Path(path).name)]
     masks = {*masks_beside(files), *(file for file in files if file.parent.name.lower() in MASK_FOLDERS)}
     own = {file for file in files if file.resolve().is_relative_to(folder.resolve())}
     others = {file for file in files if not is_picture(file) and not is_clip(file)} - masks - own

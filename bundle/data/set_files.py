@@ -107,13 +107,7 @@ def is_picture(path: Path) -> bool:
 
 def is_clip(path: Path) -> bool:
     """Whether a file is a video by its suffix, or DICOM by its first bytes or suffix, which may hold many frames."""
-    if path.name.lower().endswith((*CLIP_SUFFIXES, *DICOM_SUFFIXES)):
-        return True
-    try:
-        with path.open("rb") as file:
-            return starts_as_dicom(file.read(PREAMBLE))
-    except OSError:
-        return False
+    return path.name.lower().endswith((*CLIP_SUFFIXES, *DICOM_SUFFIXES)) or _begins_as_dicom(path)
 
 
 def is_image(path: Path) -> bool:
@@ -122,6 +116,10 @@ def is_image(path: Path) -> bool:
         return True
     if path.suffix and not path.suffix[1:].isdecimal():  # a DICOM UID as a name ends in ".<digits>"
         return False
+    return _begins_as_dicom(path)
+
+
+def _begins_as_dicom(path: Path) -> bool:
     if not path.is_file():  # a pipe would be waited for
         return False
     try:

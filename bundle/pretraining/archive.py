@@ -28,7 +28,7 @@ from bundle.live.sources import spread_frames
 
 logger = logging.getLogger(__name__)
 
-_HELD = "held out"
+_HELD, _SILENT = "held out", "-"
 _FEWEST_LEVELS = 8
 """Gray levels of a thumbnail: masks, blank images and drawings have fewer."""
 
@@ -105,7 +105,8 @@ def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _
     masks = set(masks_beside(files))
     for path in tqdm(files, desc="reading images", unit="file", leave=False):
         if why := _why_not(path, top=top, masks=masks, leave=leave):
-            found.passed[why] += why != "-"
+            if why != _SILENT:
+                found.passed[why] += 1
             continue
         inner = path.relative_to(top)
         item = {"dataset": inner.parts[0] if len(inner.parts) > 1 else "images", "patient": inner.as_posix()}
@@ -130,9 +131,9 @@ def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _
 
 
 def _why_not(path: Path, *, top: Path, masks: set[Path], leave: set[str]) -> str:
-    """Why a file is not read, "-" for what needs no word; "" for one that is."""
-    if passed_over(path.name):
-        return "-"
+    """Why a file is not read, ``_SILENT`` for what needs no word; "" for one that is."""
+    if passed_over(path.name) or not path.is_file():  # a pipe would be waited for
+        return _SILENT
     if os.path.realpath(path) in leave:
         return _HELD
     if path in masks or any(part.lower() in MASK_FOLDERS for part in path.relative_to(top).parts[:-1]):
@@ -140,7 +141,7 @@ def _why_not(path: Path, *, top: Path, masks: set[Path], leave: set[str]) -> str
     if is_picture(path):
         return ""
     if not is_clip(path):
-        return "-"
+        return _SILENT
     dicom = not path.name.lower().endswith(CLIP_SUFFIXES)
     return "DICOM objects without an image" if dicom and other_object(str(path)) else ""
 

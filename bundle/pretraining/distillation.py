@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +44,10 @@ class Distillation(nn.Module):
             for teacher, pairs in zip(teachers, self.pairs, strict=True)
         )
         self.pooled = nn.ModuleList(nn.Linear(channels[-1], teacher.channels[-1]) for teacher in teachers)
+
+    def config(self) -> dict[str, Any]:
+        """The teachers' names."""
+        return {"teachers": [teacher.name for teacher in self.teachers]}
 
     def forward(self, image: Tensor, encode: Encode) -> Tensor:
         """Scalar loss.

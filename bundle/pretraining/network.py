@@ -17,8 +17,8 @@ class Pretraining(nn.Module):
 
     Args:
         encoder: a :class:`bundle.networks.ConvNeXtEncoder`, whose weights are what the training is for.
-        objectives: name -> module of ``forward(image, encode)`` that gives a scalar; ``encode`` gives the maps and the
-            feature vector of images (B, 3, H, W) in [0, 1], once for each of them.
+        objectives: name -> module of ``forward(image, encode)`` that gives a scalar, and of ``config()``, plain values;
+            ``encode`` gives the maps and the feature vector of images (B, 3, H, W) in [0, 1], once for each of them.
         mean, std: of the images that the encoder reads, values in [0, 1].
         device: where it trains; decides the precision of ``amp``.
         amp: autocast to bfloat16 where the hardware computes in it.
@@ -65,6 +65,13 @@ class Pretraining(nn.Module):
         """The encoder's maps and feature vector of images (B, 3, H, W) in [0, 1]."""
         levels, feature = self.encoder((image - self.mean) / self.std)
         return levels, feature
+
+    def objective_config(self) -> dict[str, Any]:
+        """Objective -> its class and what it was made with, as plain values: a resumed run has the same."""
+        return {
+            name: {"class": type(objective).__name__, **objective.config()}  # type: ignore[operator]
+            for name, objective in self.objectives.items()
+        }
 
     def network_config(self) -> dict[str, Any]:
         """What the encoder was built with, as plain values."""

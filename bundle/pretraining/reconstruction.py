@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,11 @@ class MaskedReconstruction(nn.Module):
         self.band_center, self.band_width, self.spectrum_weight = tuple(band_center), tuple(band_width), spectrum_weight
         self.decoder = UPerNetDecoder(in_channels=list(channels), channels=width, norm="group")
         self.pixels = nn.Sequential(nn.Conv2d(width, 16, 1), nn.PixelShuffle(4))
+
+    def config(self) -> dict[str, Any]:
+        """What is hidden, and how the error counts."""
+        names = ("patch", "patch_ratio", "band_share", "band_center", "band_width", "spectrum_weight")
+        return {name: getattr(self, name) for name in names} | {"width": self.decoder.channels}
 
     def forward(self, image: Tensor, encode: Encode) -> Tensor:
         """Scalar loss.

@@ -2,6 +2,7 @@
 """A folder that nobody sorted gives images to learn from, each once, and none that is held out."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -101,6 +102,13 @@ def test_a_broken_file_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureF
     assert names(archive_images(tmp_path / "in", frames_dir=tmp_path / "frames")) == ["good.png"]
     assert "2 files cannot be read" in caplog.text
     assert "bad.mp4" in caplog.text
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", texture(1))
+    for name in ("pipe", "pipe.png", "pipe.dcm"):
+        os.mkfifo(tmp_path / "in" / name)
+    assert names(archive_images(tmp_path / "in", frames_dir=tmp_path / "frames")) == ["a.png"]
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:

@@ -35,11 +35,15 @@ def pretrain(tiny_data: Path, teacher_file: Path, tmp_path: Path) -> Iterator[Ca
     def call(name: str, **options: Any) -> Path:
         run(
             run_id="pretraining",
-            config_file=str(ROOT / "configs/pretrain.yaml"),
             bundle_root=str(tmp_path),
             dataset_dir=str(tiny_data),
             output_dir=str(tmp_path / name),
-            **{**SMALL, "teacher_weights": str(teacher_file), **options},
+            **{
+                "config_file": str(ROOT / "configs/pretrain.yaml"),
+                **SMALL,
+                "teacher_weights": str(teacher_file),
+                **options,
+            },
         )
         return tmp_path / name
 
@@ -90,6 +94,19 @@ def test_another_teacher_does_not_go_on_with_a_run(
     with pytest.raises(RuntimeError) as error:
         pretrain("run", resume=True, teacher_weights=str(other))
     assert f"teacher_weights: run has {teacher_file}, got {other}" in reasons(error.value)
+
+
+def test_another_objective_does_not_go_on_with_a_run(
+    pretrain: Callable[..., Path], reasons: Callable[[BaseException], str]
+) -> None:
+    masked = [str(ROOT / f"configs/{name}.yaml") for name in ("pretrain", "pretrain_masked")]
+    pretrain("run", config_file=masked)
+    with pytest.raises(RuntimeError) as error:
+        pretrain("run", config_file=masked, resume=True, patch_ratio=0.75)
+    assert "objectives#reconstruction#patch_ratio: run has 0.5, got 0.75" in reasons(error.value)
+    with pytest.raises(RuntimeError) as error:
+        pretrain("run", config_file=masked, patch_ratio=1.5)
+    assert "--patch_ratio must be a number from 0 to 1, got 1.5" in reasons(error.value)
 
 
 def test_images_of_validation_and_test_are_kept_out(tiny_data: Path, caplog: pytest.LogCaptureFixture) -> None:
