@@ -32,6 +32,9 @@ CHAINS = {
     "evaluate_clicks": ("train.yaml", "evaluate_clicks.yaml"),
     "multi_gpu evaluate": ("train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"),
     "multi_gpu inference": ("inference.yaml", "multi_gpu_inference.yaml"),
+    "frozen encoder": ("train.yaml", "frozen_encoder.yaml"),
+    "prompt tuning": ("train.yaml", "prompt_tuning.yaml"),
+    "progressive unfreezing": ("train.yaml", "progressive_unfreezing.yaml"),
     "pretrain": ("pretrain.yaml",),
     "pretrain masked": ("pretrain.yaml", "pretrain_masked.yaml"),
 }

@@ -11,6 +11,7 @@ from bundle.engines.batches import (
 )
 from bundle.engines.checkpoints import Checkpoints
 from bundle.engines.folder import run_folder
+from bundle.engines.freezing import Freezing
 from bundle.engines.handlers import (
     GradientClipping,
     MetricsHistory,
@@ -27,12 +28,13 @@ from bundle.engines.interaction import SimulatedInteraction
 from bundle.engines.overlapped import OverlappedEvaluator
 from bundle.engines.processes import ShareEvaluator
 from bundle.engines.resizing import ProgressiveResizing
-from bundle.engines.schedule import warmup_polynomial
+from bundle.engines.schedule import parameter_groups, warmup_polynomial
 from bundle.engines.score import MultiTaskScore
 from bundle.engines.served import SavedLabelTraining
 
 __all__ = [
     "Checkpoints",
+    "Freezing",
     "GradientClipping",
     "MetricsHistory",
     "MultiTaskScore",
@@ -52,6 +54,7 @@ __all__ = [
     "autocast_dtype",
     "distributed_network",
     "ema_model",
+    "parameter_groups",
     "prepare_evaluation",
     "prepare_items",
     "run_folder",

@@ -173,7 +173,7 @@ class MetricsHistory:
         row = {
             "epoch": engine.state.epoch,
             "loss": f"{loss:.6f}",
-            "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.3g}",
+            "learning_rate": f"{max(group['lr'] for group in self.optimizer.param_groups):.3g}",
             "seconds": f"{time.monotonic() - self.started:.1f}",
         }
         metrics = dict(engine.state.metrics)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any, Literal, cast, get_args
 
 import timm
@@ -140,6 +141,20 @@ class ConvNeXtEncoder(nn.Module):
         levels: list[Tensor] = self.backbone(image)
         feature: Tensor = self.norm(self.pool(levels[3]))
         return levels, feature
+
+    def group_matcher(self, coarse: bool = False, prefix: str = "") -> dict[str, Any]:
+        """Layers from the image on, as timm's models tell them: the stem, then the blocks, or the stages if coarse.
+
+        What published weights do not hold, the guidance and the norm of the feature vector, is in none of them.
+
+        Args:
+            coarse: whether a stage is one layer.
+            prefix: of the parameters' names, where the encoder is a part of a network.
+        """
+        names = re.escape(prefix) + r"backbone\."
+        stage = names + r"stages_(\d+)\."
+        blocks = [(stage + "downsample", (0,)), (stage + r"blocks\.(\d+)", None)]
+        return {"stem": names + r"stem_\d+\.(?!guidance)", "blocks": stage if coarse else blocks}
 
     def config(self) -> dict[str, Any]:
         """The plain values that decide which weights fit."""

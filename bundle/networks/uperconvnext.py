@@ -135,6 +135,17 @@ class UPerConvNeXt(nn.Module):
         return False
 
     @torch.jit.unused
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers of the encoder, as timm's models tell them; what follows it is the last one.
+
+        Raises:
+            ValueError: when the encoder does not tell its layers.
+        """
+        if not hasattr(self.encoder, "group_matcher"):
+            raise ValueError(f"layer_decay must be 1 with {type(self.encoder).__name__}: it has no group_matcher.")
+        return dict(self.encoder.group_matcher(coarse, prefix="encoder."))
+
+    @torch.jit.unused
     def network_config(self) -> dict[str, Any]:
         """The plain values that decide which weights fit; checkpoints carry them."""
         parts = {"encoder": self.encoder, "decoder": self.decoder, "prompter": self.prompter}

@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from bundle.engines import warmup_polynomial
+from bundle.engines import parameter_groups, warmup_polynomial
+from tests.engines.small import make_network
 
 
 def factors(*, iterations: int, epochs: int, warmup_epochs: float) -> list[float]:
@@ -31,3 +32,35 @@ def test_warm_up_takes_a_tenth_of_a_short_training_at_most() -> None:
 
 def test_no_warm_up() -> None:
     assert factors(iterations=2, epochs=1, warmup_epochs=0) == pytest.approx([1, 0.5**0.9, 0])
+
+
+def test_layer_decay_lowers_the_rates_from_the_last_layer_to_the_first() -> None:
+    network = make_network(guidance_channels=2)
+    groups = parameter_groups(network, weight_decay=0.1, layer_decay=0.5)
+    optimizer = torch.optim.AdamW(groups, lr=2.0)
+    warmup_polynomial(optimizer, loader=range(2), epochs=1, warmup_epochs=0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    rate = {name: rates[id(parameter)] for name, parameter in network.named_parameters()}
+    blocks = sorted({tuple(name.split(".")[2:5:2]) for name in rate if ".blocks." in name})
+    assert {rate[name] for name in rate if not name.startswith("encoder.")} == {2.0}
+    assert rate["encoder.norm.weight"] == rate["encoder.backbone.stem_0.guidance.weight"] == 2.0
+    for depth, (stage, block) in enumerate(reversed(blocks), start=1):
+        assert rate[f"encoder.backbone.{stage}.blocks.{block}.conv_dw.weight"] == pytest.approx(2.0 * 0.5**depth)
+    assert rate["encoder.backbone.stem_0.weight"] == pytest.approx(2.0 * 0.5 ** (len(blocks) + 1))
+    assert rate["encoder.backbone.stages_1.downsample.1.weight"] == rate["encoder.backbone.stages_1.blocks.0.norm.bias"]
+
+
+def test_groups_hold_every_parameter_once_and_spare_biases_of_weight_decay() -> None:
+    network = make_network()
+    for layer_decay in (1.0, 0.8):
+        groups = parameter_groups(network, weight_decay=0.1, layer_decay=layer_decay)
+        held = [parameter for group in groups for parameter in group["params"]]
+        assert len(held) == len({id(p) for p in held}) == len(list(network.parameters()))
+        assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in groups for p in group["params"])
+
+
+def test_layer_decay_out_of_range_or_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layer_decay must be above 0 and at most 1, got 1\.5"):
+        parameter_groups(make_network(), weight_decay=0.1, layer_decay=1.5)
+    with pytest.raises(ValueError, match="layer_decay needs a network with group_matcher, got Linear; set it to 1"):
+        parameter_groups(torch.nn.Linear(1, 1), weight_decay=0.1, layer_decay=0.5)
