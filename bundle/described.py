@@ -114,6 +114,12 @@ def convnexts() -> frozenset[str]:
     return frozenset(names | {name for name in timm.list_pretrained() if name.split(".")[0] in names})
 
 
+@functools.cache
+def encoders() -> frozenset[str]:
+    """timm's names, those of its published weights too; none names a place to load from."""
+    return frozenset(timm.list_models()) | frozenset(timm.list_pretrained())
+
+
 def _table_of(key: Check, value: Check, most: int = _MOST) -> Check:
     def check(table: Any) -> bool:
         if not isinstance(table, dict) or len(table) > most:
@@ -149,7 +155,7 @@ def _prompt(value: Any) -> bool:
 _TWO = f"2 to {_MOST_NAMES} different names"
 
 NETWORK: dict[str, tuple[Check, str]] = {
-    "encoder": (lambda value: isinstance(value, str) and value in convnexts(), "one of timm's ConvNeXt names"),
+    "encoder": (lambda value: isinstance(value, str) and value in encoders(), "one of timm's encoders"),
     "decoder_channels": (_whole(1, _WIDEST), f"a whole number from 1 to {_WIDEST}"),
     "structures": (_names(2), f"a list of {_TWO}"),
     "label_sets": (_table_of(_name, _names(2), _MOST_NAMES), f"a table of names and lists of {_TWO}"),

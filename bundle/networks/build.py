@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bundle.networks.encoder import ConvNeXtEncoder, Pooling
+from bundle.networks.encoder import Pooling
 from bundle.networks.heads import build_heads
 from bundle.networks.prompts import Conditioning, Prompter
+from bundle.networks.pyramid import build_encoder
 from bundle.networks.uperconvnext import UPerConvNeXt
 from bundle.networks.upernet import Norm, UPerNetDecoder
 
@@ -27,10 +28,10 @@ def build_uperconvnext(
     drop_path: float = 0.0,
     encoder_weights: str | None = None,
 ) -> UPerConvNeXt:
-    """The network of ConvNeXt encoder, prompts, UPerNet decoder, masks and classes, as the configs build it.
+    """The network of an encoder of timm, prompts, UPerNet decoder, masks and classes, as the configs build it.
 
     Args:
-        encoder, guidance_channels, drop_path, pooling, encoder_weights: see ``ConvNeXtEncoder``.
+        encoder, guidance_channels, drop_path, pooling, encoder_weights: see ``build_encoder``.
         decoder_channels, norm: see ``UPerNetDecoder``.
         positions, conditioning: see ``Prompter``.
         structures, label_sets, dropout: see ``build_heads``.
@@ -38,7 +39,7 @@ def build_uperconvnext(
     Raises:
         ValueError: when a name or a size is not usable; the message says which.
     """
-    image = ConvNeXtEncoder(
+    image = build_encoder(
         encoder,
         guidance_channels=guidance_channels,
         drop_path=drop_path,

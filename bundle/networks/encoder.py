@@ -160,6 +160,14 @@ class ConvNeXtEncoder(nn.Module):
         """The plain values that decide which weights fit."""
         return {"encoder": self.name, "pooling": self.pooling, "guidance_channels": self.guidance_channels}
 
+    def timm_names(self) -> dict[str, str]:
+        """Name of a parameter -> its name in ``timm.create_model(name)``; new ones are left out."""
+        names = {name: name.removeprefix("backbone.") for name in self.state_dict() if ".guidance." not in name}
+        return {
+            name: f"head.{plain}" if plain.startswith("norm.") else re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", plain)
+            for name, plain in names.items()
+        }
+
     def deployed(self) -> nn.Module:
         """The same with fewer and larger operations on channel-first maps; it takes the guidance always."""
         return DeployableEncoder(self)

@@ -6,7 +6,7 @@ A part is an ``nn.Module``. Beside what its protocol lists it may have:
 - ``config() -> dict``: plain values that decide which weights fit; checkpoints hold them.
 - ``deployed() -> nn.Module``: a module for inference, of the same ``forward``, that computes the same faster.
 - ``float_parts``, on what ``deployed()`` gives: names of its modules that int8 leaves in float; "" is all of it.
-- ``group_matcher(coarse, prefix) -> dict``, on an encoder: its layers as timm's models tell them, for ``layer_decay``.
+- ``group_matcher(coarse, prefix)``, on an encoder: its layers as timm's models tell them, for ``layer_decay``.
 - ``prompt_axes``, on a prompter: parameter -> its axis that follows the prompt's values.
 """
 

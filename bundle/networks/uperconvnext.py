@@ -135,7 +135,7 @@ class UPerConvNeXt(nn.Module):
         return False
 
     @torch.jit.unused
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> Any:
         """Layers of the encoder, as timm's models tell them; what follows it is the last one.
 
         Raises:
@@ -143,7 +143,7 @@ class UPerConvNeXt(nn.Module):
         """
         if not hasattr(self.encoder, "group_matcher"):
             raise ValueError(f"layer_decay must be 1 with {type(self.encoder).__name__}: it has no group_matcher.")
-        return dict(self.encoder.group_matcher(coarse, prefix="encoder."))
+        return self.encoder.group_matcher(coarse, prefix="encoder.")
 
     @torch.jit.unused
     def network_config(self) -> dict[str, Any]:

@@ -226,6 +226,17 @@ class WeightsLoader:
         engine.add_event_handler(Events.STARTED, lambda: load_network(self.network, self.path))
 
 
+def require_encoder(content: Any, *, name: str, path: str | Path) -> None:
+    """Raises a ValueError for a file that says of itself that it is of another encoder, or no weights."""
+    _refuse_state(content, path)
+    if isinstance(content, dict) and "network_config" in content:
+        made_with = described_network(content["network_config"], path=path).get("encoder")
+        if made_with != name:
+            raise ValueError(
+                f"{path} was made with encoder {made_with}; this one is {name}; use --encoder {made_with}."
+            )
+
+
 def load_encoder(encoder: nn.Module, *, name: str, path: str | Path) -> Conversion:
     """Starts an encoder from a file in the layout of facebookresearch, of timm or of this project.
 
@@ -239,13 +250,7 @@ def load_encoder(encoder: nn.Module, *, name: str, path: str | Path) -> Conversi
         ValueError: when the file is of another layout or of another encoder.
     """
     content = read_file(path)
-    _refuse_state(content, path)
-    if isinstance(content, dict) and "network_config" in content:
-        made_with = described_network(content["network_config"], path=path).get("encoder")
-        if made_with != name:
-            raise ValueError(
-                f"{path} was made with encoder {made_with}; this one is {name}; use --encoder {made_with}."
-            )
+    require_encoder(content, name=name, path=path)
     conversion = convert_encoder(state_dict(content, path), encoder, name=name, path=path)
     encoder.load_state_dict(conversion.state, strict=False)
     random = f"; random: {named(conversion.untouched)}" if conversion.untouched else ""

@@ -16,7 +16,7 @@ class Pretraining(nn.Module):
     """An encoder with its objectives: images become one loss each.
 
     Args:
-        encoder: a :class:`bundle.networks.ConvNeXtEncoder`, whose weights are what the training is for.
+        encoder: of :func:`bundle.networks.build_encoder`, whose weights are what the training is for.
         objectives: name -> module of ``forward(image, encode)`` that gives a scalar, and of ``config()``, plain values;
             ``encode`` gives the maps and the feature vector of images (B, 3, H, W) in [0, 1], once for each of them.
         mean, std: of the images that the encoder reads, values in [0, 1].

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +15,8 @@ def timm_encoder(encoder: nn.Module, config: Mapping[str, Any]) -> tuple[dict[st
     ``--encoder_weights`` takes the file that holds them, and so does ``checkpoint_path`` of timm.
 
     Args:
-        encoder: a :class:`bundle.networks.ConvNeXtEncoder`.
+        encoder: of :func:`bundle.networks.build_encoder`.
         config: what it says of itself.
     """
-    return {_timm_name(name): value for name, value in encoder.state_dict().items()}, dict(config)
-
-
-def _timm_name(name: str) -> str:
-    if name.startswith("norm."):
-        return f"head.{name}"
-    return re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", name.removeprefix("backbone."))
+    state, names = encoder.state_dict(), encoder.timm_names()  # type: ignore[operator]
+    return {theirs: state[name] for name, theirs in names.items()}, dict(config)

