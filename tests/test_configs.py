@@ -37,6 +37,7 @@ CHAINS = {
     "progressive unfreezing": ("train.yaml", "progressive_unfreezing.yaml"),
     "pretrain": ("pretrain.yaml",),
     "pretrain masked": ("pretrain.yaml", "pretrain_masked.yaml"),
+    "pretrain latent": ("pretrain.yaml", "pretrain_latent.yaml"),
 }
 OWN_VALUES = {
     "imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms", "encoder_weights", "drop_path",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
-from bundle.networks.weights import read_file
+from bundle.networks.weights import load_network, read_file
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 Train = Callable[..., None]
@@ -44,3 +45,13 @@ def test_a_run_goes_on_with_the_parts_that_were_frozen(
     with pytest.raises(RuntimeError) as error:
         run_training(tmp_path, max_epochs=1, resume=True)
     assert "frozen: run has " in reasons(error.value)
+
+
+def test_another_encoder_is_trained_and_found_again_by_its_weights(run_training: Train, tmp_path: Path) -> None:
+    run_training(tmp_path, encoder="test_efficientnet", max_epochs=1)
+    parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / "inference.yaml")))
+    parser.update({"bundle_root": str(CONFIGS.parent), "ckpt_path": str(tmp_path / "models/model.pt")})
+    network = parser.get_parsed_content("network_def")
+    config = load_network(network, tmp_path / "models/model.pt")
+    assert (config["encoder"], network.encoder.name) == ("test_efficientnet", "test_efficientnet")
+    assert network.guidance_channels == 2

@@ -4,6 +4,7 @@
 from bundle.pretraining.batches import TotalLoss, prepare_images
 from bundle.pretraining.collapse import FeatureSpread
 from bundle.pretraining.distillation import Distillation
+from bundle.pretraining.latent import MaskedLatents
 from bundle.pretraining.network import Pretraining
 from bundle.pretraining.reconstruction import MaskedReconstruction
 from bundle.pretraining.teachers import Teacher
@@ -11,6 +12,7 @@ from bundle.pretraining.teachers import Teacher
 __all__ = [
     "Distillation",
     "FeatureSpread",
+    "MaskedLatents",
     "MaskedReconstruction",
     "Pretraining",
     "Teacher",

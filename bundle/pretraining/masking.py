@@ -24,8 +24,20 @@ def patch_mask(batch: int, size: Sequence[int], *, patch: int, ratio: float, dev
     rows, columns = size[0] // patch, size[1] // patch
     if rows * patch != size[0] or columns * patch != size[1]:
         raise ValueError(f"patch must divide the image's sides, got {patch} for {size[0]}x{size[1]}; choose another.")
-    order = torch.rand(batch, rows * columns, device=device).argsort(1)
-    hidden = (order < round(ratio * rows * columns)).view(batch, 1, rows, columns)
+    return hidden_patches(torch.rand(batch, rows, columns, device=device), patch=patch, ratio=ratio)
+
+
+def hidden_patches(scores: Tensor, *, patch: int, ratio: float) -> Tensor:
+    """The patches with the highest scores, the same number in each image: (B, 1, H, W) bool.
+
+    Args:
+        scores: (B, rows, columns).
+        patch: side of a patch, in pixels.
+        ratio: share of the patches, 0 to 1; rounded to whole patches.
+    """
+    batch, rows, columns = scores.shape
+    rank = scores.flatten(1).argsort(1, descending=True).argsort(1)
+    hidden = (rank < round(ratio * rows * columns)).view(batch, 1, rows, columns)
     return hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
 
 

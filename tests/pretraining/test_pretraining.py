@@ -123,3 +123,16 @@ def test_images_of_validation_and_test_are_kept_out(tiny_data: Path, caplog: pyt
 def test_objectives_are_a_block_of_the_config() -> None:
     parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/pretrain.yaml")))
     assert list(parser["objectives"]) == ["distillation"]
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_latent_prediction_goes_on_after_a_stop_to_the_bit(
+    pretrain: Callable[..., Path], momentum: float | None
+) -> None:
+    latent = [str(ROOT / f"configs/{name}.yaml") for name in ("pretrain", "pretrain_latent")]
+    options = {"config_file": latent, "momentum": momentum, "max_epochs": 2}
+    whole = pretrain("whole", **options)
+    pretrain("stopped", **options, **{"train#named_handlers#stop": STOP})
+    again = pretrain("stopped", **options, resume=True)
+    one, other = (torch.load(folder / "encoder.pt", weights_only=True)["model"] for folder in (whole, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
