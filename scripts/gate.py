@@ -58,6 +58,10 @@ def _run(evaluation: Path, weights: Path | None, tolerance: float, remaining: fl
     places = {name: found.choose(tolerance, remaining) for name, found in curves.items()}
     gate = {name: round(float(curves[name].thresholds[place]), 6) for name, place in places.items() if place}
     held = read_weights(weights, summary) if weights is not None else None
+    if held is not None and (unknown := set(gate) - set(held[1].get("structures", ())[1:])):
+        raise ValueError(
+            f"{evaluation}: structures of {weights} expected, got {sorted(unknown)} in its tables; evaluate these weights."
+        )
     folder = OutputFolder(evaluation)
     folder.check(["gate.csv", "gate.png"])
     lines = table(["structure", "threshold", "Dice", "with the gate", "false alarms", "with the gate"], [])

@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -283,3 +284,9 @@ def test_only_the_phantom_in_float32_is_trained_on_small_images(dataset: str | N
 
 def test_the_phantom_in_bfloat16_is_trained_on_full_images() -> None:
     assert parser("train.yaml", phantom=True, precision=torch.bfloat16).get_parsed_content("small_share") == 0.0
+
+
+def test_weights_without_masks_write_none() -> None:
+    for guided in (True, False):
+        inference = parser("inference.yaml", declared=[SimpleNamespace(guided=guided)])
+        assert (inference.get_parsed_content("sinks#mask") is not None) == guided

@@ -14,7 +14,7 @@ import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,13 @@ def load_split(
     """
     name, extra = str(datalist), {key: rule for task in tasks for key, rule in task.schema.items()}
     manifest = read_datalist(datalist, extra)
-    parts = _parts(manifest, split=split, fold=fold, name=name)
+    parts = split_parts(manifest, split=split, fold=fold, name=name)
     if allow_leaks != ALLOW_LEAKS:
         _check_leaks(manifest, parts=parts, name=name)
     merge = switch(merge_structures, "merge_structures")
     tables = join_tables(manifest, name=name, organs=organs, heads=heads or {}, merge_structures=merge)
     join = functools.partial(join_position, positions=organs.positions, neutral=neutral_positions)
-    chosen = _chosen(manifest, [part == split for part in parts], name=name, tables=tables, join=join, extra=extra)
+    chosen = _chosen(manifest, [part == split for part in parts], name=name, tables=tables, join=join, tasks=tasks)
     check_organs(chosen, organs, name=name)
     warn_of_names(manifest["items"] if split == "train" else (), tasks, name=name)
     return chosen
@@ -80,17 +80,20 @@ def _chosen(
     name: str,
     tables: Mapping[str, Mapping[str, Any]],
     join: Callable[..., str],
-    extra: Iterable[str],
+    tasks: Sequence[Any],
 ) -> PackedItems:
     """The wanted items of a manifest."""
     root = os.path.normpath(os.path.join(os.path.realpath(Path(name).parent), manifest["root"]))
-    chosen = PackedItems()
+    chosen, extra = PackedItems(), [key for task in tasks for key in task.schema]
     for index, raw in enumerate(manifest["items"]):
         if wanted[index]:
             where, table = f"{name} item {index}", tables[raw["dataset"]]
             position = join(raw, entry=table["entry"], where=where)
             item = _item(raw, table=table, root=root, position=position, where=where)
-            chosen.append(item | {key: raw.get(key, table["entry"].get(key)) for key in extra})
+            item |= {key: raw.get(key, table["entry"].get(key)) for key in extra}
+            for task in tasks:
+                item = task.read(item, where=where)
+            chosen.append(item)
     return chosen
 
 
@@ -103,8 +106,12 @@ def _part(item: Mapping[str, Any], fold: int | None) -> str:
     return "val" if item["fold"] == fold else "train"
 
 
-def _parts(manifest: Mapping[str, Any], *, split: str, fold: int | None, name: str) -> list[str]:
-    """The split of each item, of which one or more are in ``split``."""
+def split_parts(manifest: Mapping[str, Any], *, split: str, fold: int | None, name: str) -> list[str]:
+    """The split of each item, of which one or more are in ``split``; "" for one in no fold.
+
+    Raises:
+        ValueError: when the manifest has no such fold, or no item in the split.
+    """
     folds = sorted({item["fold"] for item in manifest["items"] if "fold" in item})
     if fold is not None and fold not in folds:
         raise ValueError(

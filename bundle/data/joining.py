@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bundle.data.names import find_name, plain_name
+from bundle.described import harmless
 from bundle.failures import named
 from bundle.vocabulary import BACKGROUND, UNKNOWN, Organs
 
@@ -91,7 +92,8 @@ def join_position(
     if found is None:
         raise ValueError(
             f"{where} (dataset {raw['dataset']!r}), key 'position': expected one of {[*positions, UNKNOWN]}, got "
-            f"{position!r}; correct it, or add '{position}: {{}}' to organs in the config, or it to neutral_positions."
+            f"{position!r}; correct it, or add '{_plain(position)}: {{}}' to organs in the config, or it to "
+            "neutral_positions."
         )
     return found
 
@@ -147,7 +149,7 @@ def _class_indices(
         raise ValueError(
             f"{where}, key 'label_set': expected one of the network's label sets {list(label_sets)}, got "
             f"{label_set!r}; add 'classes: {_yaml(classes)}' to its organ in organs in the config, or join it with a "
-            f"head: heads: {{{label_set}: <label set of the network, or null to leave it out>}}."
+            f"head: heads: {{{_plain(label_set)}: <label set of the network, or null to leave it out>}}."
         )
     table = list(label_sets[head])
     found = {name: find_name(name, table) for name in classes}
@@ -187,12 +189,19 @@ def _check_classes(
     else:
         remedy = f"set 'classes: {_yaml(list(found))}' for {head} (organs in the config) and train on it"
         if len(found) <= len(table):
-            remedy += f", or, where their order is the same, join them by index with heads: {{{label_set}: {head}}}"
+            remedy += (
+                f", or, where their order is the same, join them by index with heads: {{{_plain(label_set)}: {head}}}"
+            )
     raise ValueError(
         f"{where}, key 'classes': expected the network's classes {list(table)} of label set {head!r}, got "
-        f"{unknown} of {list(found)}; {remedy}; or leave the label set out with heads: {{{label_set}: null}}."
+        f"{unknown} of {list(found)}; {remedy}; or leave the label set out with heads: {{{_plain(label_set)}: null}}."
     )
 
 
+def _plain(name: str) -> str:
+    """A name to be copied into a config, which executes some texts."""
+    return name if harmless(name) else "its name"
+
+
 def _yaml(names: Sequence[str]) -> str:
-    return f"[{', '.join(names)}]"
+    return f"[{', '.join(map(_plain, names))}]"

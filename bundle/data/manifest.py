@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ SCHEMA_PATH = Path(__file__).with_name("datalist.schema.json")
 REMEDY = "correct it, or make the manifest again with scripts/prepare_data.py"
 
 
-def read_datalist(path: str | Path, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def read_datalist(path: str | Path, extra: Mapping[str, Any] | None = None, *, labels: bool = True) -> dict[str, Any]:
     """The manifest at ``path``, valid by ``datalist.schema.json`` and by the checks that a schema cannot express.
 
     Args:
         path: of the file.
         extra: keys that items may have beside those of the schema -> their schemas, as tasks declare them.
+        labels: whether the labels are read: without, items and data sets may have any other keys.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -35,9 +36,9 @@ def read_datalist(path: str | Path, extra: Mapping[str, Any] | None = None) -> d
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got a file that cannot be decoded ({error}); {REMEDY}.") from error
-    check_datalist(manifest, name=str(path), extra=extra)
+    check_datalist(manifest, name=str(path), extra=extra, labels=labels)
     return dict(manifest)
 
 
@@ -50,21 +51,25 @@ def is_manifest(path: str | Path) -> bool:
     return isinstance(content, dict) and {"datasets", "items"} <= content.keys()
 
 
-def check_datalist(manifest: Any, *, name: str, extra: Mapping[str, Any] | None = None) -> None:
+def check_datalist(manifest: Any, *, name: str, extra: Mapping[str, Any] | None = None, labels: bool = True) -> None:
     """Refuse a manifest that is not valid.
 
     Args:
         manifest: the decoded manifest.
         name: the file's name for the messages.
-        extra: see ``read_datalist``.
+        extra, labels: see ``read_datalist``.
 
     Raises:
         ValueError: at the first fault; the message names file, item index and key.
     """
-    _check_schema(manifest, name=name, extra=extra or {})
+    _check_schema(manifest, name=name, extra=extra or {}, labels=labels)
     answered = {item["dataset"] for item in manifest["items"] if not (extra or {}).keys().isdisjoint(item)}
     for dataset, entry in manifest["datasets"].items():
-        if dataset not in answered and not set(entry) & {"label_set", "mask_values", "organ", *(extra or ())}:
+        if (
+            labels
+            and dataset not in answered
+            and not set(entry) & {"label_set", "mask_values", "organ", *(extra or ())}
+        ):
             raise ValueError(
                 f"{name}: dataset {dataset!r}: expected mask_values, or label_set and classes, got neither; "
                 "add what its images are labeled with."
@@ -80,11 +85,12 @@ def check_datalist(manifest: Any, *, name: str, extra: Mapping[str, Any] | None 
             )
 
 
-def _check_schema(manifest: Any, *, name: str, extra: Mapping[str, Any]) -> None:
+def _check_schema(manifest: Any, *, name: str, extra: Mapping[str, Any], labels: bool) -> None:
     """Hold the manifest against the schema, but only one item of every shape: equal shapes are equally valid."""
     schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
     for part in ("item", "dataset"):
         schema["definitions"][part]["properties"] |= extra
+        schema["definitions"][part]["additionalProperties"] = not labels
     items = manifest.get("items") if isinstance(manifest, dict) else None
     skeleton = {**manifest, "items": items[:1]} if isinstance(items, list) else manifest
     for error in jsonschema.Draft7Validator(schema).iter_errors(skeleton):
@@ -137,11 +143,23 @@ def _check_item(item: Mapping[str, Any], *, datasets: Mapping[str, Any], name: s
             f"{where}, key 'label': expected no mask, since dataset {dataset!r} has no mask_values, got "
             f"{item['label']!r}; add mask_values to the data set."
         )
-    if not all(math.isfinite(v) for v in item.get("spacing", [])):
+    if broken := [point for point, place in (item.get("points") or {}).items() if place and not _finite(place)]:
+        raise ValueError(
+            f"{where}, key 'points/{broken[0]}': expected row and column in pixels, or null where it is not in the "
+            f"image, got {str(item['points'][broken[0]])[:80]}; correct it, or leave the point out."
+        )
+    if not _finite(item.get("spacing", [])):
         raise ValueError(
             f"{where}, key 'spacing': expected two positive numbers (mm per row, mm per column), got "
-            f"{item['spacing']}; leave the key out when the spacing is not known."
+            f"{str(item['spacing'])[:80]}; leave the key out when the spacing is not known."
         )
+
+
+def _finite(values: Sequence[float]) -> bool:
+    try:
+        return all(math.isfinite(value) for value in values)
+    except OverflowError:  # a whole number beyond what a float can be
+        return False
 
 
 def _describe(error: Any, name: str) -> str:

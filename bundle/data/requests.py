@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,10 +45,11 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
     top, results = Path(dataset_dir).absolute(), Path(output_dir).absolute()
     items = [{**item, "file": _relative(str(item["image"]), top)} for item in data]
     stems, files = Counter(_stem(item["file"]) for item in items), {item["file"] for item in items}
-    within = results != top and results.is_relative_to(top)
+    own = os.path.realpath(results)
+    within = not Path(os.path.realpath(top)).is_relative_to(own)  # else all images would be in it
 
     def is_result(item: Mapping[str, Any]) -> bool:
-        if within and Path(item["image"]).absolute().is_relative_to(results):
+        if within and Path(os.path.realpath(item["image"])).is_relative_to(own):
             return True
         match = _RESULT.fullmatch(_stem(item["file"]))
         return match is not None and (match[1] in stems or match[1] in files)

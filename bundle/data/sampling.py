@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -66,6 +67,10 @@ class BalancedSampler(DistributedSampler[Draw]):
                     f"{name} must map names to weights, or be None, got {given!r}; write --{name} '$None', or "
                     f"--{name} \"{{'name': 1.0}}\"."
                 )
+            if wrong := [key for key, weight in (given or {}).items() if not _is_weight(weight)]:
+                raise ValueError(
+                    f"{name} must map names to numbers from 0, got {wrong[0]!r}: {given[wrong[0]]!r}; correct it."  # type: ignore[index]
+                )
         replicas = num_replicas or idist.get_world_size()
         self.count = len(data)
         super().__init__(
@@ -97,6 +102,10 @@ class BalancedSampler(DistributedSampler[Draw]):
                 yield Draw(int(order[i]), int(seeds[i]))
 
 
+def _is_weight(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def _systematic(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` draws in random order, item i count * weights[i] times, rounded up or down (systematic sampling).
 
@@ -120,7 +129,11 @@ def item_weights(
     """Sampling weight of each item, summing to one: float array (number of items,). See :class:`BalancedSampler`."""
     groups = dict.fromkeys(task.group for task in tasks)
     if unknown_groups := set(task_weights) - set(groups):
-        raise ValueError(f"task_weights must name tasks of {list(groups)}, got {sorted(unknown_groups)}; correct them.")
+        kept = {name: weight for name, weight in task_weights.items() if name in groups}
+        raise ValueError(
+            f"task_weights must name tasks of {list(groups)}, got {sorted(unknown_groups)}; write --task_weights "
+            f'"{kept}".'
+        )
     table: dict[str, int] = {}
     sets = np.zeros(len(data), dtype=np.int64)
     labeled = {task: np.zeros(len(data), dtype=bool) for task in task_weights}

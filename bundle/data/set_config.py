@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundle.described import EXPRESSION_MARKS
+
 _NAMES = ("config.yaml", "config.yml")
 _EXPECTED = "'index:name' or 'index:name:value in the mask', such as 1:lesion:255"
 
@@ -64,6 +66,8 @@ def _parse(content: str, *, where: str, line: str) -> Label:
     numbers = [index] if value is None else [index, value]
     if not name or not all(re.fullmatch(r"[0-9]{1,9}", number) for number in numbers):
         raise ValueError(f"{where}: expected {_EXPECTED}, with whole numbers from 0, got {line!r}; correct it.")
+    if name.startswith(EXPRESSION_MARKS):
+        raise ValueError(f"{where}: expected a name that begins with no $, @ or %, got {line!r}; rename it.")
     if value is not None and int(value) > 65535:
         raise ValueError(f"{where}: expected a value in the mask from 0 to 65535, got {line!r}; correct it.")
     return Label(int(index), name, None if value is None else int(value))

@@ -109,7 +109,7 @@ class SetReader:
         )
 
     def _pixel_sizes(self) -> dict[str, float]:
-        tables = sorted(self.folder.glob("*pixel_size*.csv"))
+        tables = sorted(path for path in self.folder.glob("*pixel_size*.csv") if path.is_file())
         return {name: size for table in tables for name, size in read_pixel_sizes(table).items()}
 
     def attempt(self, step: Callable[[], Result]) -> Result | None:

@@ -18,7 +18,8 @@ from torch import nn
 from bundle.engines.running import label_request
 from bundle.networks.upgrade import organs_of
 from bundle.networks.weights import read_checkpoint
-from bundle.tasks import Task
+from bundle.tasks import Points, Task
+from bundle.vocabulary import Organs
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,12 @@ def describe(weights: str | Path, *, otherwise: str | Path, exported: nn.Module 
     else:
         return told
     _check_gate(found, path=weights)
-    return {**told, **{key: found[key] for key in told if key in found}, "organs": organs_of(found, path=weights)}
+    organs = organs_of(found, path=weights)
+    try:
+        Points(Organs(organs), found.get("organ_points") or {}, pairs=found.get("point_pairs") or [])
+    except ValueError as error:
+        raise ValueError(f"{weights}: organs that a network can have expected, got others: {error}") from None
+    return {**told, **{key: found[key] for key in told if key in found}, "organs": organs}
 
 
 def _check_gate(found: Mapping[str, Any], *, path: str | Path) -> None:

@@ -52,7 +52,7 @@ class Source(ABC):
     def skip(self, name: str, reason: object) -> None:
         """Counts and names a picture that could not be read."""
         self.skipped += 1
-        logger.warning(f"{name}: skipped: {reason}")
+        logger.warning(f"{name}: skipped: {next(iter(str(reason).splitlines()), 'no reason told').rstrip(':')}")
 
 
 class CaptureSource(Source):
@@ -129,7 +129,7 @@ class DicomSource(Source):
             if isinstance(picture, Picture):
                 yield picture
             else:
-                self.skip(f"frame {number}", picture)
+                self.skip(f"{Path(self.path).name}: frame {number}", picture)
                 yield None
 
 

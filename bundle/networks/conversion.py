@@ -122,7 +122,12 @@ def convert_encoder(
     """
     target = encoder.state_dict()
     inner = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-    rename = {"facebook": _from_facebook, "timm": _from_timm, "bundle": _from_bundle}[detect_layout(inner, path)]
+    if (layout := detect_layout(inner, path)) == "authors":
+        raise ValueError(
+            f"{path} must hold an encoder, got a whole network of the paper's authors; convert it with "
+            "scripts/convert_checkpoint.py, and start from the result with --start_weights."
+        )
+    rename = {"facebook": _from_facebook, "timm": _from_timm, "bundle": _from_bundle}[layout]
     converted: dict[str, Tensor] = {}
     taken: list[str] = []
     for source, key, value in rename(inner, target):

@@ -162,11 +162,14 @@ class ConvNeXtEncoder(nn.Module):
 
     def timm_names(self) -> dict[str, str]:
         """Name of a parameter -> its name in ``timm.create_model(name)``; new ones are left out."""
-        names = {name: name.removeprefix("backbone.") for name in self.state_dict() if ".guidance." not in name}
-        return {
+        with torch.device("meta"):
+            theirs = timm.create_model(self.name, pretrained=False, in_chans=self.in_channels).state_dict()
+        names = {name: name.removeprefix("backbone.") for name in self.state_dict()}
+        found = {
             name: f"head.{plain}" if plain.startswith("norm.") else re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", plain)
             for name, plain in names.items()
         }
+        return {name: timm_name for name, timm_name in found.items() if timm_name in theirs}
 
     def deployed(self) -> nn.Module:
         """The same with fewer and larger operations on channel-first maps; it takes the guidance always."""

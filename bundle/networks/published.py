@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published weights of a network under its own names."""
+"""Published weights of a network under its own names, and whether a file can hold those of an encoder."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+import timm
+import torch
 from torch import Tensor
 
 from bundle.networks.conversion import require_fit
 
 
 def matched(
-    state: Mapping[str, Tensor], target: Mapping[str, Tensor], *, path: str | Path, whose: str
+    state: Mapping[str, Tensor], target: Mapping[str, Tensor], *, path: str | Path, whose: str = "the network"
 ) -> dict[str, Tensor]:
     """Weights under the names of a network: by name, else in order where each tensor has the shape of its place.
 
@@ -27,6 +30,9 @@ def matched(
     Raises:
         ValueError: when they are of another network, or not finite.
     """
+    counted = {name: value for name, value in target.items() if name.endswith(".num_batches_tracked")}
+    if set(target) - set(state) <= set(counted):  # PyTorch before 0.4.1 wrote no counts
+        state = {**counted, **state}
     if not set(target) - set(state):
         state = {name: state[name] for name in target}
     if len(state) != len(target):
@@ -34,3 +40,29 @@ def matched(
     found = dict(zip(target, state.values(), strict=True))
     require_fit(found, target, path=path, whose=whose)
     return found
+
+
+def require_size(state: Mapping[str, Tensor], name: str, *, path: str | Path) -> None:
+    """Refuses a file that names an encoder of many more numbers than it holds, before that takes memory.
+
+    Args:
+        state: names and tensors of the file.
+        name: the encoder that it says it is of, one of timm's.
+        path: the file, for the message.
+
+    Raises:
+        ValueError: when the encoder has four times as many.
+    """
+    needed, held = _parameters(name), sum(value.numel() for value in state.values())
+    if needed > 4 * held + 10**7:
+        raise ValueError(
+            f"{path} names the encoder {name} of {needed} parameters, got {held} numbers; use a file that a training of"
+            " this project wrote."
+        )
+
+
+@functools.cache
+def _parameters(name: str) -> int:
+    """How many parameters an encoder of timm has."""
+    with torch.device("meta"):
+        return sum(value.numel() for value in timm.create_model(name, pretrained=False, num_classes=0).parameters())

@@ -21,6 +21,7 @@ from bundle.described import as_flag, described_network, harmless
 from bundle.failures import named
 from bundle.files import OutputFolder
 from bundle.networks.conversion import GUIDANCE_WEIGHT, Conversion, convert_encoder, require_fit, state_dict
+from bundle.networks.published import require_size
 from bundle.networks.upgrade import completed, organs_of, renamed
 from bundle.vocabulary import NEUTRAL_POSITION, prompt_values
 
@@ -124,6 +125,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{path}: model must be a table of names and tensors, got a value that is none: {shown}; use a file that a "
             "training of this project wrote."
         )
+    if "encoder" in config:
+        require_size(content["model"], config["encoder"], path=path)
     return renamed(content["model"]), config
 
 
@@ -290,4 +293,7 @@ def _remedy(config: Mapping[str, Any], keys: list[str]) -> str:
         if all(harmless(config.get(key)) and config.get(key) is not None for key in options):
             return f"use {' '.join(as_flag(key, config.get(key)) for key in options)}, or other weights"
         return f"set {', '.join(options)} in the config to what whoever made the file says, or use other weights"
-    return "train a network of these heads from it (--start_weights), or use other weights"
+    return (
+        "add the block of a task that is missing here to tasks in the config, train a network of these heads from it "
+        "(--start_weights), or use other weights"
+    )

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bundle.data.datalist import read_datalist
+from bundle.data.datalist import read_datalist, split_parts
 from bundle.data.duplicates import Fingerprint, Fingerprints, near_duplicates
 from bundle.data.examine import examine
 from bundle.data.other_organs import png
 from bundle.data.pairing import masks_beside
-from bundle.data.set_files import MASK_FOLDERS, is_clip, is_picture, passed_over, walk
+from bundle.data.set_files import MASK_FOLDERS, has_image_suffix, is_clip, is_picture, passed_over, walk
 from bundle.dicom import other_object
 from bundle.failures import named, reason
 from bundle.files import CLIP_SUFFIXES, OutputFolder
@@ -43,7 +43,12 @@ class _Found:
 
 
 def archive_images(
-    top: str | Path, *, frames_dir: str | Path, manifest: str | Path | None = None, frames: int = 12
+    top: str | Path,
+    *,
+    frames_dir: str | Path,
+    manifest: str | Path | None = None,
+    fold: int | None = None,
+    frames: int = 12,
 ) -> list[dict[str, Any]]:
     """The images below a folder, for a training without labels.
 
@@ -56,6 +61,7 @@ def archive_images(
         top: folder of pictures, DICOM files and videos in any depth.
         frames_dir: folder of the frames, made when absent.
         manifest: ``datalist.json`` whose validation and test images are kept out; None: none.
+        fold: of the manifest, that is kept out as validation images are; None: none.
         frames: of a clip, at most.
 
     Returns:
@@ -67,13 +73,17 @@ def archive_images(
     """
     if not Path(top).is_dir():
         raise FileNotFoundError(f"dataset_dir {top}: expected a folder with images, got none; correct --dataset_dir.")
-    held, held_files = _held_out(manifest) if manifest else ([], set())
+    held, held_files = _held_out(manifest, fold) if manifest else ([], set())
     found = _read(Path(top), OutputFolder(frames_dir, option="--cache_dir"), frames=frames, leave=held_files)
     kept, copies = _thinned(found, held)
     kept_out = copies + found.passed.pop(_HELD, 0)
     passed = {**found.passed, "near-duplicates of others": len(found.items) - len(kept) - copies}
     if not kept:
-        raise FileNotFoundError(f"dataset_dir {top}: expected images to learn from, got none ({_told(passed)}).")
+        passed["of validation and test, or copies of them"] = kept_out
+        raise FileNotFoundError(
+            f"dataset_dir {top}: expected images to learn from, got none ({_told(passed) or 'no files'}); correct "
+            "--dataset_dir."
+        )
     logger.info(f"{len(kept)} images to learn from; passed over: {_told(passed) or 'none'}")
     if manifest:
         logger.info(f"{kept_out} images of validation and test, or near-duplicates of them, are kept out")
@@ -84,11 +94,13 @@ def _told(passed: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {why}" for why, count in passed.items() if count)
 
 
-def _held_out(manifest: str | Path) -> tuple[list[Fingerprint], set[str]]:
+def _held_out(manifest: str | Path, fold: int | None) -> tuple[list[Fingerprint], set[str]]:
     """Fingerprints and real paths of a manifest's validation and test images."""
-    content = read_datalist(manifest)
+    content = read_datalist(manifest, labels=False)
+    parts = split_parts(content, split="train", fold=fold, name=str(manifest))
     root = os.path.normpath(os.path.join(os.path.realpath(Path(manifest).parent), content["root"]))
-    paths = [os.path.join(root, item["image"]) for item in content["items"] if item["split"] != "train"]
+    items = zip(content["items"], parts, strict=True)
+    paths = [os.path.join(root, item["image"]) for item, part in items if part != "train"]
     marks = []
     for path in tqdm(paths, desc="held-out images", unit="image", leave=False):
         seen = examine(({"image": path, "dataset": ""}, {}))
@@ -101,7 +113,8 @@ def _held_out(manifest: str | Path) -> tuple[list[Fingerprint], set[str]]:
 def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _Found:
     """Every image below a folder with its fingerprint, and every frame that is taken of a clip."""
     found, broken = _Found(), []
-    files = [Path(path) for path in sorted(walk(top)[0])]
+    own = output.folder.resolve()  # frames of an earlier run are no images of their own
+    files = [Path(path) for path in sorted(walk(top)[0]) if not Path(os.path.realpath(path)).is_relative_to(own)]
     masks = set(masks_beside(files))
     for path in tqdm(files, desc="reading images", unit="file", leave=False):
         if why := _why_not(path, top=top, masks=masks, leave=leave):
@@ -123,7 +136,7 @@ def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _
         except FileExistsError:
             raise
         except Exception as error:  # whatever a file does to a decoder must not cost the others
-            broken.append(f"{inner}: {reason(error)}")
+            broken.append(f"{inner}: {reason(error).removeprefix(f'{path}: ')}")
     if broken:
         logger.warning(f"{len(broken)} files cannot be read: {named(broken)}")
         found.passed["that cannot be read"] = len(broken)
@@ -132,8 +145,10 @@ def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _
 
 def _why_not(path: Path, *, top: Path, masks: set[Path], leave: set[str]) -> str:
     """Why a file is not read, ``_SILENT`` for what needs no word; "" for one that is."""
-    if passed_over(path.name) or not path.is_file():  # a pipe would be waited for
+    if passed_over(path.name):
         return _SILENT
+    if not path.is_file():  # a pipe would be waited for
+        return "broken links, pipes and the like" if has_image_suffix(path.name) else _SILENT
     if os.path.realpath(path) in leave:
         return _HELD
     if path in masks or any(part.lower() in MASK_FOLDERS for part in path.relative_to(top).parts[:-1]):
@@ -152,11 +167,12 @@ def _images(path: Path, output: OutputFolder, *, frames: int) -> Iterator[str]:
         yield str(path.resolve())
         return
     status = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{frames}".encode()).hexdigest()[:20]
-    listed = sorted(output.folder.glob(f"{key}_*.png"))
-    if not (output.folder / f"{key}.done").is_file():
+    told = os.fsencode(path.resolve()) + f"|{status.st_size}|{status.st_mtime_ns}|{frames}".encode()
+    key = hashlib.sha256(told).hexdigest()[:20]
+    listed, done = sorted(output.folder.glob(f"{key}_*.png")), output.folder / f"{key}.done"
+    if not done.is_file() or done.read_text() != str(len(listed)):
         listed = [output.write(f"{key}_{n:03d}.png", png(p)) for n, p in enumerate(spread_frames(str(path), frames))]
-        output.write(f"{key}.done", b"")
+        output.write(f"{key}.done", str(len(listed)).encode())
     yield from (str(file.resolve()) for file in listed)
 
 

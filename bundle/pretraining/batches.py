@@ -49,6 +49,10 @@ class TotalLoss:
             raise ValueError(
                 f"objective_weights must name some of {list(losses)}, got {unknown}; correct --objective_weights."
             )
+        if not any(self.weights.get(name, 1.0) for name in losses):
+            raise ValueError(
+                "objective_weights must be above 0 for one objective at least; correct --objective_weights."
+            )
         parts: list[Tensor] = [self.weights.get(name, 1.0) * loss for name, loss in losses.items()]
         return sum(parts[1:], parts[0])
 

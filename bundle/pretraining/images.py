@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bundle.data.datalist import read_datalist
+from bundle.data.datalist import read_datalist, split_parts
 from bundle.pretraining.archive import archive_images
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,12 @@ class Images:
 
 
 def images_to_learn_from(
-    dataset_dir: str | Path, *, frames_dir: str | Path, manifest: str | Path | None = None, frames: int = 12
+    dataset_dir: str | Path,
+    *,
+    frames_dir: str | Path,
+    manifest: str | Path | None = None,
+    fold: int | None = None,
+    frames: int = 12,
 ) -> list[dict[str, Any]]:
     """The images of a folder: the training split where it holds ``datalist.json``, else all that are found in it.
 
@@ -35,6 +40,7 @@ def images_to_learn_from(
         dataset_dir: folder of a manifest, or of pictures, DICOM files and videos in any depth.
         frames_dir: folder of the frames of DICOM files and videos.
         manifest: ``datalist.json`` whose validation and test images are kept out of a folder without one.
+        fold: of the manifest, that is kept out as validation images are; None: none.
         frames: of a clip, at most.
 
     Raises:
@@ -46,15 +52,16 @@ def images_to_learn_from(
                 f"{own}: expected a folder without a manifest beside --manifest {manifest}, got one; leave --manifest"
                 " out, or name the folder of the images with --dataset_dir."
             )
-        return training_images(own)
-    return archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, frames=frames)
+        return training_images(own, fold=fold)
+    return archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, fold=fold, frames=frames)
 
 
-def training_images(datalist: str | Path) -> list[dict[str, Any]]:
+def training_images(datalist: str | Path, fold: int | None = None) -> list[dict[str, Any]]:
     """The images of a manifest's training split, without labels: those of validation and test are kept out.
 
     Args:
         datalist: path of the manifest.
+        fold: see :func:`images_to_learn_from`.
 
     Returns:
         Items of ``image`` (absolute path), ``dataset`` and ``patient``.
@@ -64,12 +71,13 @@ def training_images(datalist: str | Path) -> list[dict[str, Any]]:
         ValueError: when the manifest is not valid, a group of near-duplicates is in the training split and in another,
             or the training split is empty.
     """
-    manifest = read_datalist(datalist)
+    manifest = read_datalist(datalist, labels=False)
     root = os.path.normpath(os.path.join(os.path.realpath(Path(datalist).parent), manifest["root"]))
-    groups = {item["group"] for item in manifest["items"] if item["split"] != "train"}
-    chosen = [item for item in manifest["items"] if item["split"] == "train"]
-    if not chosen or (shared := [item for item in chosen if item["group"] in groups]):
-        got = "none" if not chosen else f"{len(shared)} that are near-duplicates of others, or of their patients"
+    parts = split_parts(manifest, split="train", fold=fold, name=str(datalist))
+    groups = {item["group"] for item, part in zip(manifest["items"], parts, strict=True) if part in ("val", "test")}
+    chosen = [item for item, part in zip(manifest["items"], parts, strict=True) if part == "train"]
+    if shared := [item for item in chosen if item["group"] in groups]:
+        got = f"{len(shared)} that are near-duplicates of others, or of their patients"
         raise ValueError(
             f"{datalist}: expected images of the training split alone, got {got}; make the manifest again without "
             "--given-splits."
@@ -80,6 +88,10 @@ def training_images(datalist: str | Path) -> list[dict[str, Any]]:
         f"{len(chosen)} images to learn from ({', '.join(f'{name} {n}' for name, n in sorted(counts.items()))}); "
         f"{kept_out} of validation and test are kept out"
     )
+    if fold is None and any("fold" in item for item in chosen):
+        logger.warning(
+            f"{datalist} has folds; for a training with --fold NUMBER, give the pretraining the same --fold."
+        )
     return [
         {"image": os.path.join(root, item["image"]), "dataset": item["dataset"], "patient": item["patient"]}
         for item in chosen

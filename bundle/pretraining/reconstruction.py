@@ -48,6 +48,12 @@ class MaskedReconstruction(nn.Module):
         spectrum_weight: float = 0.5,
     ) -> None:
         super().__init__()
+        for name, span in (("band_center", band_center), ("band_width", band_width)):
+            if not isinstance(span, Sequence) or len(span) != 2 or not 0 <= span[0] <= span[1] <= 1 or span[1] <= 0:
+                raise ValueError(
+                    f"{name} must be the two ends of a range in [0, 1], 1 being the Nyquist frequency, got {span!r}; "
+                    "correct it."
+                )
         self.patch, self.patch_ratio, self.band_share = patch, patch_ratio, band_share
         self.band_center, self.band_width, self.spectrum_weight = tuple(band_center), tuple(band_width), spectrum_weight
         self.decoder = UPerNetDecoder(in_channels=list(channels), channels=width, norm="group")

@@ -11,8 +11,10 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Format
 from torch import Tensor, nn
 
+from bundle.failures import reason
 from bundle.networks.conversion import state_dict
 from bundle.networks.published import matched
 from bundle.networks.weights import read_file
@@ -86,6 +88,7 @@ class Teacher(nn.Module):
         self.encoder = encoder
         self.requires_grad_(False)
         super().train(False)
+        self._try()
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in evaluation: statistics of its normalization do not move either."""
@@ -95,7 +98,21 @@ class Teacher(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps (B, C_i, H / r_i, W / r_i) of images (B, 3, H, W) in [0, 1]; the last is what the classifier pools."""
         last, maps = self.encoder.forward_intermediates((image - self.mean) / self.std)
+        if getattr(self.encoder, "output_fmt", Format.NCHW) == Format.NHWC:
+            last = last.permute(0, 3, 1, 2)
         return [*maps, last]
+
+    def _try(self) -> None:
+        side = 64
+        try:
+            maps = self(torch.zeros(1, 3, side, side))
+            fit = [map.shape[2:] == (side // r, side // r) for map, r in zip(maps, self.reductions, strict=True)]
+        except Exception as error:  # timm raises many kinds for images of another size than an encoder's own
+            raise ValueError(
+                f"teacher must take images of any size, got {self.name}: {reason(error)}; choose another."
+            ) from None
+        if not all(fit) or [map.shape[1] for map in maps] != self.channels:
+            raise ValueError(f"teacher must give maps of strides {self.reductions}, got {self.name}; choose another.")
 
 
 def _encoder(name: str) -> Any:
@@ -104,7 +121,11 @@ def _encoder(name: str) -> Any:
             f"teacher must be an encoder of timm, such as tf_efficientnet_lite0, got {name!r}; list them with: "
             'python -c "import timm; print(timm.list_models())".'
         )
-    encoder = timm.create_model(name, pretrained=False)
+    fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    try:
+        encoder = timm.create_model(name, pretrained=False, **({"strict_img_size": False} if fixed else {}))
+    except TypeError:
+        raise ValueError(f"teacher must take images of any size, got {name}; choose another.") from None
     if not hasattr(encoder, "forward_intermediates"):
         raise ValueError(f"teacher must give intermediate maps, got {name}, which timm has without; choose another.")
     return encoder

@@ -101,6 +101,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
             key = (row["image"], row["structure"])
             if key in probability:
                 case = (row["present"] == "True", float(row["dice"]), int(row["pred_pixels"]) > 0, probability[key])
+                _check_case(case, key)
                 cases.setdefault(row["structure"], []).append(case)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
@@ -114,6 +115,12 @@ def read_curves(folder: Path) -> dict[str, Curve]:
             " evaluate a split with both kinds of images."
         )
     return curves
+
+
+def _check_case(case: tuple[bool, float, bool, float], key: tuple[str, str]) -> None:
+    there, dice, _, probability = case
+    if not 0 <= probability <= 1 or (there and not 0 <= dice <= 1):
+        raise ValueError(f"probability {probability} and Dice {dice} of {key[1]} in {key[0]}, which are not in [0, 1]")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bundle.data.names import find_name
 from bundle.geometry import Geometry
 from bundle.metrics import Row, class_tables, classification_rows, summarize_classification
 from bundle.networks.heads import VectorHead
@@ -52,6 +53,23 @@ class Organ(Task):
     def has(self, item: Mapping[str, Any]) -> bool:
         """Whether the item says its organ in so many words: images of no organ have nothing else to be drawn for."""
         return bool(item.get("organ"))
+
+    def read(self, item: dict[str, Any], *, where: str) -> dict[str, Any]:
+        """``organ`` by its name in the table, whatever its case, spaces and hyphens; ``none`` beside no label."""
+        if not item.get("organ"):
+            return item
+        found = find_name(str(item["organ"]), self.names)
+        if found is None:
+            raise ValueError(
+                f"{where}, key 'organ': expected one of {self.names}, got {item['organ']!r}; correct it, or add the "
+                "organ to organs in the config."
+            )
+        if found == NO_ORGAN and (any(item.get("labeled", ())) or item.get("classes")):
+            raise ValueError(
+                f"{where}, key 'organ': expected an organ of the network's beside a mask or class of it, got "
+                f"{item['organ']!r}; correct it, or remove the labels."
+            )
+        return {**item, "organ": found}
 
     def taught(self, items: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> Sequence[str] | None:
         """The organs that an item tells by whichever key, or that the weights know; None for one alone.

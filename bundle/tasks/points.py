@@ -21,11 +21,8 @@ from bundle.vocabulary import ANY_POSITION, Organs
 STEP = 4
 """Pixels of the square between two places of the map."""
 
-_SPREAD = 1.0
-"""Standard deviation of the target round a point, in places of the map."""
-
-_WINDOW = 2
-"""Places on each side of the highest one whose mean is the point."""
+_SPREAD = 1.0  # standard deviation of the target round a point, in places of the map
+_WINDOW = 2  # places on each side of the highest one whose mean is the point
 
 
 class Points(Task):
@@ -83,6 +80,8 @@ class Points(Task):
         pairs: Sequence[Sequence[str]] = (),
     ) -> None:
         self.organs, self.name, self.weight, self.dropout, self.least = organs, name, weight, dropout, least
+        if text := [organ for organ, names in points.items() if isinstance(names, str)]:
+            raise ValueError(f"points must map organs to lists, got {text[0]}: {points[text[0]]!r}; correct them.")
         self.organ_points = {organ: list(names) for organ, names in points.items()}
         self.names = [point for names in self.organ_points.values() for point in names]
         self.alike = self._known(pairs)

@@ -107,6 +107,18 @@ class Task(ABC):
         """
         return () if known or any(self.has(item) for item in items) else None
 
+    def read(self, item: dict[str, Any], *, where: str) -> dict[str, Any]:
+        """An item of the manifest with the task's keys as the task names things; all others stay.
+
+        Args:
+            item: joined with the network's tables.
+            where: file and number of the item, for messages.
+
+        Raises:
+            ValueError: when a value is none that the task knows.
+        """
+        return item
+
     def passed_over(self, item: Mapping[str, Any]) -> set[str]:
         """Names in its keys of an item of the manifest that the task does not have, so that nothing learns them."""
         return set()

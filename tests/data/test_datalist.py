@@ -202,12 +202,17 @@ def test_a_fold_is_the_validation_split(write: Callable[..., Path]) -> None:
         (lambda m: m["items"][3].update(spacing=[0.1]), r"item 3, key 'spacing': expected two pos.*, got \[0\.1\]"),
         (lambda m: m["items"][3].update(spacing=[0.1, -1]), r"item 3, key 'spacing/1': expected a positive.*, got -1"),
         (lambda m: m["items"][3].update(spacing=[math.nan, 1]), r"item 3, key 'spacing': expected .*got \[nan"),
+        (lambda m: m["items"][3].update(spacing=[10**400, 1]), r"item 3, key 'spacing': expected two positive"),
+        (lambda m: m["items"][3].update(points={"a": [math.nan, 5]}), r"item 3, key 'points/a': .*got \[nan, 5\]"),
+        (lambda m: m["items"][3].update(points={"a": None, "b": [math.inf, 5]}), r"item 3, key 'points/b': .*\[inf"),
         (lambda m: m["items"][3].update(split="dev"), r"item 3, key 'split': expected \"train\", .*, got 'dev'"),
         (lambda m: m["items"][3].update(nature="bone"), r"item 3, key 'nature': expected \"tumor\".*, got 'bone'"),
         (lambda m: m["items"][3].update(postion="limb"), r"item 3: expected .*, got additional properties.*'postion'"),
         (lambda m: m.update(items=[]), r"key 'items': expected a list of at least one item, got \[\]"),
         (lambda m: m["items"][1].update(image="b0.png"), r"item 1, key 'image': expected each image once, got 'b0"),
         (lambda m: m["datasets"]["L"].pop("classes"), r"dataset 'L': expected .*, got no key 'classes' among"),
+        (lambda m: m["datasets"]["L"].update(classes=["$x", "b"]), r"'L', key 'classes/0': .*not begin with \$"),
+        (lambda m: m["datasets"]["B"]["mask_values"].update({"9": " @y"}), r"key 'mask_values/9': .*got ' @y'"),
         (lambda m: m["datasets"].update(X={"position": "", "nature": ""}), r"dataset 'X': expected mask_values, or"),
         (lambda m: m["datasets"]["B"]["mask_values"].update({"a": "b"}), r"dataset 'B', key 'mask_values'.*'a' do"),
     ],
@@ -234,10 +239,10 @@ def test_checking_one_item_of_every_shape_finds_what_checking_all_finds(
     manifest["items"][6][key] = value
     errors = list(jsonschema.Draft7Validator(schema).iter_errors(manifest))
     if not errors:
-        _check_schema(manifest, name="m.json", extra={})
+        _check_schema(manifest, name="m.json", extra={}, labels=True)
         return
     with pytest.raises(ValueError, match=re.escape(_describe(errors[0], "m.json"))):
-        _check_schema(manifest, name="m.json", extra={})
+        _check_schema(manifest, name="m.json", extra={}, labels=True)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +287,9 @@ class Depth:
 
     schema: Mapping[str, Any] = {"depth_mm": {"type": "number", "minimum": 0}}
 
+    def read(self, item: dict[str, Any], *, where: str) -> dict[str, Any]:
+        return item
+
     def passed_over(self, item: Mapping[str, Any]) -> set[str]:
         return set()
 
@@ -294,3 +302,15 @@ def test_what_tasks_add_to_an_item_is_read_and_checked(write: Callable[..., Path
         load_split(known, split="train", **NETWORK)
     with pytest.raises(ValueError, match=r"item 2, key 'depth_mm': expected .*, got -1"):
         load_split(write(lambda m: m["items"][2].update(depth_mm=-1)), split="train", tasks=[Depth()], **NETWORK)
+
+
+def test_names_that_a_config_would_execute_are_not_offered_to_be_copied(write: Callable[..., Path]) -> None:
+    strange = write(lambda m: m["items"][0].update(position="$print(1)"))
+    with pytest.raises(ValueError, match=r"got '\$print\(1\)'; correct it, or add 'its name: \{\}'"):
+        load_split(strange, split="train", **NETWORK)
+
+
+def test_a_manifest_of_too_many_levels_is_named(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"datalist\.json: expected JSON"):
+        read_datalist(tmp_path / "datalist.json")

@@ -28,6 +28,21 @@ def test_masks_and_earlier_results_are_left_out(tmp_path: Path) -> None:
     assert [item["file"] for item in named(tmp_path, *files)] == ["a.png", "lone_mask.png"]
 
 
+def test_results_are_left_out_by_whatever_links_they_are_reached(tmp_path: Path) -> None:
+    (tmp_path / "real/images/out").mkdir(parents=True)
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    (tmp_path / "real/images/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    top = tmp_path / "alias/images"
+    data = [{"image": str(top / name)} for name in ("a.png", "out/b_overlay.png", "link/c_overlay.png")]
+    for results, files in (
+        ("real/images/out", ["a.png", "link/c_overlay.png"]),
+        ("elsewhere", ["a.png", "out/b_overlay.png"]),
+    ):
+        items = name_items(data, dataset_dir=str(top), output_dir=str(tmp_path / results))
+        assert [item["file"] for item in items] == files
+
+
 def test_names_that_look_like_a_result_of_another_stay_apart(tmp_path: Path) -> None:
     items = named(tmp_path, "a.png", "a.jpg", "a.png.png", "1.2.3", "1.2.4", "1.2.3.1")
     assert [item["output"] for item in items] == ["a.png", "a.jpg", "a.png.png", "1.2.3", "1.2.4", "1.2.3.1"]

@@ -103,6 +103,20 @@ def test_unknown_dataset_weight_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf"), "x", True])
+def test_weights_that_are_no_shares_are_refused(weight: Any) -> None:
+    options = {"tasks": TASKS, "seed": 0, "batch_size": 1}
+    with pytest.raises(ValueError, match=r"dataset_weights must map names to numbers from 0, got 's'"):
+        BalancedSampler(items(s=2), **options, task_weights={"segmentation": 1}, dataset_weights={"s": weight})
+    with pytest.raises(ValueError, match=r"task_weights must map names to numbers from 0, got 'segmentation'"):
+        BalancedSampler(items(s=2), **options, task_weights={"segmentation": weight})
+
+
+def test_a_task_that_is_switched_off_has_no_weight() -> None:
+    with pytest.raises(ValueError, match=r"got \['organ'\]; write --task_weights \"\{'segmentation': 0\.7\}\""):
+        BalancedSampler(items(s=2), tasks=TASKS, seed=0, batch_size=1, task_weights={"segmentation": 0.7, "organ": 0.1})
+
+
 def test_weights_without_a_labeled_task_are_refused() -> None:
     with pytest.raises(ValueError, match="task_weights must give weight to a task"):
         BalancedSampler(items(s=2), tasks=TASKS, seed=0, batch_size=1, task_weights={"classification": 1.0})

@@ -39,6 +39,7 @@ def test_config_is_read_in_the_forms_that_people_write(tmp_path: Path, content: 
         ("1:a:-1", r"line 1: expected .*, got '1:a:-1'"),
         ("1:a:70000", r"line 1: expected a value in the mask from 0 to 65535"),
         ("names: [a, b]", r"line 1: expected 'index:name'"),
+        ("1:$__import__('os'):255", r"line 1: expected a name that begins with no \$, @ or %"),
         ("1::2", r"line 1: expected 'index:name'"),
         ("0:größe".encode("latin-1"), r"config\.yaml: expected UTF-8 text"),
     ],

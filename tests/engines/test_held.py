@@ -54,8 +54,8 @@ def test_a_checkpoint_tells_the_points_of_its_training(tmp_path: Path) -> None:
     told = describe(path, otherwise=TRAIN)
     assert (told["organ_points"], told["point_pairs"]) == ({"breast": ["tip", "tail"]}, [])
     assert load_source(path, config_files=[TRAIN]).network.heads["points"].rows == ["tip", "tail"]
-    exported = describe(path, otherwise=TRAIN, exported=Exported(organ_points={"head": ["a", "b"]}))
-    assert exported["organ_points"] == {"head": ["a", "b"]}
+    exported = describe(path, otherwise=TRAIN, exported=Exported(organ_points={"breast": ["a", "b"]}))
+    assert exported["organ_points"] == {"breast": ["a", "b"]}
 
 
 def test_a_file_is_read_again_once_it_has_changed(weights: Path, tmp_path: Path) -> None:
@@ -91,8 +91,9 @@ class Exported(nn.Module):
 
 
 def test_an_exported_model_tells_in_place_of_the_checkpoint(weights: Path) -> None:
-    told = describe(weights, otherwise=TRAIN, exported=Exported(organs={"breast": {"structures": ["lesion"]}}))
-    assert told["organs"] == {"breast": {"structures": ["lesion"]}}
+    organs = {"breast": {"structures": ["lesion"]}, "indis": {}}
+    told = describe(weights, otherwise=TRAIN, exported=Exported(organs=organs))
+    assert told["organs"] == organs
     assert told["heads"] == {"seg": ["background", "lesion"]}
     assert (told["encoder"], told["decoder_channels"], told["image_size"]) == ("test_convnext", 16, 96)
     assert told["norm"] == CONFIG["norm"]  # what the file does not tell
@@ -114,6 +115,18 @@ def test_tables_that_do_not_fit_name_the_file(tmp_path: Path) -> None:
 def test_a_gate_of_other_structures_names_the_file(tmp_path: Path, gate: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"^model_float32\.onnx: gate must name some of its 1 structures, got 1 other"):
         describe(tmp_path / "none.pt", otherwise=TRAIN, exported=Exported(organ_structures={}, gate=gate))
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"organs": {"none": {}, "indis": {}}}, "organs must not name one 'none'"),
+        ({"organs": {"breast": {"structures": ["lesion"]}, "indis": {}}, "organ_points": {"foot": ["toe"]}}, "foot"),
+    ],
+)
+def test_organs_that_cannot_be_name_the_file(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"model_float32\.onnx: organs .*got others: .*{message}"):
+        describe(tmp_path / "none.pt", otherwise=TRAIN, exported=Exported(**facts))
 
 
 TABLE = Organs(CONFIG["organs"])

@@ -12,7 +12,7 @@ from bundle import __version__
 from bundle.files import LEDGER, OutputFolder
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.networks.start import load_start
-from bundle.networks.weights import load_network, read_file, save_checkpoint
+from bundle.networks.weights import load_network, read_checkpoint, read_file, save_checkpoint
 
 
 @pytest.fixture
@@ -241,3 +241,19 @@ def test_an_exported_model_is_told_from_weights(tmp_path, suffix):
     (tmp_path / f"model{suffix}").write_bytes(b"PK")
     with pytest.raises(ValueError, match=rf"model\{suffix} must be a checkpoint .* got an exported model; run it with"):
         read_file(tmp_path / f"model{suffix}")
+
+
+def test_a_small_file_that_names_a_huge_encoder_is_refused_before_it_is_built(make_network, tmp_path):
+    network = make_network()
+    config = {**network.network_config(), "encoder": "convnext_xxlarge"}
+    save_checkpoint(tmp_path / "model.pt", model=network.state_dict(), network_config=config)
+    with pytest.raises(
+        ValueError, match=r"model\.pt names the encoder convnext_xxlarge of 8\d+ parameters, got \d+ numb"
+    ):
+        read_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_network_of_the_authors_is_no_encoder(tmp_path):
+    torch.save({"model": {"backbone.downsample_layers.0.0.weight": torch.zeros(96, 3, 4, 4)}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt must hold an encoder, got a whole network of the paper's authors"):
+        ConvNeXtEncoder("test_convnext", weights_file=str(tmp_path / "a.pt"))

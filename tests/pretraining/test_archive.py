@@ -95,6 +95,37 @@ def test_held_out_images_and_their_copies_are_kept_out(
     assert f"{len(held)} images of validation and test, or near-duplicates of them, are kept out" in caplog.text
 
 
+def test_frames_of_an_earlier_run_are_no_images_and_are_made_again_when_some_are_gone(tmp_path: Path) -> None:
+    clip(tmp_path / "in/c.avi", [texture(seed) for seed in range(4)])
+    frames = tmp_path / "in/cache/frames"
+    first = archive_images(tmp_path / "in", frames_dir=frames)
+    assert len(first) == 4
+    Path(first[1]["image"]).unlink()
+    assert names(archive_images(tmp_path / "in", frames_dir=frames)) == names(first)
+
+
+def test_labels_of_any_task_and_folds_are_no_matter(tiny_data: Path, tmp_path: Path) -> None:
+    manifest = json.loads((tiny_data / "datalist.json").read_text())
+    manifest["root"] = str(tiny_data)
+    for number, item in enumerate(manifest["items"]):
+        item["brightness"] = 0.5
+        if item["split"] != "test":
+            item["fold"] = number % 2
+    save(tmp_path / "in/a.png", texture(1))
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets/datalist.json").write_text(json.dumps(manifest))
+    of_fold = {item["image"] for item in manifest["items"] if item.get("fold") == 1}
+    learned = images_to_learn_from(tmp_path / "sets", frames_dir=tmp_path / "frames", fold=1)
+    assert names(learned) == sorted(item["image"] for item in manifest["items"] if item.get("fold") == 0)
+    assert not of_fold & set(names(learned))
+    for item in manifest["items"]:
+        shutil.copy(tiny_data / item["image"], tmp_path / "in" / item["image"])
+    archive = images_to_learn_from(
+        tmp_path / "in", frames_dir=tmp_path / "frames", manifest=tmp_path / "sets/datalist.json", fold=1
+    )
+    assert not of_fold & set(names(archive))
+
+
 def test_a_broken_file_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path / "in/good.png", texture(1))
     (tmp_path / "in/bad.png").write_bytes(b"\x89PNG no more")
@@ -109,6 +140,15 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("pipe", "pipe.png", "pipe.dcm"):
         os.mkfifo(tmp_path / "in" / name)
     assert names(archive_images(tmp_path / "in", frames_dir=tmp_path / "frames")) == ["a.png"]
+
+
+def test_what_is_no_file_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path / "in/a.png", texture(1))
+    (tmp_path / "in/b.png").symlink_to(tmp_path / "none.png")
+    os.mkfifo(tmp_path / "in/c.png")
+    with caplog.at_level("INFO"):
+        archive_images(tmp_path / "in", frames_dir=tmp_path / "frames")
+    assert "2 broken links, pipes and the like" in caplog.text
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def test_weights_under_other_names_are_taken_in_order(teacher_file: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: dict(list(s.items())[:-1]), r"file must hold the weights of the teacher, got \d+ tensors for \d+"),
+        (lambda s: dict(list(s.items())[:-1]), r"file must hold the \d+ tensors of the network, got \d+"),
         (
             lambda s: {f"_{n}": v for n, v in enumerate(reversed(s.values()))},
-            r"file does not fit the teacher; .* conv_stem\.weight is",
+            r"file does not fit the network. .* conv_stem\.weight is",
         ),
         (lambda s: s | {"conv_stem.weight": s["conv_stem.weight"] * float("nan")}, r"finite .* got NaN .* conv_stem"),
     ],
@@ -75,6 +75,8 @@ def test_what_cannot_teach_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Teacher("efficientnet_lite")
     with pytest.raises(ValueError, match=rf"teacher {NAME} needs a local file .* --teacher_weights FILE"):
         Teacher(NAME)
+    with pytest.raises(ValueError, match="teacher must take images of any size, got vit_tiny_patch16_224"):
+        Teacher("vit_tiny_patch16_224", weights=str(tmp_path / "none.pth"))
     with pytest.raises(FileNotFoundError, match=r"none\.pth, which is none"):
         Teacher(NAME, weights=str(tmp_path / "none.pth"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -10,7 +10,7 @@ import torch
 from bundle.networks import build_uperconvnext
 from bundle.networks.weights import read_checkpoint, save_checkpoint, tensors_sha256
 from bundle.report.gate import curve, read_curves
-from bundle.tables import csv_table
+from bundle.tables import csv_table, read_table
 from scripts import gate
 
 CASES = [
@@ -181,6 +181,26 @@ def test_weights_that_cannot_hold_the_gate_are_refused(
     del config["heads"]["presence"]
     save_checkpoint(weights, model=state, network_config=config)
     refused(evaluation, weights, "weights with the output 'presence' expected", capsys)
+
+
+@pytest.mark.parametrize("value", ["15", "nan", "inf", "-0.1"])
+def test_tables_with_other_than_probabilities_leave_the_weights_alone(
+    evaluation: Path, weights: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    rows = read_table(evaluation / "per_image_presence.csv")
+    (evaluation / "per_image_presence.csv").write_bytes(csv_table([{**rows[0], "probability": value}, *rows[1:]]))
+    before = weights.read_bytes()
+    refused(evaluation, weights, f"got probability {float(value)} and Dice", capsys)
+    assert weights.read_bytes() == before
+
+
+def test_a_gate_of_a_structure_that_the_weights_have_not_is_refused(
+    evaluation: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("per_image.csv", "per_image_presence.csv"):
+        text = (evaluation / name).read_text()
+        (evaluation / name).write_text(text.replace("lesion", "$x"))
+    refused(evaluation, weights, "expected, got ['$x'] in its tables; evaluate these weights", capsys)
 
 
 def test_files_of_others_are_not_replaced(evaluation: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,28 @@ def test_target(item: dict[str, Any], index: int) -> None:
     assert int(Organ(ORGANS).target(item)) == index
 
 
+@pytest.mark.parametrize(("said", "organ"), [("Breast", "breast"), ("NONE", "none"), (None, None)])
+def test_organs_of_items_join_by_name(said: str | None, organ: str | None) -> None:
+    assert Organ(ORGANS).read({"organ": said, "labeled": [False]}, where="m item 0")["organ"] == organ
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (
+            {"organ": "nonee"},
+            r"m item 0, key 'organ': expected one of \['breast', 'head', 'lung', 'none'\], got 'nonee'",
+        ),
+        ({"organ": "unknown"}, "got 'unknown'"),
+        ({"organ": "none", "labeled": [True, False]}, "expected an organ .* beside a mask or class of it, got 'none'"),
+        ({"organ": "none", "classes": {"lung": 0}}, "beside a mask or class"),
+    ],
+)
+def test_organs_that_cannot_be_are_refused(item: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Organ(ORGANS).read(item, where="m item 0")
+
+
 def test_only_images_that_say_so_are_drawn_for_their_organ() -> None:
     assert [Organ(ORGANS).has({"position": "head", "organ": organ}) for organ in (None, "none")] == [False, True]
 

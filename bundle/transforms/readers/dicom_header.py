@@ -70,13 +70,18 @@ def remove(ds: Any, *names: str) -> None:
             del ds[name]
 
 
+_LOGGERS = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
+"""pydicom's; a filter of the first one does not see what the others log."""
+
+
 class _Quiet:
     """Where pydicom's warnings of a thread go while it reads, which Python's own catching cannot tell apart."""
 
     def __init__(self) -> None:
         self.lock, self.local = threading.Lock(), threading.local()
         self.active, self.catcher, self.show = 0, warnings.catch_warnings(), warnings.showwarning
-        logging.getLogger("pydicom").addFilter(lambda record: self.keep(record.getMessage()))
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(lambda record: self.keep(record.getMessage()))
 
     def keep(self, message: str) -> bool:
         """Whether a message is for others: it is not while this thread reads."""
