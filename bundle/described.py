@@ -177,6 +177,7 @@ NETWORK: dict[str, tuple[Check, str]] = {
     "gate": (_or_none(_table_of(_named, _number(0, 1), _MOST_NAMES)), "a table of names and numbers from 0 to 1"),
     "organ_points": (_table_of(_named, _names(0), _MOST_NAMES), "a table of organs and lists of different names"),
     "point_pairs": (_list_of(_list_of(_named, 2, 2)), "a list of two names each"),
+    "learned_from": (_or_none(_list_of(_text)), "a list of data sets"),
     "version": (_text, "a text"),
 }
 """Key of a checkpoint's ``network_config`` -> check of its value, and what it expects in words."""

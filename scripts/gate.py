@@ -60,7 +60,8 @@ def _run(evaluation: Path, weights: Path | None, tolerance: float, remaining: fl
     held = read_weights(weights, summary) if weights is not None else None
     if held is not None and (unknown := set(gate) - set(held[1].get("structures", ())[1:])):
         raise ValueError(
-            f"{evaluation}: structures of {weights} expected, got {sorted(unknown)} in its tables; evaluate these weights."
+            f"{evaluation}: structures of {weights} expected, got {sorted(unknown)} in its tables; evaluate these"
+            " weights."
         )
     folder = OutputFolder(evaluation)
     folder.check(["gate.csv", "gate.png"])

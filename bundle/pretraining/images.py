@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,16 @@ def images_to_learn_from(
             )
         return training_images(own, fold=fold)
     return archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, fold=fold, frames=frames)
+
+
+def learned_from(items: Sequence[Mapping[str, Any]], dataset_dir: str | Path) -> list[str] | None:
+    """Names of a manifest's data sets that an encoder learns from, for its file; None for a folder without a manifest.
+
+    Folders of an archive may be called after patients: their names do not belong into weights.
+    """
+    if not Path(dataset_dir, "datalist.json").is_file():
+        return None
+    return sorted({item["dataset"] for item in items})
 
 
 def training_images(datalist: str | Path, fold: int | None = None) -> list[dict[str, Any]]:
