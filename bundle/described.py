@@ -108,13 +108,6 @@ def _names(low: int) -> Check:
 
 
 @functools.cache
-def convnexts() -> frozenset[str]:
-    """timm's ConvNeXt names, those of its published weights too; none names a place to load from."""
-    names = set(timm.list_models(module="convnext"))
-    return frozenset(names | {name for name in timm.list_pretrained() if name.split(".")[0] in names})
-
-
-@functools.cache
 def encoders() -> frozenset[str]:
     """timm's names, those of its published weights too; none names a place to load from."""
     return frozenset(timm.list_models()) | frozenset(timm.list_pretrained())

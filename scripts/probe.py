@@ -32,10 +32,11 @@ import torch  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 
 from bundle.data.manifest import read_datalist  # noqa: E402
+from bundle.data.splits import SPLITS  # noqa: E402
 from bundle.failures import reason  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
 from bundle.metrics import number, table  # noqa: E402
-from bundle.report.probing import (  # noqa: E402
+from bundle.pretraining.probing import (  # noqa: E402
     Encoding,
     Question,
     features_of,
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="NAME, NAME=FILE, NAME=package, or a FILE")
     parser.add_argument("--dataset_dir", type=Path, help="folder with datalist.json")
     parser.add_argument("--ultrabench", type=Path, nargs="+", default=[], help="folders that ultrabench wrote")
-    parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
+    parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=SPLITS)
     parser.add_argument("--folds", type=int, default=5, help="folds by patient (default %(default)s)")
     parser.add_argument("--neighbors", type=int, default=10, help="nearest images (default %(default)s)")
     parser.add_argument("--image_size", type=int, default=224, help="side in pixels (default %(default)s)")

@@ -14,9 +14,9 @@ from timm.layers import LayerNorm, LayerNorm2d, Mlp, SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
-from bundle.described import convnexts
 from bundle.networks import weights
 from bundle.networks.folding import after_affine, as_convolution, conv_like, scale_outputs
+from bundle.networks.published import convnexts
 
 Pooling = Literal["avg", "avgmax"]
 

@@ -66,3 +66,10 @@ def _parameters(name: str) -> int:
     """How many parameters an encoder of timm has."""
     with torch.device("meta"):
         return sum(value.numel() for value in timm.create_model(name, pretrained=False, num_classes=0).parameters())
+
+
+@functools.cache
+def convnexts() -> frozenset[str]:
+    """timm's ConvNeXt names, those of its published weights too; none names a place to load from."""
+    names = set(timm.list_models(module="convnext"))
+    return frozenset(names | {name for name in timm.list_pretrained() if name.split(".")[0] in names})

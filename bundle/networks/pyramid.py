@@ -15,10 +15,10 @@ from timm.layers import Conv2dSame, Format, SelectAdaptivePool2d
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from bundle.described import convnexts, encoders
+from bundle.described import encoders
 from bundle.networks.conversion import require_fit, state_dict
 from bundle.networks.encoder import ConvNeXtEncoder, Pooling
-from bundle.networks.published import matched
+from bundle.networks.published import convnexts, matched
 from bundle.networks.weights import read_file, require_encoder
 
 logger = logging.getLogger(__name__)

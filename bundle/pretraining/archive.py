@@ -53,16 +53,13 @@ def archive_images(
     """The images below a folder, for a training without labels.
 
     Pictures stay where they are; of DICOM files and videos, evenly spaced frames are written into ``frames_dir``, once.
-    Left out are masks (by folder, name or number of gray levels), images that are near-duplicates of one before (the
-    frames of a still probe, copies), and those of a manifest's validation and test split, copies of them elsewhere
-    too. A file that cannot be read costs no other. The log counts all of them.
+    Left out are masks (by folder, name or number of gray levels), near-duplicates of an image before (frames of a still
+    probe, copies), and images of a manifest's validation and test split, wherever they lie. The log counts them.
 
     Args:
         top: folder of pictures, DICOM files and videos in any depth.
         frames_dir: folder of the frames, made when absent.
-        manifest: ``datalist.json`` whose validation and test images are kept out; None: none.
-        fold: of the manifest, that is kept out as validation images are; None: none.
-        frames: of a clip, at most.
+        manifest, fold, frames: as of :func:`bundle.pretraining.images.images_to_learn_from`.
 
     Returns:
         Items of ``image`` (absolute path), ``dataset`` (the folder just below ``top``) and ``patient`` (the file).
@@ -79,11 +76,8 @@ def archive_images(
     kept_out = copies + found.passed.pop(_HELD, 0)
     passed = {**found.passed, "near-duplicates of others": len(found.items) - len(kept) - copies}
     if not kept:
-        passed["of validation and test, or copies of them"] = kept_out
-        raise FileNotFoundError(
-            f"dataset_dir {top}: expected images to learn from, got none ({_told(passed) or 'no files'}); correct "
-            "--dataset_dir."
-        )
+        told = _told({**passed, "of validation and test, or copies of them": kept_out}) or "no files"
+        raise FileNotFoundError(f"dataset_dir {top}: expected images to learn from, got none ({told}).")
     logger.info(f"{len(kept)} images to learn from; passed over: {_told(passed) or 'none'}")
     if manifest:
         logger.info(f"{kept_out} images of validation and test, or near-duplicates of them, are kept out")

@@ -9,12 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bundle.networks.pyramid import STRIDES
 from bundle.pretraining.teachers import Teacher
 
 Encode = Callable[[Tensor], tuple[list[Tensor], Tensor]]
-
-STRIDES = (4, 8, 16, 32)
-"""Of an encoder's maps."""
 
 
 class Distillation(nn.Module):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bundle.pretraining.distillation import STRIDES, Encode
+from bundle.networks.pyramid import STRIDES
+from bundle.pretraining.distillation import Encode
 from bundle.pretraining.masking import hidden_patches, with_noise
 from bundle.pretraining.teachers import Teacher
 

@@ -203,7 +203,6 @@ def test_a_fold_is_the_validation_split(write: Callable[..., Path]) -> None:
         (lambda m: m["items"][3].update(spacing=[0.1, -1]), r"item 3, key 'spacing/1': expected a positive.*, got -1"),
         (lambda m: m["items"][3].update(spacing=[math.nan, 1]), r"item 3, key 'spacing': expected .*got \[nan"),
         (lambda m: m["items"][3].update(spacing=[10**400, 1]), r"item 3, key 'spacing': expected two positive"),
-        (lambda m: m["items"][3].update(points={"a": [math.nan, 5]}), r"item 3, key 'points/a': .*got \[nan, 5\]"),
         (lambda m: m["items"][3].update(points={"a": None, "b": [math.inf, 5]}), r"item 3, key 'points/b': .*\[inf"),
         (lambda m: m["items"][3].update(split="dev"), r"item 3, key 'split': expected \"train\", .*, got 'dev'"),
         (lambda m: m["items"][3].update(nature="bone"), r"item 3, key 'nature': expected \"tumor\".*, got 'bone'"),
@@ -286,12 +285,8 @@ class Depth:
     """A task whose labels are numbers."""
 
     schema: Mapping[str, Any] = {"depth_mm": {"type": "number", "minimum": 0}}
-
-    def read(self, item: dict[str, Any], *, where: str) -> dict[str, Any]:
-        return item
-
-    def passed_over(self, item: Mapping[str, Any]) -> set[str]:
-        return set()
+    read = staticmethod(lambda item, where: item)
+    passed_over = staticmethod(lambda item: set())
 
 
 def test_what_tasks_add_to_an_item_is_read_and_checked(write: Callable[..., Path]) -> None:
@@ -302,15 +297,3 @@ def test_what_tasks_add_to_an_item_is_read_and_checked(write: Callable[..., Path
         load_split(known, split="train", **NETWORK)
     with pytest.raises(ValueError, match=r"item 2, key 'depth_mm': expected .*, got -1"):
         load_split(write(lambda m: m["items"][2].update(depth_mm=-1)), split="train", tasks=[Depth()], **NETWORK)
-
-
-def test_names_that_a_config_would_execute_are_not_offered_to_be_copied(write: Callable[..., Path]) -> None:
-    strange = write(lambda m: m["items"][0].update(position="$print(1)"))
-    with pytest.raises(ValueError, match=r"got '\$print\(1\)'; correct it, or add 'its name: \{\}'"):
-        load_split(strange, split="train", **NETWORK)
-
-
-def test_a_manifest_of_too_many_levels_is_named(tmp_path: Path) -> None:
-    (tmp_path / "datalist.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"datalist\.json: expected JSON"):
-        read_datalist(tmp_path / "datalist.json")

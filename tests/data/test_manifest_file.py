@@ -21,3 +21,9 @@ def test_the_schema_knows_the_vocabulary() -> None:
     schema = json.loads(SCHEMA_PATH.read_text())
     for kind in ("item", "dataset"):
         assert schema["definitions"][kind]["properties"]["nature"]["enum"] == [*NATURES, "unknown", ""]
+
+
+def test_a_manifest_of_too_many_levels_is_named(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"datalist\.json: expected JSON"):
+        read_datalist(tmp_path / "datalist.json")

@@ -217,38 +217,37 @@ def probe(
     Raises:
         ValueError: when a class has the images of one patient alone.
     """
-    truth, groups = np.array(question.truth), [item["group"] for item in question.items]
-    if question.test is not None:
-        parts = [(np.flatnonzero(~np.array(question.test)), np.flatnonzero(question.test))]
-    else:
-        patients = {
-            label: {g for g, t in zip(groups, question.truth, strict=True) if t == label} for label in set(truth)
-        }
-        fewest = min(patients, key=lambda label: len(patients[label]))
-        if len(patients[fewest]) < 2:
-            raise ValueError(
-                f"{question.dataset} has one patient alone of {question.classes[fewest]}, which tells nothing"
-            )
-        splitter = StratifiedGroupKFold(min(folds, len(patients[fewest])), shuffle=True, random_state=seed)
-        parts = list(splitter.split(features, truth, groups))
-    rows = []
+    truth, sets, rows = np.array(question.truth), {question.label_set: question.classes}, []
+    parts = _parts(question, features, folds=folds, seed=seed)
     for name, model in classifiers(min(neighbors, *(len(fitted) for fitted, _ in parts)), seed).items():
         told: list[Row] = []
         for fitted, held in parts:
             model.fit(features[fitted], truth[fitted])
             full = np.zeros((len(held), len(question.classes)))
             full[:, model.classes_] = model.predict_proba(features[held])
-            for index, probabilities in zip(held, full, strict=True):
-                item = question.items[index]
-                loaded = SimpleNamespace(meta={"filename_or_obj": item["image"]})  # as scores know an image
-                told += classification_rows(
-                    {**item, "image": loaded},
-                    int(truth[index]),
-                    probabilities,
-                    label_set=question.label_set,
-                    classes=question.classes,
-                )
-        sets = {question.label_set: question.classes}
+            told += [row for place, one in zip(held, full, strict=True) for row in _rows(question, int(place), one)]
         [summary] = summarize_classification(told, label_sets=sets, resamples=resamples, seed=seed)
         rows.append({"probe": name, **{key: summary[key] for key in ("images", "patients", "f1", "auroc")}})
     return rows
+
+
+def _parts(question: Question, features: Features, *, folds: int, seed: int) -> list[tuple[Any, Any]]:
+    """Places of the images that a probe is fitted on, and of those that it is scored on."""
+    if question.test is not None:
+        return [(np.flatnonzero(~np.array(question.test)), np.flatnonzero(question.test))]
+    groups = [item["group"] for item in question.items]
+    patients = [len({g for g, t in zip(groups, question.truth, strict=True) if t == i}) for i in set(question.truth)]
+    if min(patients) < 2:
+        name = question.classes[patients.index(min(patients))]
+        raise ValueError(f"{question.dataset} has one patient alone of {name}, which tells nothing")
+    splitter = StratifiedGroupKFold(min(folds, *patients), shuffle=True, random_state=seed)
+    return list(splitter.split(features, question.truth, groups))
+
+
+def _rows(question: Question, place: int, probabilities: Any) -> list[Row]:
+    item, truth = question.items[place], question.truth[place]
+    loaded = SimpleNamespace(meta={"filename_or_obj": item["image"]})  # as scores know an image
+    classes = question.classes
+    return classification_rows(
+        {**item, "image": loaded}, truth, probabilities, label_set=question.label_set, classes=classes
+    )

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from bundle.networks import build_encoder
+from bundle.pretraining.probing import Encoding, Question, probe, question_of_ultrabench
 from bundle.pretraining.start import timm_encoder
-from bundle.report.probing import Encoding, Question, probe, question_of_ultrabench
 
 ROOT = Path(__file__).resolve().parents[2]
 
