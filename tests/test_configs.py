@@ -38,6 +38,7 @@ CHAINS = {
     "progressive unfreezing": ("train.yaml", "progressive_unfreezing.yaml"),
     "pretrain": ("pretrain.yaml",),
     "pretrain masked": ("pretrain.yaml", "pretrain_masked.yaml"),
+    "multi_gpu pretrain": ("pretrain.yaml", "multi_gpu_pretrain.yaml"),
     "pretrain latent": ("pretrain.yaml", "pretrain_latent.yaml"),
 }
 OWN_VALUES = {

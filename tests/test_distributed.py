@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -253,3 +254,22 @@ def test_a_lost_computer_ends_the_training_which_then_resumes(
     assert [node.wait(timeout=300) for node in nodes] == [0, 0], (tmp_path / "node0.log").read_text()[-5000:]
     assert "resumed" in (tmp_path / "node0.log").read_text()
     assert epoch < len(losses(tmp_path / "run")) == 3
+
+
+def test_pretraining_learns_the_same_whichever_process_writes(tiny_data: Path, tmp_path: Path) -> None:
+    """Both processes hold the same weights at each step, so that the last one's loss is of all images."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "teacher.pth")
+    files = str([str(ROOT / f"configs/{name}.yaml") for name in ("pretrain", "multi_gpu_pretrain")])
+    options = {"encoder": "test_convnext", "teacher": "test_efficientnet", "teacher_weights": tmp_path / "teacher.pth"}
+    options |= {"dataset_dir": tiny_data, "bundle_root": ROOT, "output_dir": tmp_path / "run", "image_size": 64}
+    options |= {"cache_dir": tmp_path / "cache", "batch_size": 3, "max_epochs": 2, "num_workers": 0, "amp": False}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "monai.bundle", "run", "pretraining", "--config_file", files, *arguments]
+    done = torchrun(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, last = losses(tmp_path / "run")
+    assert last < first
+    assert read_file(tmp_path / "run/encoder.pt")["network_config"]["learned_from"] == ["Breast", "Limb", "Lung"]
+    again = torchrun([*command, "--resume", "true"], processes=1)
+    assert "run has" in again.stderr  # another number of processes is another run

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -50,17 +51,49 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
+class SynchronizedBatchNormAct2d(SynchronizedBatchNorm2d):
+    """The same with the dropout and activation behind it that timm's ``BatchNormAct2d`` holds."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ``SynchronizedBatchNorm2d``."""
+        activated: Tensor = self.act(self.drop(super().forward(x)))
+        return activated
+
+
 def synchronize(module: nn.Module) -> nn.Module:
-    """The module, each ``nn.BatchNorm2d`` in it replaced by a synchronized one that shares its parameters."""
+    """The module, each ``nn.BatchNorm2d`` in it replaced by a synchronized one that shares its parameters.
+
+    Those that are frozen and in evaluation, as in a teacher, stay.
+
+    Raises:
+        ValueError: when it holds a kind of batch normalization that there is no synchronized one of.
+    """
     for name, child in module.named_children():
         setattr(module, name, synchronize(child))
-    if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SynchronizedBatchNorm2d):
+    still = not module.training and not any(parameter.requires_grad for parameter in module.parameters())
+    if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SynchronizedBatchNorm2d) or still:
         return module
-    layer = SynchronizedBatchNorm2d(module.num_features, eps=module.eps, momentum=module.momentum)
+    if type(module) not in _KINDS:
+        raise ValueError(
+            f"batch normalization of several processes must be one of {', '.join(kind.__name__ for kind in _KINDS)}, "
+            f"got {type(module).__name__}; choose another encoder, or a single process."
+        )
+    layer = _KINDS[type(module)](module.num_features, eps=module.eps, momentum=module.momentum)
+    if isinstance(module, BatchNormAct2d):
+        layer.drop, layer.act = module.drop, module.act
     layer.weight, layer.bias = module.weight, module.bias
     layer.running_mean, layer.running_var = module.running_mean, module.running_var
     layer.num_batches_tracked = module.num_batches_tracked
     return layer.train(module.training)
+
+
+_KINDS: dict[type[nn.Module], type[SynchronizedBatchNorm2d]] = {
+    nn.BatchNorm2d: SynchronizedBatchNorm2d,
+    BatchNormAct2d: SynchronizedBatchNormAct2d,
+}
 
 
 @functools.cache

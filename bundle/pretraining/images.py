@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+
 from bundle.data.datalist import read_datalist, split_parts
 from bundle.pretraining.archive import archive_images
 
@@ -53,7 +55,8 @@ def images_to_learn_from(
                 " out, or name the folder of the images with --dataset_dir."
             )
         return training_images(own, fold=fold)
-    return archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, fold=fold, frames=frames)
+    with idist.one_rank_first():  # of several processes, the first one writes the frames
+        return archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, fold=fold, frames=frames)
 
 
 def learned_from(items: Sequence[Mapping[str, Any]], dataset_dir: str | Path) -> list[str] | None:

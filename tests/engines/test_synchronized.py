@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -98,3 +99,32 @@ def test_layers_are_replaced_and_keep_their_parameters() -> None:
     assert layer.running_var is norm.running_var
     assert sorted(layer.state_dict()) == sorted(norm.state_dict())
     assert synchronize(layer) is layer
+
+
+def test_activations_of_timms_layers_stay() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+    names, image = list(network.state_dict()), torch.randn(2, 3, 64, 64)
+    expected = network.eval()(image)
+    several = synchronize(network.train()).eval()
+    assert list(several.state_dict()) == names
+    assert sum(isinstance(module, SynchronizedBatchNorm2d) for module in several.modules()) > 10
+    assert torch.equal(several(image), expected)
+
+
+def test_frozen_layers_in_evaluation_stay_what_they_are() -> None:
+    network = timm.create_model("test_efficientnet").requires_grad_(False).eval()
+    kinds = [type(module) for module in network.modules()]
+    assert [type(module) for module in synchronize(network).modules()] == kinds
+
+
+def test_other_kinds_are_named() -> None:
+    class Another(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(ValueError, match="must be one of BatchNorm2d, BatchNormAct2d, got Another"):
+        synchronize(nn.Sequential(Another(4)))
