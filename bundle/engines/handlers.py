@@ -117,7 +117,7 @@ class SeededEpochs:
 
 
 class TrainingProgress(ProgressBar):
-    """Progress bar of the epoch with the loss, and the last validation's Dice and AUROC.
+    """Progress bar of the epoch with the loss, images per second, and the last validation's Dice and AUROC.
 
     Args:
         evaluator: engine whose ``val_dice`` and ``val_auroc`` are shown; None shows the loss alone.
@@ -126,15 +126,22 @@ class TrainingProgress(ProgressBar):
     def __init__(self, evaluator: Engine | None = None) -> None:
         super().__init__(persist=True)
         self.evaluator = evaluator
+        self.images, self.started = 0, time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Registers the bar with a trainer, on the first process alone."""
         if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_STARTED, self._start)
             super().attach(engine, output_transform=self._shown)
+
+    def _start(self) -> None:
+        self.images, self.started = 0, time.monotonic()
 
     def _shown(self, output: Mapping[str, Any]) -> dict[str, float]:
         metrics = {} if self.evaluator is None else self.evaluator.state.metrics
-        return {"loss": output["loss"].item()} | _named(metrics)
+        self.images += len(output.get("image", ())) * idist.get_world_size()
+        speed = self.images / max(time.monotonic() - self.started, 1e-9)
+        return {"loss": output["loss"].item()} | _named(metrics) | {"images/s": float(f"{speed:.3g}")}
 
 
 class MetricsHistory:

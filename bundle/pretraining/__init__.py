@@ -6,6 +6,7 @@ from bundle.pretraining.collapse import FeatureSpread
 from bundle.pretraining.distillation import Distillation
 from bundle.pretraining.latent import MaskedLatents
 from bundle.pretraining.network import Pretraining
+from bundle.pretraining.pictures import Reconstructions
 from bundle.pretraining.reconstruction import MaskedReconstruction
 from bundle.pretraining.teachers import Teacher
 
@@ -15,6 +16,7 @@ __all__ = [
     "MaskedLatents",
     "MaskedReconstruction",
     "Pretraining",
+    "Reconstructions",
     "Teacher",
     "TotalLoss",
     "prepare_images",

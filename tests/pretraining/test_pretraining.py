@@ -11,6 +11,7 @@ import timm
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.networks.weights import load_encoder
@@ -135,4 +136,17 @@ def test_latent_prediction_goes_on_after_a_stop_to_the_bit(
     pretrain("stopped", **options, **{"train#named_handlers#stop": STOP})
     again = pretrain("stopped", **options, resume=True)
     one, other = (torch.load(folder / "encoder.pt", weights_only=True)["model"] for folder in (whole, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_reconstructions_lie_beside_their_originals_and_change_nothing(pretrain: Callable[..., Path]) -> None:
+    masked = [str(ROOT / f"configs/{name}.yaml") for name in ("pretrain", "pretrain_masked")]
+    folder = pretrain("run", config_file=masked)
+    plain = pretrain("plain", config_file=masked, **{"train#named_handlers#reconstructions": "$None"})
+    log = EventAccumulator(str(folder / "tensorboard")).Reload()
+    [tag] = log.Tags()["images"]
+    assert tag.startswith("reconstruction: original")
+    image = log.Images(tag)[-1]
+    assert (image.width, image.height, image.step) == (3 * 66 + 2, 4 * 66 + 2, 2)
+    one, other = (torch.load(path / "encoder.pt", weights_only=True)["model"] for path in (folder, plain))
     assert all(torch.equal(one[name], other[name]) for name in one)
