@@ -13,7 +13,9 @@ from typing import Any
 import ignite.distributed as idist
 
 from bundle.data.datalist import read_datalist, split_parts
+from bundle.data.strangers import DATASET, sources
 from bundle.pretraining.archive import archive_images
+from bundle.vocabulary import switch
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ def images_to_learn_from(
     manifest: str | Path | None = None,
     fold: int | None = None,
     frames: int = 12,
+    natural: bool | str = False,
 ) -> list[dict[str, Any]]:
     """The images of a folder: the training split where it holds ``datalist.json``, else all that are found in it.
 
@@ -44,6 +47,8 @@ def images_to_learn_from(
         manifest: ``datalist.json`` whose validation and test images are kept out of a folder without one.
         fold: of the manifest, that is kept out as validation images are; None: none.
         frames: of a clip, at most.
+        natural: whether photographs of installed packages join, as a data set ``natural``; those whose parts are among
+            the held-out images do not.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`training_images` and :func:`bundle.pretraining.archive.archive_images`.
@@ -54,9 +59,24 @@ def images_to_learn_from(
                 f"{own}: expected a folder without a manifest beside --manifest {manifest}, got one; leave --manifest"
                 " out, or name the folder of the images with --dataset_dir."
             )
-        return training_images(own, fold=fold)
+        images, manifest = training_images(own, fold=fold), own
+        return images + (_photographs(manifest, fold) if switch(natural, "natural_images") else [])
     with idist.one_rank_first():  # of several processes, the first one writes the frames
-        return archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, fold=fold, frames=frames)
+        images = archive_images(dataset_dir, frames_dir=frames_dir, manifest=manifest, fold=fold, frames=frames)
+    return images + (_photographs(manifest, fold) if switch(natural, "natural_images") else [])
+
+
+def _photographs(manifest: str | Path | None, fold: int | None) -> list[dict[str, Any]]:
+    """The photographs that installed packages ship, without those that a manifest's held-out images are parts of."""
+    held: set[str] = set()
+    if manifest is not None:
+        content = read_datalist(manifest, labels=False)
+        parts = split_parts(content, split="train", fold=fold, name=str(manifest))
+        items = zip(content["items"], parts, strict=True)
+        held = {item["patient"].removeprefix(f"{DATASET}/") for item, part in items if part != "train"}
+    found = {name: path for name, path in sources().items() if name not in held and path.suffix != ".dcm"}
+    logger.info(f"{len(found)} photographs of installed packages join")
+    return [{"image": str(path), "dataset": "natural", "patient": name} for name, path in sorted(found.items())]
 
 
 def learned_from(items: Sequence[Mapping[str, Any]], dataset_dir: str | Path) -> list[str] | None:

@@ -142,6 +142,21 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert names(archive_images(tmp_path / "in", frames_dir=tmp_path / "frames")) == ["a.png"]
 
 
+def test_photographs_join_but_those_that_held_out_images_are_parts_of(tmp_path: Path, tiny_data: Path) -> None:
+    manifest = json.loads((tiny_data / "datalist.json").read_text())
+    manifest["root"] = str(tiny_data)
+    held = next(item for item in manifest["items"] if item["split"] == "test")
+    held["patient"] = "NotUltrasound/skimage_coffee"
+    (tmp_path / "datalist.json").write_text(json.dumps(manifest))
+    own = images_to_learn_from(tmp_path, frames_dir=tmp_path / "frames")
+    joined = images_to_learn_from(tmp_path, frames_dir=tmp_path / "frames", natural=True)
+    found = [item["patient"] for item in joined[len(own) :]]
+    assert joined[: len(own)] == own
+    assert "skimage_chelsea" in found
+    assert "skimage_coffee" not in found
+    assert all(Path(item["image"]).is_file() and item["dataset"] == "natural" for item in joined[len(own) :])
+
+
 def test_what_is_no_file_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path / "in/a.png", texture(1))
     (tmp_path / "in/b.png").symlink_to(tmp_path / "none.png")
