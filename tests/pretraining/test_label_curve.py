@@ -3,6 +3,7 @@
 
 import csv
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -42,7 +43,7 @@ def groups(part: dict[str, Any], split: str = "train") -> set[str]:
 def test_shares_are_nested_and_hold_whole_patients_of_each_class(manifest: dict[str, Any]) -> None:
     parts = [subset(manifest, root=Path("/data"), percent=percent, seed=3) for percent in (1, 5, 20, 100)]
     assert [patients(part) for part in parts] == [2, 6, 20, 100]  # of 50 patients of each class, rounded up
-    for smaller, larger in zip(parts, parts[1:], strict=False):
+    for smaller, larger in itertools.pairwise(parts):
         assert groups(smaller) < groups(larger)
     for part in parts:
         assert groups(part, "val") == groups(manifest, "val")
