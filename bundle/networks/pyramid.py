@@ -27,7 +27,7 @@ STRIDES = (4, 8, 16, 32)
 """Height of the image over that of each map."""
 
 
-def build_encoder(name: str, **options: Any) -> nn.Module:
+def build_encoder(name: str, **options: Any) -> ConvNeXtEncoder | PyramidEncoder:
     """The encoder of a name of timm: :class:`ConvNeXtEncoder` for a ConvNeXt, else :class:`PyramidEncoder`.
 
     Args:
@@ -159,9 +159,8 @@ class PyramidEncoder(nn.Module):
         logger.info(f"encoder {self.name} starts from {path}: {len(found)} tensors")
 
     def _guide(self, channels: int) -> None:
-        first = next((n for n, m in self.backbone.named_modules() if isinstance(m, nn.Conv2d)), None)
-        stem = None if first is None else self.backbone.get_submodule(first)
-        if first is None or type(stem) not in (nn.Conv2d, Conv2dSame) or stem.in_channels != self.in_channels:
+        first, stem = next(((n, m) for n, m in self.backbone.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
+        if stem is None or type(stem) not in (nn.Conv2d, Conv2dSame) or stem.in_channels != self.in_channels:
             raise ValueError(
                 f"guidance_channels must be 0 with encoder {self.name}, which begins with no plain convolution, got "
                 f"{channels}; set it to 0, which leaves clicks out, or choose another encoder."
@@ -170,7 +169,7 @@ class PyramidEncoder(nn.Module):
         setattr(self.backbone.get_submodule(parent), child, GuidedConv(stem, channels))
 
 
-def _whole(name: str, **options: Any) -> nn.Module:
+def _whole(name: str, **options: Any) -> Any:
     """The encoder with its classifier, as timm has it, without memory for its weights."""
     with torch.device("meta"):
         return timm.create_model(name, pretrained=False, **options)

@@ -74,7 +74,11 @@ class MaskedLatents(nn.Module):
         if teacher is not None:
             self.teacher, reductions, widths = teacher, teacher.reductions, teacher.channels
         elif encoder is not None and momentum is not None and 0 <= momentum < 1:
-            self.teacher, reductions, widths = copy.deepcopy(encoder).requires_grad_(False), STRIDES, list(channels)
+            self.teacher, reductions, widths = (
+                copy.deepcopy(encoder).requires_grad_(False),
+                list(STRIDES),
+                list(channels),
+            )
             self.student = [encoder]  # a list: it is no part of this module
         else:
             raise ValueError(f"latents need a teacher, or an encoder and a momentum in [0, 1), got {momentum}.")
@@ -145,8 +149,8 @@ class MaskedLatents(nn.Module):
             weight = 1 - self.momentum if int(self.step) else 1.0
             for mine, theirs in zip(self.teacher.parameters(), self.student[0].parameters(), strict=True):
                 mine.lerp_(theirs, weight)
-            for mine, theirs in zip(self.teacher.buffers(), self.student[0].buffers(), strict=True):
-                mine.copy_(theirs)
+            for kept, now in zip(self.teacher.buffers(), self.student[0].buffers(), strict=True):
+                kept.copy_(now)
         self.step += 1
 
 
