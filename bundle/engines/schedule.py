@@ -52,12 +52,12 @@ def warmup_polynomial(
     total = max(1, epochs * len(loader))
     warmup = round(min(warmup_epochs * len(loader), 0.1 * total))
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return float((step + 1) / (warmup + 1))
-        return float((1 - min(1.0, (step - warmup) / max(1, total - warmup))) ** power)
-
     def scaled(scale: float) -> Callable[[int], float]:
-        return lambda step: scale * factor(step)
+        def factor(step: int) -> float:
+            if step < warmup:
+                return scale * (step + 1) / (warmup + 1)
+            return float(scale * (1 - min(1.0, (step - warmup) / max(1, total - warmup))) ** power)
+
+        return factor
 
     return LambdaLR(optimizer, [scaled(group.get("lr_scale", 1.0)) for group in optimizer.param_groups])

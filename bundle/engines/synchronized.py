@@ -76,24 +76,20 @@ def synchronize(module: nn.Module) -> nn.Module:
     still = not module.training and not any(parameter.requires_grad for parameter in module.parameters())
     if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SynchronizedBatchNorm2d) or still:
         return module
-    if type(module) not in _KINDS:
+    activated = isinstance(module, BatchNormAct2d)
+    if hasattr(module, "act") and not activated:
         raise ValueError(
-            f"batch normalization of several processes must be one of {', '.join(kind.__name__ for kind in _KINDS)}, "
-            f"got {type(module).__name__}; choose another encoder, or a single process."
+            f"batch normalization of several processes must be PyTorch's or timm's BatchNormAct2d, got "
+            f"{type(module).__name__}; choose another encoder, or a single process."
         )
-    layer = _KINDS[type(module)](module.num_features, eps=module.eps, momentum=module.momentum)
-    if isinstance(module, BatchNormAct2d):
+    kind = SynchronizedBatchNormAct2d if activated else SynchronizedBatchNorm2d
+    layer = kind(module.num_features, eps=module.eps, momentum=module.momentum)
+    if activated:
         layer.drop, layer.act = module.drop, module.act
     layer.weight, layer.bias = module.weight, module.bias
     layer.running_mean, layer.running_var = module.running_mean, module.running_var
     layer.num_batches_tracked = module.num_batches_tracked
     return layer.train(module.training)
-
-
-_KINDS: dict[type[nn.Module], type[SynchronizedBatchNorm2d]] = {
-    nn.BatchNorm2d: SynchronizedBatchNorm2d,
-    BatchNormAct2d: SynchronizedBatchNormAct2d,
-}
 
 
 @functools.cache

@@ -127,6 +127,8 @@ def joined_config(parts: Mapping[str, Any], rows: Mapping[str, Sequence[str]]) -
     for role, part in parts.items():
         values = part.config() if hasattr(part, "config") else {}
         known = {key: value for key, value in values.items() if key in NETWORK and NETWORK[key][0](value)}
+        if not hasattr(part, "timm_names"):  # another project's encoder, whatever it calls itself
+            known.pop("encoder", None)
         config |= known
         told[role] = {"class": type(part).__name__, **{k: v for k, v in values.items() if k not in known}}
     joined = {**config, "heads": {name: list(names) for name, names in rows.items()}, "parts": told}

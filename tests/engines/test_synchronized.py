@@ -124,7 +124,7 @@ def test_frozen_layers_in_evaluation_stay_what_they_are() -> None:
 
 def test_other_kinds_are_named() -> None:
     class Another(nn.BatchNorm2d):
-        pass
+        act = nn.ReLU()
 
-    with pytest.raises(ValueError, match="must be one of BatchNorm2d, BatchNormAct2d, got Another"):
+    with pytest.raises(ValueError, match="must be PyTorch's or timm's BatchNormAct2d, got Another"):
         synchronize(nn.Sequential(Another(4)))

@@ -108,7 +108,10 @@ def test_a_new_head_starts_at_random_and_the_rest_from_weights_without_it(overla
     more = UPerConvNeXt(other.encoder, other.decoder, other.prompter, heads).eval()
     before = more.heads["brightness"].linear.weight.clone()
     torch.nn.init.zeros_(more.heads["seg"].classifier.weight)
-    with pytest.raises(ValueError, match=r"has heads .*'brightness': .*; train a network of these heads from it"):
+    with pytest.raises(
+        ValueError,
+        match=r"has heads .*'brightness': .*; add the block of a task .*train a network of these heads from it",
+    ):
         load_network(more, path)
     assert "brightness: new 'brightness'" in load_start(more, path)
     assert torch.equal(more.heads["brightness"].linear.weight, before)

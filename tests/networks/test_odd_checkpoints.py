@@ -25,11 +25,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 ODD: list[tuple[str, Any, str]] = [
-    ("encoder", "hf-hub:owner/x", "one of timm's ConvNeXt names as 'encoder', got a text that is no plain name"),
+    ("encoder", "hf-hub:owner/x", "one of timm's encoders as 'encoder', got a text that is no plain name"),
     ("encoder", "local-dir:/x", "got a text that is no plain name"),
     ("encoder", "convnext_atto.x/../y", "got a text that is no plain name"),
     ("encoder", "convnext_atto.other", "got 'convnext_atto.other'"),
-    ("encoder", "resnet18", "got 'resnet18'"),
+    ("encoder", "resnet18", "names the encoder resnet18 of"),
     ("encoder", "", "got ''"),
     ("encoder", ["convnext_atto"], r"got \['convnext_atto'\]"),
     ("encoder", None, "got None"),
