@@ -56,8 +56,8 @@ def require_size(state: Mapping[str, Tensor], name: str, *, path: str | Path) ->
     needed, held = _parameters(name), sum(value.numel() for value in state.values())
     if needed > 4 * held + 10**7:
         raise ValueError(
-            f"{path}: expected the {needed} numbers of the encoder {name}, got {held} in all; use a file that a training"
-            " of this project wrote."
+            f"{path}: expected the {needed} numbers of the encoder {name}, got {held} in all; use a file that a"
+            " training of this project wrote."
         )
 
 

@@ -248,4 +248,10 @@ def test_a_small_file_that_names_a_huge_encoder_is_refused_before_it_is_built(ma
     config = {**network.network_config(), "encoder": "convnext_xxlarge"}
     save_checkpoint(tmp_path / "model.pt", model=network.state_dict(), network_config=config)
     with pytest.raises(ValueError, match=r"model\.pt: expected the 8\d+ numbers of the encoder convnext_xxlarge, got"):
+        read_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_network_of_the_authors_is_no_encoder(tmp_path):
+    torch.save({"model": {"backbone.downsample_layers.0.0.weight": torch.zeros(96, 3, 4, 4)}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt must hold an encoder, got a whole network of the paper's authors"):
         ConvNeXtEncoder("test_convnext", weights_file=str(tmp_path / "a.pt"))
