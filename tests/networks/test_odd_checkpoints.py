@@ -29,7 +29,7 @@ ODD: list[tuple[str, Any, str]] = [
     ("encoder", "local-dir:/x", "got a text that is no plain name"),
     ("encoder", "convnext_atto.x/../y", "got a text that is no plain name"),
     ("encoder", "convnext_atto.other", "got 'convnext_atto.other'"),
-    ("encoder", "resnet18", "expected the 11176512 numbers of the encoder resnet18, got"),
+    ("encoder", "resnet18.other", "got 'resnet18.other'"),
     ("encoder", "", "got ''"),
     ("encoder", ["convnext_atto"], r"got \['convnext_atto'\]"),
     ("encoder", None, "got None"),
