@@ -33,7 +33,9 @@ class Freezing:
 
     def __init__(self, network: nn.Module, *, frozen: str | None = None, unfreeze_share: float = 0.0) -> None:
         if isinstance(unfreeze_share, str) or not 0 <= unfreeze_share < 1:
-            raise ValueError(f"unfreeze_share must be a share of the training in [0, 1), got {unfreeze_share!r}.")
+            raise ValueError(
+                f"unfreeze_share must be a share of the training in [0, 1), got {unfreeze_share!r}; correct it."
+            )
         self.network = network
         self.never = _matching(network, frozen) if frozen is not None else set()
         self.begins = _begins(network, unfreeze_share) if unfreeze_share else {}

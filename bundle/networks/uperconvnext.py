@@ -142,7 +142,10 @@ class UPerConvNeXt(nn.Module):
             ValueError: when the encoder does not tell its layers.
         """
         if not hasattr(self.encoder, "group_matcher"):
-            raise ValueError(f"layer_decay must be 1 with {type(self.encoder).__name__}: it has no group_matcher.")
+            raise ValueError(
+                f"layers can be told apart of an encoder with group_matcher, got {type(self.encoder).__name__}; set "
+                "--layer_decay 1 and --unfreeze_share 0, or give it one (bundle/networks/parts.py)."
+            )
         return self.encoder.group_matcher(coarse, prefix="encoder.")
 
     @torch.jit.unused

@@ -81,7 +81,9 @@ class MaskedLatents(nn.Module):
             )
             self.student = [encoder]  # a list: it is no part of this module
         else:
-            raise ValueError(f"latents need a teacher, or an encoder and a momentum in [0, 1), got {momentum}.")
+            raise ValueError(
+                f"latents need a teacher, or an encoder and a momentum in [0, 1), got {momentum}; set --momentum."
+            )
         last = {stride: index for index, stride in enumerate(reductions)}
         self.pairs = [(last[stride], STRIDES.index(stride)) for stride in PREDICTED if stride in last]
         self.predictors = nn.ModuleList(_predictor(channels[own], widths[theirs]) for theirs, own in self.pairs)

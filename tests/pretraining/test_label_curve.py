@@ -2,7 +2,6 @@
 """Shares of patients are nested and leave the other splits alone; cells are run once."""
 
 import csv
-import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -12,18 +11,12 @@ from typing import Any
 import pytest
 
 from bundle.pretraining.curve import Cell, only_sets, patients, subset
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.pretraining.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("label_curve", ROOT / "scripts/label_curve.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("label_curve")
 
 
 @pytest.fixture

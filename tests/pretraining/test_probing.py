@@ -2,7 +2,6 @@
 """Probes are fitted on other patients than they are scored on, whatever the source of encoder and images."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -16,18 +15,12 @@ from PIL import Image
 from bundle.networks import build_encoder
 from bundle.pretraining.probing import Encoding, Question, probe, question_of_ultrabench
 from bundle.pretraining.start import timm_encoder
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.pretraining.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("probe_script", ROOT / "scripts/probe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("probe")
 
 
 def question(patients: int, images: int, **changes: Any) -> Question:
