@@ -18,6 +18,7 @@ from bundle.live import Picture, open_source, play
 from bundle.live.cine import to_picture
 from bundle.live.sources import CaptureSource, natural
 from bundle.transforms.readers import read_file
+from bundle.transforms.readers.dicom_header import quiet_reading
 
 CINE = np.random.default_rng(0).integers(0, 200, (4, 20, 30), np.uint8)
 
@@ -196,7 +197,8 @@ def test_cine_that_ends_early_skips_what_is_missing(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING):
         found = list(source.pictures())
     assert source.skipped == sum(p is None for p in found) > 0
-    assert "frame 3: skipped" in caplog.text
+    assert "c.dcm: frame 3: skipped" in caplog.text
+    assert not [record for record in caplog.records if record.name.startswith("pydicom")]
     assert "Doe" not in caplog.text
 
 
@@ -255,3 +257,11 @@ def test_an_empty_name_is_no_source() -> None:
     """As of an unset variable of a shell: the current folder is not meant."""
     with pytest.raises(FileNotFoundError, match="'': expected a video file"):
         open_source("")
+
+
+def test_frames_that_no_decoder_reads_leave_no_tracebacks_of_pydicom(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), quiet_reading("c.dcm"):
+        logging.getLogger("pydicom.pixels.decoders.base").error("of a plug-in", exc_info=ValueError())
+    assert not caplog.records
+    logging.getLogger("pydicom.pixels.decoders.base").error("of another program")
+    assert "of another program" in caplog.text

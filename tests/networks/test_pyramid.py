@@ -12,6 +12,7 @@ from bundle.engines import parameter_groups
 from bundle.networks import ConvNeXtEncoder, PyramidEncoder, UPerConvNeXt, build_encoder
 from bundle.networks.deployable import deployable
 from bundle.pretraining.start import timm_encoder
+from tests.networks.foreign_parts import ResNetEncoder
 
 SMALL = ["test_resnet", "test_efficientnet"]
 OTHERS = ["mobilenetv3_small_050", "edgenext_xx_small", "swin_tiny_patch4_window7_224"]
@@ -116,3 +117,12 @@ def test_the_network_of_it_exports_and_knows_its_layers(make_network: Callable[.
     assert {
         rate for name, rate in rates.items() if not name.startswith("encoder.backbone") or ".guidance." in name
     } == {1}
+
+
+def test_an_encoder_that_does_not_tell_its_layers_says_which_options_fit(
+    make_network: Callable[..., UPerConvNeXt],
+) -> None:
+    parts = make_network()
+    network = UPerConvNeXt(ResNetEncoder(), parts.decoder, parts.prompter, dict(parts.heads.items()))
+    with pytest.raises(ValueError, match="got ResNetEncoder; set --layer_decay 1 and --unfreeze_share 0"):
+        parameter_groups(network, weight_decay=0.1, layer_decay=0.5)
