@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.monai_label.client import NAME, ROOT, TIMEOUT, Server, write_image
-from tests.monai_label.raw_requests import png, tree
+from tests.monai_label.raw_requests import changed, png, settled
 from tests.monai_label.studies import write_studies
 
 
@@ -147,8 +147,8 @@ def outside(server: Server) -> Iterator[Path]:
     file = server.studies.parent / "outside/secret.png"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(png())
-    before = tree(server)
+    before = settled(server)
     yield file
-    assert tree(server) == before
+    assert not changed(server, before)
     assert not list(server.studies.parent.rglob("EXECUTED"))
     assert server.process.poll() is None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import time
@@ -49,11 +50,29 @@ def png() -> bytes:
     return file.getvalue()
 
 
-def tree(server: Server) -> dict[str, bytes]:
-    """All files that an attack might reach: beside the studies, in them, and the bundle's weights."""
+def tree(server: Server) -> dict[str, str]:
+    """All files that an attack might reach, with hashes: beside the studies, in them, and the bundle's weights."""
     folders = [server.studies, server.studies.parent / "outside", server.bundle / "models"]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path): path.read_bytes() for path in files if path.name != ".lock"}
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != ".lock"}
+
+
+def settled(server: Server) -> dict[str, str]:
+    """``tree``, once what an earlier test did is written down."""
+    before = tree(server)
+    while True:
+        time.sleep(0.2)
+        if (now := tree(server)) == before:
+            return now
+        before = now
+
+
+def changed(server: Server, before: dict[str, str]) -> list[str]:
+    """Files that are no longer as before. The server writes down what it sees in its folder some moments later."""
+    end = time.monotonic() + 10
+    while (now := tree(server)) != before and time.monotonic() < end:
+        time.sleep(0.1)
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def left_over(server: Server) -> list[Path]:
