@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -24,7 +25,8 @@ class BalancedSampler(DistributedSampler[Draw]):
     """Draws items balanced by task and data set; each process takes its share of one common list.
 
     An item's weight is the sum, over the groups of tasks that it has labels for, of
-    task weight x data-set weight / (sum of the weights of the sets with that task) / number of such items in its set.
+    task weight x data-set weight / (sum of the weights of the sets with that task) / number of such items in its set;
+    with ``balance_patients`` / number of such patients in its set / number of such items of its patient.
     So each task gets its share of the draws whatever the size of its sets, and each set its share of the task. Tasks
     are interleaved within every batch. Without ``task_weights`` it is a plain shuffle: each item once per epoch.
     PyTorch's weighted sampler knows neither processes nor epochs.
@@ -36,6 +38,7 @@ class BalancedSampler(DistributedSampler[Draw]):
         num_samples: draws per epoch over all processes; None: one per item.
         task_weights: group of tasks -> weight; None switches balancing off.
         dataset_weights: data set -> weight; absent ones count 1.
+        balance_patients: whether the patients of a set share its draws alike, however many images each has.
         batch_size: per-process batch size; process r takes the r-th share of each joint batch, so that P processes
             with batches of b see exactly the batches of one process with P * b. Where the number of draws does not
             divide by the processes, at most P - 1 items are drawn once more.
@@ -56,6 +59,7 @@ class BalancedSampler(DistributedSampler[Draw]):
         num_samples: int | None = None,
         task_weights: Mapping[str, float] | None = None,
         dataset_weights: Mapping[str, float] | None = None,
+        balance_patients: bool = False,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
@@ -77,9 +81,11 @@ class BalancedSampler(DistributedSampler[Draw]):
             cast(Dataset, data), num_replicas=replicas, rank=idist.get_rank() if rank is None else rank, seed=seed
         )
         self.batch_size = batch_size
-        self.weights = (
-            None if task_weights is None else item_weights(data, task_weights, dataset_weights or {}, tasks=tasks)
-        )
+        self.weights = None
+        if task_weights is not None:
+            self.weights = item_weights(
+                data, task_weights, dataset_weights or {}, tasks=tasks, balance_patients=balance_patients
+            )
         self.num_samples = -(-(num_samples or len(data)) // replicas)
         self.total_size = self.num_samples * replicas
 
@@ -125,6 +131,7 @@ def item_weights(
     dataset_weights: Mapping[str, float],
     *,
     tasks: Sequence[Any],
+    balance_patients: bool = False,
 ) -> np.ndarray:
     """Sampling weight of each item, summing to one: float array (number of items,). See :class:`BalancedSampler`."""
     groups = dict.fromkeys(task.group for task in tasks)
@@ -150,12 +157,27 @@ def item_weights(
     of_set = np.array([dataset_weights.get(name, 1.0) for name in table])
     weights = np.zeros(len(data))
     for task, share in task_weights.items():
-        sizes = np.bincount(sets[labeled[task]], minlength=len(table))
-        total = of_set[sizes > 0].sum() or 1.0
-        weights += np.where(labeled[task], share * of_set[sets] / total / np.maximum(sizes, 1)[sets], 0.0)
+        of_item = _shares(data, sets, labeled[task], balance_patients=balance_patients)
+        total = of_set[np.unique(sets[labeled[task]])].sum() or 1.0
+        weights += share * of_set[sets] / total * of_item
     if weights.sum() <= 0:
         raise ValueError(
             f"task_weights must give weight to a task that items have labels for, got {dict(task_weights)}; correct it."
         )
     normalized: np.ndarray = weights / weights.sum()
     return normalized
+
+
+def _shares(
+    data: Sequence[Mapping[str, Any]], sets: np.ndarray, labeled: np.ndarray, *, balance_patients: bool
+) -> np.ndarray:
+    """Share of each item in the draws of its set, zero without the label: float array (number of items,).
+
+    An item that names no patient is a patient of its own.
+    """
+    places = np.flatnonzero(labeled)
+    patients = [(int(sets[i]), (balance_patients and data[i].get("patient")) or int(i)) for i in places]
+    images, of_set = Counter(patients), Counter(name for name, _ in set(patients))
+    shares = np.zeros(len(data))
+    shares[places] = [1 / of_set[patient[0]] / images[patient] for patient in patients]
+    return shares

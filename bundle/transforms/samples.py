@@ -61,14 +61,17 @@ class RandGeometryd(RandomizableTransform):
     validation and inference (to half a pixel, where rounding the kept size says otherwise). MONAI's transforms resample
     at each step, and their lazy form mixes up 2D and 3D affine matrices of MetaTensors.
 
-    The crop is a box round one structure of the mask, drawn among those in it, with a random margin on each side; it
-    sets the prompt ``type`` to "local". Where the mask is empty, there is no crop.
+    The crop is a box round one structure of the mask, drawn among those in it, with a random margin on each side.
+    Where the mask is empty, it is a box anywhere, so that a crop does not tell that there is something. Either sets the
+    prompt ``type`` to "local".
 
     Args:
         spatial_size: S, in pixels.
         crop_prob: probability of a crop.
         crop_margin: range of each side's margin, as a fraction of the structure's height or width.
         min_margin: least margin, as a fraction of the image's longest side.
+        anywhere_prob: probability of a crop where the mask is empty.
+        anywhere_range: range of each side of such a crop, as a fraction of the image's height or width.
         flip_prob: probability that left and right change places.
         affine_prob: probability of rotation, zoom and shift.
         rotate_range: largest rotation either way, in radians.
@@ -85,6 +88,8 @@ class RandGeometryd(RandomizableTransform):
         crop_prob: float = 0.0,
         crop_margin: Sequence[float] = (0.1, 1.0),
         min_margin: float = 0.015,
+        anywhere_prob: float = 0.0,
+        anywhere_range: Sequence[float] = (0.5, 1.0),
         flip_prob: float = 0.0,
         affine_prob: float = 0.0,
         rotate_range: float = 0.0,
@@ -96,6 +101,7 @@ class RandGeometryd(RandomizableTransform):
         super().__init__(prob=1.0)
         self.spatial_size, self.tasks = spatial_size, [task for task in tasks if task.placed]
         self.crop_prob, self.crop_margin, self.min_margin = crop_prob, tuple(crop_margin), min_margin
+        self.anywhere_prob, self.anywhere_range = anywhere_prob, tuple(anywhere_range)
         self.flip_prob, self.affine_prob, self.rotate_flipped = flip_prob, affine_prob, rotate_flipped
         self.rotate_range, self.zoom_range, self.translate_range = rotate_range, zoom_range, translate_range
 
@@ -103,7 +109,7 @@ class RandGeometryd(RandomizableTransform):
         """The item, moved."""
         item = dict(data)
         image, label = item["image"], item["label"]
-        box = self._box(label[0]) if self.R.uniform() < self.crop_prob else None
+        box = self._box(label[0], self.R.uniform())
         if box is not None:
             image, label = image[:, box[0], box[1]], label[:, box[0], box[1]]
             item["type"] = "local"
@@ -116,11 +122,15 @@ class RandGeometryd(RandomizableTransform):
             item = task.move(item, _moved(theta, image.shape[1:], self.spatial_size, box))
         return item
 
-    def _box(self, mask: Tensor) -> tuple[slice, slice] | None:
-        """Rows and columns of a structure (h, w) with its margins; None where there is none."""
-        present = torch.bincount(mask.flatten())[1:].nonzero()[:, 0] + 1
-        if not len(present):
+    def _box(self, mask: Tensor, chance: float) -> tuple[slice, slice] | None:
+        """Rows and columns of a structure (h, w) with its margins, or of any part; None: no crop."""
+        if chance >= max(self.crop_prob, self.anywhere_prob):
             return None
+        present = torch.bincount(mask.flatten())[1:].nonzero()[:, 0] + 1
+        if chance >= (self.crop_prob if len(present) else self.anywhere_prob):
+            return None
+        if not len(present):
+            return self._part(mask.shape[0]), self._part(mask.shape[1])
         structure = mask == present[self.R.randint(len(present))]
         least = self.min_margin * max(mask.shape)
         sides = []
@@ -130,6 +140,12 @@ class RandGeometryd(RandomizableTransform):
             before, after = (max(least, (high - low) * self.R.uniform(*self.crop_margin)) for _ in range(2))
             sides.append(slice(max(0, round(low - before)), min(mask.shape[axis], round(high + after))))
         return sides[0], sides[1]
+
+    def _part(self, length: int) -> slice:
+        """Any part of a side, of a random length."""
+        part = max(1, round(length * self.R.uniform(*self.anywhere_range)))
+        start = self.R.randint(length - part + 1)
+        return slice(start, start + part)
 
     def _theta(self, height: int, width: int) -> np.ndarray:
         """Result (S, S) to source (h, w): (3, 3) in [-1, 1] coordinates x, y, 1."""

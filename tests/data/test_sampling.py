@@ -45,6 +45,17 @@ def test_dataset_weights_act_within_a_task() -> None:
     assert weights[:50].sum() == pytest.approx(0.75)
 
 
+def test_patients_share_the_draws_of_their_set_where_asked() -> None:
+    """Images without a mask are none of the segmentation's; those that name no patient are patients of their own."""
+    data = [{**item, "patient": "ab"[place > 8]} for place, item in enumerate(items(s_a=10))]
+    data[0] = {**data[0], "labeled": [False, False]}
+    data += [*items(s_b=1), *items(s_b=1)]
+    weights = item_weights(data, {"segmentation": 1.0}, {}, tasks=TASKS, balance_patients=True)
+    assert weights.tolist() == pytest.approx([0, *[0.25 / 8] * 8, 0.25, 0.25, 0.25])
+    plain = item_weights(data, {"segmentation": 1.0}, {}, tasks=TASKS)
+    assert plain.tolist() == pytest.approx([0, *[0.5 / 9] * 9, 0.25, 0.25])
+
+
 def test_a_set_with_both_labels_counts_for_both_tasks() -> None:
     weights = item_weights(items(b=10, c=10), {"segmentation": 1.0, "classification": 1.0}, {}, tasks=TASKS)
     assert weights[:10].sum() == pytest.approx(0.5 + 0.25)

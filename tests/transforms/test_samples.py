@@ -112,6 +112,20 @@ def test_an_empty_mask_is_not_cropped() -> None:
     assert torch.equal(cropped["image"], moved()["image"])
 
 
+def test_an_empty_mask_is_cropped_anywhere_where_asked() -> None:
+    """The part is a quarter of the image, wherever it lies; a structure's crop has a probability of its own."""
+    ramp = torch.arange(100 * 128).div(100 * 128 / 250).to(torch.uint8).view(1, 100, 128)
+    item = {**sample(), "image": ramp, "label": torch.zeros(1, 100, 128, dtype=torch.uint8)}
+    parts = [moved(seed, item, anywhere_prob=1.0, anywhere_range=(0.5, 0.5)) for seed in range(20)]
+    assert {part["type"] for part in parts} == {"local"}
+    middles = [part["image"][0, SIDE // 4 : -SIDE // 4] * 255 for part in parts]  # half of the side is 0.64 of the part
+    assert all(float(rows.max() - rows.min()) == pytest.approx(0.64 * 125, abs=4) for rows in middles)
+    tops = [float(rows.min()) for rows in middles]
+    assert min(tops) < 50 < 110 < max(tops)
+    assert moved(anywhere_prob=1.0)["type"] == "whole"
+    assert moved(item=item, crop_prob=1.0)["type"] == "whole"
+
+
 def test_what_was_flipped_is_not_rotated_where_asked() -> None:
     options = {"flip_prob": 1.0, "affine_prob": 1.0, "rotate_range": 0.3, "rotate_flipped": False}
     assert torch.equal(moved(**options)["label"], moved(flip_prob=1.0)["label"])
