@@ -48,7 +48,8 @@ NUMBERS: dict[str, tuple[bool, float, float]] = {
     **dict.fromkeys(("patch_ratio", "band_share"), (False, 0, 1)),
     "spectrum_weight": (False, 0, math.inf),
     "layer_decay": (False, 5e-324, 1),
-    **dict.fromkeys(("drop_prompts", "local_crops", "empty_crops", "interaction_prob", "small_share"), (False, 0, 1)),
+    **dict.fromkeys(("drop_prompts", "local_crops", "empty_crops", "cutmix_prob"), (False, 0, 1)),
+    **dict.fromkeys(("interaction_prob", "small_share"), (False, 0, 1)),
     **dict.fromkeys(("dropout", "drop_path", "ema_decay", "labels_aside", "unfreeze_share"), (False, 0, 0.9999)),
     **dict.fromkeys(("image_size", "small_side"), (True, 32, 2048)),
 }

@@ -158,8 +158,7 @@ def item_weights(
     weights = np.zeros(len(data))
     for task, share in task_weights.items():
         of_item = _shares(data, sets, labeled[task], balance_patients=balance_patients)
-        total = of_set[np.unique(sets[labeled[task]])].sum() or 1.0
-        weights += share * of_set[sets] / total * of_item
+        weights += share * of_set[sets] / (of_set[np.unique(sets[labeled[task]])].sum() or 1.0) * of_item
     if weights.sum() <= 0:
         raise ValueError(
             f"task_weights must give weight to a task that items have labels for, got {dict(task_weights)}; correct it."

@@ -10,6 +10,7 @@ from bundle.engines.batches import (
     prepare_items,
 )
 from bundle.engines.checkpoints import Checkpoints
+from bundle.engines.cutmix import CutMix
 from bundle.engines.folder import run_folder
 from bundle.engines.freezing import Freezing
 from bundle.engines.handlers import (
@@ -34,6 +35,7 @@ from bundle.engines.served import SavedLabelTraining
 
 __all__ = [
     "Checkpoints",
+    "CutMix",
     "Freezing",
     "GradientClipping",
     "MetricsHistory",

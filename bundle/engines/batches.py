@@ -41,6 +41,9 @@ class PrepareBatch:
 
         image = move(batchdata["image"])
         target: dict[str, Any] = {"targets": {name: each(t, move) for name, t in batchdata["targets"].items()}}
+        if "mixed" in batchdata:
+            others = {name: each(t, move) for name, t in batchdata["mixed"]["targets"].items()}
+            target["mixed"] = {**batchdata["mixed"], "targets": others}
         if "guided" in batchdata:
             target["guided"] = move(batchdata["guided"])
         rows = mapped(self.tasks, target["targets"], len(image)).to(image.device)

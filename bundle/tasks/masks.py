@@ -21,7 +21,7 @@ from bundle.palette import hex_color
 from bundle.tasks.presence import thresholds
 from bundle.tasks.task import Asked, Target, Task, Widths
 from bundle.transforms.guidance import hold_to_guidance
-from bundle.transforms.letterbox import stretch_positive
+from bundle.transforms.letterbox import highest_positive
 from bundle.transforms.requests import UNNAMED
 from bundle.vocabulary import ANY_POSITION, Organs, switch
 
@@ -126,6 +126,11 @@ class Masks(Task):
         """The masks at another size, nearest neighbor."""
         return {**target, "label": F.interpolate(target["label"], size, mode="nearest-exact")}
 
+    def cut(self, target: Target, others: Target, inside: Tensor) -> Target:
+        """The masks with the box of the others'; structures count that both data sets label."""
+        label = torch.where(inside, others["label"], target["label"])
+        return {"label": label, "labeled": target["labeled"] & others["labeled"]}
+
     def build(self, widths: Widths) -> nn.Module:
         """A head on the decoder's map: (B, C, 4 H, 4 W)."""
         return MaskHead(widths.fine, self.structures, dropout=self.dropout)
@@ -179,16 +184,7 @@ class Masks(Task):
             inside = inside.clone()
             inside[0] += inside[gated].sum(0)
             inside[gated] = 0.0
-        margins = inside[1:] - inside[0]
-        indices = torch.zeros(place.shape, dtype=torch.uint8, device=margins.device)
-        highest = torch.zeros(place.shape, device=margins.device)
-        for structure in (margins.amax((1, 2)) > 0).nonzero()[:, 0].tolist():
-            window, margin = stretch_positive(margins[structure], place.shape)
-            wins = (margin > highest[window]).to(torch.uint8)
-            # structures ascend, so the last to win is kept
-            indices[window] = torch.maximum(indices[window], wins.mul_(structure + 1))
-            highest[window] = torch.maximum(highest[window], margin)
-        indices = indices.cpu()
+        indices = highest_positive(inside[1:] - inside[0], place.shape).cpu()
         if asked.guidance:
             hold_to_guidance(indices.numpy(), asked.guidance, inside[1:].float().cpu().numpy())
         return FoundMasks(indices, functools.partial(_stretched, inside, place.shape) if self.maps else None)

@@ -167,6 +167,10 @@ class Task(ABC):
         """The target of a batch whose images were scaled by a factor to a size (H, W)."""
         return target
 
+    def cut(self, target: Target, others: Target, inside: Tensor) -> Target:
+        """The target where a box, ``inside`` (H, W) bool, shows other images; the loss weighs both whole answers."""
+        return self.without(target) if self.reads_map else target
+
     def keep(self, rows: Sequence[str]) -> None:  # noqa: B027 (most tasks leave nothing out)
         """Keeps to what weights answer, as far as the task can leave something out.
 

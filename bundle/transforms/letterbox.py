@@ -33,6 +33,19 @@ def _mean(images: torch.Tensor) -> torch.Tensor:
     return images.float().mean((2, 3), keepdim=True)
 
 
+def highest_positive(margins: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """The highest of K maps (K, h, w), stretched to ``shape`` (H, W): (H, W) uint8, 1 to K, 0 if none is positive."""
+    indices = torch.zeros(shape, dtype=torch.uint8, device=margins.device)
+    highest = torch.zeros(shape, device=margins.device)
+    for place in (margins.amax((1, 2)) > 0).nonzero()[:, 0].tolist():
+        window, margin = stretch_positive(margins[place], shape)
+        wins = (margin > highest[window]).to(torch.uint8)
+        # places ascend, so the last to win is kept
+        indices[window] = torch.maximum(indices[window], wins.mul_(place + 1))
+        highest[window] = torch.maximum(highest[window], margin)
+    return indices
+
+
 def stretch_positive(values: torch.Tensor, shape: Sequence[int]) -> tuple[tuple[slice, slice], torch.Tensor]:
     """Values (h, w) at another size (H, W), bilinear: rows and columns that hold all positive ones, and those values.
 

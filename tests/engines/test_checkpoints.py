@@ -22,7 +22,13 @@ from bundle.files import LEDGER, OutputFolder
 from bundle.networks.weights import read_file
 from tests.engines.interrupted import Train, stop_in_epoch_2
 
-RANDOM = {"max_epochs": 4, "drop_path": 0.2, "dropout": 0.1, "num_workers": 1}  # all that draws random numbers
+RANDOM = {
+    "max_epochs": 4,
+    "drop_path": 0.2,
+    "dropout": 0.1,
+    "cutmix_prob": 0.5,
+    "num_workers": 1,
+}  # all that draws random numbers
 
 
 def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
