@@ -174,8 +174,8 @@ def _shares(
 
     An item that names no patient is a patient of its own.
     """
-    places = np.flatnonzero(labeled)
-    patients = [(int(sets[i]), (balance_patients and data[i].get("patient")) or int(i)) for i in places]
+    places = np.flatnonzero(labeled).tolist()
+    patients = [(int(sets[i]), (balance_patients and data[i].get("patient")) or i) for i in places]
     images, of_set = Counter(patients), Counter(name for name, _ in set(patients))
     shares = np.zeros(len(data))
     shares[places] = [1 / of_set[patient[0]] / images[patient] for patient in patients]
