@@ -4,6 +4,7 @@
 from bundle.pretraining.batches import TotalLoss, prepare_images
 from bundle.pretraining.collapse import FeatureSpread
 from bundle.pretraining.distillation import Distillation
+from bundle.pretraining.hierarchy import OrganHierarchy
 from bundle.pretraining.latent import MaskedLatents
 from bundle.pretraining.network import Pretraining
 from bundle.pretraining.pictures import Reconstructions
@@ -15,6 +16,7 @@ __all__ = [
     "FeatureSpread",
     "MaskedLatents",
     "MaskedReconstruction",
+    "OrganHierarchy",
     "Pretraining",
     "Reconstructions",
     "Teacher",

@@ -116,7 +116,8 @@ def _read(top: Path, output: OutputFolder, *, frames: int, leave: set[str]) -> _
                 found.passed[why] += 1
             continue
         inner = path.relative_to(top)
-        item = {"dataset": inner.parts[0] if len(inner.parts) > 1 else "images", "patient": inner.as_posix()}
+        dataset = inner.parts[0] if len(inner.parts) > 1 else "images"
+        item = {"dataset": dataset, "patient": inner.as_posix(), "organ": ""}
         try:
             for image in _images(path, output, frames=frames):
                 seen = examine(({"image": image, "dataset": ""}, {}))

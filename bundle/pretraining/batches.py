@@ -13,10 +13,10 @@ from torch import Tensor
 
 def prepare_images(
     batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
-) -> tuple[Tensor, Tensor]:
-    """The images (B, 3, H, W) of a batch, as the network's input and as what its losses compare with."""
+) -> tuple[Tensor, Tensor, tuple[()], dict[str, Any]]:
+    """The images (B, 3, H, W) of a batch, as the network's input and as what losses compare with, and their organs."""
     image = batchdata["image"].to(device=device, non_blocking=non_blocking, **kwargs)
-    return image, image
+    return image, image, (), {"organs": batchdata["organ"]}
 
 
 class TotalLoss:

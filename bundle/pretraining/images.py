@@ -15,9 +15,25 @@ import ignite.distributed as idist
 from bundle.data.datalist import read_datalist, split_parts
 from bundle.data.strangers import DATASET, sources
 from bundle.pretraining.archive import archive_images
-from bundle.vocabulary import switch
+from bundle.vocabulary import NO_ORGAN, switch
 
 logger = logging.getLogger(__name__)
+
+
+def drawn_by(items: Sequence[Mapping[str, Any]], balance: str) -> list[dict[str, Any]]:
+    """The items as a sampler sees them: each data set, or each organ that is known, is drawn as often as another.
+
+    Args:
+        items: of :func:`images_to_learn_from`.
+        balance: ``dataset``, or ``organ``; images of no known organ then count as their data set.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    if balance not in ("dataset", "organ"):
+        raise ValueError(f"balance must be dataset or organ, got {balance!r}; correct it.")
+    known = balance == "organ"
+    return [{**item, "dataset": (known and item.get("organ")) or item["dataset"]} for item in items]
 
 
 class Images:
@@ -76,7 +92,10 @@ def _photographs(manifest: str | Path | None, fold: int | None) -> list[dict[str
         held = {item["patient"].removeprefix(f"{DATASET}/") for item, part in items if part != "train"}
     found = {name: path for name, path in sources().items() if name not in held and path.suffix != ".dcm"}
     logger.info(f"{len(found)} photographs of installed packages join")
-    return [{"image": str(path), "dataset": "natural", "patient": name} for name, path in sorted(found.items())]
+    return [
+        {"image": str(path), "dataset": "natural", "patient": name, "organ": NO_ORGAN}
+        for name, path in sorted(found.items())
+    ]
 
 
 def learned_from(items: Sequence[Mapping[str, Any]], dataset_dir: str | Path) -> list[str] | None:
@@ -97,7 +116,8 @@ def training_images(datalist: str | Path, fold: int | None = None) -> list[dict[
         fold: see :func:`images_to_learn_from`.
 
     Returns:
-        Items of ``image`` (absolute path), ``dataset`` and ``patient``.
+        Items of ``image`` (absolute path), ``dataset``, ``patient`` and ``organ``, "" where neither the item nor its
+        data set tells it.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -125,7 +145,14 @@ def training_images(datalist: str | Path, fold: int | None = None) -> list[dict[
         logger.warning(
             f"{datalist} has folds; for a training with --fold NUMBER, give the pretraining the same --fold."
         )
+    tables = manifest["datasets"]
+    organs = {name: table.get("organ") or table.get("position") or "" for name, table in tables.items()}
     return [
-        {"image": os.path.join(root, item["image"]), "dataset": item["dataset"], "patient": item["patient"]}
+        {
+            "image": os.path.join(root, item["image"]),
+            "dataset": item["dataset"],
+            "patient": item["patient"],
+            "organ": item.get("organ") or organs[item["dataset"]],
+        }
         for item in chosen
     ]

@@ -19,6 +19,7 @@ class Pretraining(nn.Module):
         encoder: of :func:`bundle.networks.build_encoder`, whose weights are what the training is for.
         objectives: name -> module of ``forward(image, encode)`` that gives a scalar, and of ``config()``, plain values;
             ``encode`` gives the maps and the feature vector of images (B, 3, H, W) in [0, 1], once for each of them.
+            One with a true ``reads_organs`` takes the images' organs too.
         mean, std: of the images that the encoder reads, values in [0, 1].
         device: where it trains; decides the precision of ``amp``.
         amp: autocast to bfloat16 where the hardware computes in it.
@@ -44,10 +45,10 @@ class Pretraining(nn.Module):
         self.device_type, self.dtype = torch.device(device).type, autocast_dtype(amp, device)
         self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor) -> dict[str, Any]:
+    def forward(self, image: Tensor, organs: Sequence[str] = ()) -> dict[str, Any]:
         """``losses``, objective -> scalar, and ``feature`` (B, C_4), detached, of images (B, 3, H, W) in [0, 1].
 
-        The feature is of the first images that an objective asks for.
+        The feature is of the first images that an objective asks for. ``organs`` are theirs, "" where not known.
         """
         image = image.contiguous(memory_format=torch.channels_last)
         seen: list[tuple[Tensor, tuple[list[Tensor], Tensor]]] = []
@@ -58,7 +59,10 @@ class Pretraining(nn.Module):
             return found
 
         with torch.autocast(self.device_type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            losses = {name: objective(image, encode) for name, objective in self.objectives.items()}
+            losses = {
+                name: objective(image, encode, *([organs] if getattr(objective, "reads_organs", False) else []))
+                for name, objective in self.objectives.items()
+            }
         return {"losses": losses, "feature": seen[0][1][1].detach()}
 
     def encode(self, image: Tensor) -> tuple[list[Tensor], Tensor]:

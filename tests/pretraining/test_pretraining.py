@@ -2,15 +2,14 @@
 """The shipped config pretrains, goes on after a stop to the bit, and training takes what it wrote."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser, run
+from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bundle.networks.encoder import ConvNeXtEncoder
@@ -18,38 +17,6 @@ from bundle.networks.weights import load_encoder
 from bundle.pretraining.images import training_images
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL: dict[str, Any] = {
-    "encoder": "test_convnext",
-    "teacher": "test_efficientnet",
-    "image_size": 64,
-    "batch_size": 4,
-    "max_epochs": 2,
-    "num_workers": 0,
-    "num_threads": 1,
-}
-
-
-@pytest.fixture
-def pretrain(tiny_data: Path, teacher_file: Path, tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    threads = torch.get_num_threads()
-
-    def call(name: str, **options: Any) -> Path:
-        run(
-            run_id="pretraining",
-            bundle_root=str(tmp_path),
-            dataset_dir=str(tiny_data),
-            output_dir=str(tmp_path / name),
-            **{
-                "config_file": str(ROOT / "configs/pretrain.yaml"),
-                **SMALL,
-                "teacher_weights": str(teacher_file),
-                **options,
-            },
-        )
-        return tmp_path / name
-
-    yield call
-    torch.set_num_threads(threads)
 
 
 def test_a_run_leaves_weights_that_timm_and_training_take(pretrain: Callable[..., Path]) -> None:
