@@ -63,7 +63,7 @@ class Checkpoints:
         others: names of files that other handlers write to ``output_dir``.
         described: what else the checkpoint says of itself, plain values that inference takes from there.
         identity: of :func:`bundle.engines.identity.run_identity`; None: the network and the number of processes alone.
-        part: (averaged network, its config) -> tensors and config that the best weights hold; None: all of it.
+        part: (averaged network, its config) -> ``model``, ``network_config`` and what else the best weights hold.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Checkpoints:
         others: Sequence[str] = (),
         identity: Mapping[str, Any] | None = None,
         described: Mapping[str, Any] | None = None,
-        part: Callable[[nn.Module, dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]] | None = None,
+        part: Callable[[nn.Module, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.guard, self.identity = guard, identity
-        self.part = part or (lambda network, config: (network.state_dict(), config))
+        self.part = part or (lambda network, config: {"model": network.state_dict(), "network_config": config})
         self.parts: dict[str, Any] = dict(zip(_PARTS, (network, average, optimizer, lr_scheduler), strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
         self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
@@ -174,14 +174,14 @@ class Checkpoints:
 
     def network_config(self) -> dict[str, Any]:
         """What the network was built with, as plain values."""
-        config: dict[str, Any] = self.network.network_config()  # type: ignore[operator]
-        return config
+        return dict(self.network.network_config())  # type: ignore[operator]
 
     def _save_epoch(self, engine: Engine) -> None:
         best = (-1.0, -1) if self.evaluator is None else _best(self.evaluator)
         if best[1] in (-1, engine.state.epoch):
-            weights, config = self.part(self.average.module, self.network_config())
-            self._save({"model": weights, "network_config": {**config, **self.described, "version": __version__}}, BEST)
+            held = self.part(self.average.module, self.network_config())
+            held["network_config"] = {**held["network_config"], **self.described, "version": __version__}
+            self._save(held, BEST)
         self._save(self._state(epoch=engine.state.epoch, best=best), LAST)
         self.saved = engine.state.epoch
 

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from bundle.networks.conversion import require_fit, tensor_form
-from bundle.networks.weights import complete, read_checkpoint, require_same
+from bundle.networks.weights import complete, read_checkpoint, read_file, require_same
 from bundle.vocabulary import prompt_values
 
 logger = logging.getLogger(__name__)
@@ -145,3 +145,25 @@ def _told(key: str, there: Sequence[str], here: Sequence[str]) -> str:
     }
     told = ", ".join(f"{word} {' '.join(map(repr, names))}" for word, names in groups.items() if names)
     return f"{key}: {told}"
+
+
+def load_decoder(decoder: nn.Module, path: str | Path) -> None:
+    """Starts a decoder from the file of a pretraining, where it holds one of the same shape; says so in the log.
+
+    Args:
+        decoder: a ``UPerNetDecoder``; unchanged where the file holds no decoder or another one.
+        path: local file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no checkpoint.
+    """
+    held = read_file(path).get("decoder")
+    if not isinstance(held, Mapping):
+        return
+    own, theirs = ({k: getattr(v, "shape", None) for k, v in state.items()} for state in (decoder.state_dict(), held))
+    if own != theirs:
+        logger.warning(f"the decoder starts at random: that of {path} has another width or normalization")
+        return
+    decoder.load_state_dict(held)
+    logger.info(f"the decoder starts from {path}: {len(own)} tensors")

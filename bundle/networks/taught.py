@@ -15,7 +15,7 @@ from bundle.networks.start import table_axes
 
 def taught_part(
     network: nn.Module, config: Mapping[str, Any], taught: Mapping[str, Sequence[str]] | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> dict[str, Any]:
     """Weights and ``network_config`` of a network without the outputs, and rows of outputs, that were not taught.
 
     Args:
@@ -25,11 +25,11 @@ def taught_part(
             not have count for nothing.
 
     Returns:
-        Tensors by name, and the config of the network that they fit.
+        ``model``, tensors by name, and ``network_config`` of the network that they fit.
     """
     state: dict[str, Tensor] = network.state_dict()
     if taught is None:
-        return state, dict(config)
+        return {"model": state, "network_config": dict(config)}
     rows = {
         name: [row for row in taught[name] if row in names] or names
         for name, names in config["heads"].items()
@@ -48,4 +48,4 @@ def taught_part(
         kept[name] = value
     sets = {label_set: names for label_set, names in config["label_sets"].items() if CLASSES + label_set in rows}
     left = {key: value for key, value in config.items() if key != "structures" or MASKS in rows}
-    return kept, {**left, "heads": rows, "label_sets": sets}
+    return {"model": kept, "network_config": {**left, "heads": rows, "label_sets": sets}}

@@ -25,12 +25,14 @@ class UPerNetDecoder(nn.Module):
         in_channels: channels of the four maps, fine to coarse.
         channels: decoder width.
         norm: ``batch`` or ``group`` normalization after each convolution.
+        weights_file: local file of a pretraining, whose decoder of the same shape it starts from; others say nothing of
+            a decoder. None: random.
 
     Reference:
         Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221.
     """
 
-    def __init__(self, *, in_channels: Sequence[int], channels: int, norm: Norm):
+    def __init__(self, *, in_channels: Sequence[int], channels: int, norm: Norm, weights_file: str | None = None):
         super().__init__()
         self.channels, self.norm = channels, norm
         coarse_to_fine = in_channels[-2::-1]  # [1/16, 1/8, 1/4]
@@ -41,6 +43,10 @@ class UPerNetDecoder(nn.Module):
         )
         self.fusion = conv_norm_relu(len(in_channels) * channels, channels, kernel_size=1, norm=norm)
         self.block = conv_norm_relu(channels, channels, kernel_size=1, norm=norm)
+        if weights_file is not None:
+            from bundle.networks.start import load_decoder  # which reads checkpoints of whole networks
+
+            load_decoder(self, weights_file)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Map (B, channels, H_1, W_1) of the maps [1/4, 1/8, 1/16, 1/32] (B, C_i, H_i, W_i)."""

@@ -54,7 +54,7 @@ def test_guidance_changes_nothing_until_it_is_trained_and_then_does(name: str) -
 @pytest.mark.parametrize("name", [*SMALL, "convnext_atto"])
 def test_what_a_pretraining_leaves_loads_here_and_in_timm(name: str, tmp_path: Path) -> None:
     encoder = build_encoder(name)
-    state, config = timm_encoder(encoder, encoder.config())
+    state, config = timm_encoder(encoder, encoder.config()).values()
     torch.save({"model": state, "network_config": config}, tmp_path / "encoder.pt")
     torch.save(state, tmp_path / "state.pth")
     again = build_encoder(name, weights_file=str(tmp_path / "encoder.pt"), guidance_channels=2)

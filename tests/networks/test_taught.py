@@ -24,7 +24,9 @@ def network(rows: list[str]) -> UPerConvNeXt:
 
 def test_heads_and_rows_that_were_not_taught_are_left_out(tmp_path: Path) -> None:
     whole = network(ROWS)
-    state, config = taught_part(whole, whole.network_config(), {"cls_lung": [], "points": ["mark", "left", "other"]})
+    state, config = taught_part(
+        whole, whole.network_config(), {"cls_lung": [], "points": ["mark", "left", "other"]}
+    ).values()
     assert config["heads"] == {"cls_lung": ["yes", "no"], "points": ["mark", "left"]}
     assert "structures" not in config
     assert config["label_sets"] == {"lung": ["yes", "no"]}
@@ -42,13 +44,13 @@ def test_heads_and_rows_that_were_not_taught_are_left_out(tmp_path: Path) -> Non
 
 def test_masks_without_classes_tell_of_no_label_set() -> None:
     whole = network(ROWS)
-    state, config = taught_part(whole, whole.network_config(), {"seg": []})
+    state, config = taught_part(whole, whole.network_config(), {"seg": []}).values()
     assert (list(config["heads"]), config["structures"], config["label_sets"]) == (["seg"], ["background", "a"], {})
     assert not [name for name in state if name.startswith(("heads.cls", "heads.points"))]
 
 
 def test_all_is_kept_where_nothing_is_said() -> None:
     whole = network(ROWS)
-    state, config = taught_part(whole, whole.network_config(), None)
+    state, config = taught_part(whole, whole.network_config(), None).values()
     assert config == whole.network_config()
     assert set(state) == set(whole.state_dict())

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bundle.networks import UPerNetDecoder
 from bundle.networks.encoder import ConvNeXtEncoder
 from bundle.networks.weights import load_encoder
 from bundle.pretraining.images import training_images
@@ -117,3 +118,22 @@ def test_reconstructions_lie_beside_their_originals_and_change_nothing(pretrain:
     assert (image.width, image.height, image.step) == (3 * 66 + 2, 4 * 66 + 2, 2)
     one, other = (torch.load(path / "encoder.pt", weights_only=True)["model"] for path in (folder, plain))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_goes_on_with_the_decoder_that_filled_in(
+    pretrain: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    masked = [str(ROOT / f"configs/{name}.yaml") for name in ("pretrain", "pretrain_masked")]
+    path = pretrain("run", config_file=masked, max_epochs=1, decoder_channels=16, logging_file=False) / "encoder.pt"
+    held = torch.load(path, weights_only=True)["decoder"]
+    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/train.yaml")))
+    parser.update({"encoder": "test_convnext", "decoder_channels": 16, "encoder_weights": str(path)})
+    with caplog.at_level("INFO"):
+        decoder = parser.get_parsed_content("network_def").decoder
+    assert all(torch.equal(value, held[name]) for name, value in decoder.state_dict().items())
+    assert f"the decoder starts from {path}: {len(held)} tensors" in caplog.text
+    UPerNetDecoder(
+        in_channels=ConvNeXtEncoder("test_convnext").channels, channels=24, norm="group", weights_file=str(path)
+    )
+    assert f"the decoder starts at random: that of {path} has another width" in caplog.text
+    assert timm.create_model("test_convnext", num_classes=0, checkpoint_path=str(path))

@@ -102,7 +102,7 @@ def test_encoders_of_every_kind(
     tmp_path: Path, processed: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder = build_encoder("test_convnext")
-    state, config = timm_encoder(encoder, encoder.config())
+    state, config = timm_encoder(encoder, encoder.config()).values()
     torch.save({"model": state, "network_config": {**config, "learned_from": ["pocus_v1"]}}, tmp_path / "encoder.pt")
     torch.save(state, tmp_path / "state.pth")
     sources = ["test_convnext", f"test_convnext={tmp_path / 'state.pth'}", str(tmp_path / "encoder.pt")]
