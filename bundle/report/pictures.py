@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,13 @@ def draw_cases(cases: Sequence[Case], *, structures: Sequence[str], heading: str
 
     Args:
         cases: drawn row by row.
-        structures: name of each structure index, background first.
+        structures: name of each structure index, background first; background alone where no masks are answered, and
+            then the truth has none.
         heading: first line of the picture.
         columns: cases per row.
     """
+    if len(structures) < 2:
+        cases = [replace(case, truth=None) for case in cases]
     rows = max(1, -(-len(cases) // columns))
     width = columns * 4.9
     height = rows * 2.6 + 0.95

@@ -4,6 +4,7 @@
 from bundle.sinks.masks import Masks
 from bundle.sinks.overlay import Overlays
 from bundle.sinks.probabilities import Probabilities
+from bundle.sinks.restored import Restored
 from bundle.sinks.sink import Answers, Findings, Run, Sink, Study
 from bundle.sinks.tables import Tables
 from bundle.sinks.writer import PredictionWriter
@@ -15,6 +16,7 @@ __all__ = [
     "Overlays",
     "PredictionWriter",
     "Probabilities",
+    "Restored",
     "Run",
     "Sink",
     "Study",

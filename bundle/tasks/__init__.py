@@ -9,6 +9,7 @@ from bundle.tasks.masks import Masks
 from bundle.tasks.organ import Organ
 from bundle.tasks.points import Points
 from bundle.tasks.presence import Presence
+from bundle.tasks.restoration import Restoration
 from bundle.tasks.targets import Targetsd, select
 from bundle.tasks.task import Asked, Target, Task, Widths
 
@@ -22,6 +23,7 @@ __all__ = [
     "Points",
     "Presence",
     "Records",
+    "Restoration",
     "Target",
     "Targetsd",
     "Task",
