@@ -145,14 +145,11 @@ def training_images(datalist: str | Path, fold: int | None = None) -> list[dict[
         logger.warning(
             f"{datalist} has folds; for a training with --fold NUMBER, give the pretraining the same --fold."
         )
-    tables = manifest["datasets"]
-    organs = {name: table.get("organ") or table.get("position") or "" for name, table in tables.items()}
-    return [
-        {
-            "image": os.path.join(root, item["image"]),
-            "dataset": item["dataset"],
-            "patient": item["patient"],
-            "organ": item.get("organ") or organs[item["dataset"]],
-        }
-        for item in chosen
-    ]
+    return [_named(item, manifest["datasets"][item["dataset"]], root=root) for item in chosen]
+
+
+def _named(item: Mapping[str, Any], table: Mapping[str, Any], *, root: str) -> dict[str, Any]:
+    """What an item and the table of its data set tell of an image."""
+    organ = item.get("organ") or table.get("organ") or table.get("position") or ""
+    path = os.path.join(root, item["image"])
+    return {"image": path, "dataset": item["dataset"], "patient": item["patient"], "organ": organ}

@@ -24,6 +24,7 @@ from bundle.tables import read_table
 from bundle.tasks import Asked, Restoration
 from bundle.tasks.restoration import restored
 from bundle.transforms import RandDegradeUltrasoundd
+from tests.pretraining.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -177,3 +178,25 @@ def test_nothing_is_restored_unless_asked(
     with pytest.raises(RuntimeError) as error:
         infer(images, tmp_path / "asked", task="restore")
     assert "--task restore expects weights that restore, got weights of ['seg'," in reasons(error.value)
+
+
+def test_filters_are_compared_on_the_same_degraded_images(
+    trained: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = load_script("compare_restoration").main
+    options = ["--weights", str(weights(trained)), "--dataset_dir", str(tiny_data), "--resamples", "20"]
+    assert (
+        main([*options, "--images", "1", "--tuned_on", "1", "--image_size", "64", "--output_dir", str(tmp_path)]) == 0
+    )
+    rows = read_table(tmp_path / "restoration.csv")
+    methods = ["degraded", "restored", "median", "bilateral", "non-local means", "wavelet"]
+    assert [row["method"] for row in rows] == methods * 3 * len({row["dataset"] for row in rows})
+    of = {(row["degradation"], row["method"]): float(row["psnr"]) for row in rows if row["dataset"] == "Breast"}
+    assert all(psnr < 60 for psnr in of.values())
+    assert of["lines", "degraded"] != of["haze", "degraded"]
+    with Image.open(tmp_path / "restoration.png") as picture:
+        assert picture.width > 2 * picture.height
+    text = (tmp_path / "restoration.md").read_text()
+    assert "## Speckle\n\nParameters: median radius " in text
+    assert main([*options, "--datasets", "Liver", "--output_dir", str(tmp_path / "b")]) == 2
+    assert "--datasets must name some of ['Breast', 'Limb'], got ['Liver']" in capsys.readouterr().err
