@@ -40,6 +40,8 @@ CHAINS = {
     "pretrain masked": ("pretrain.yaml", "pretrain_masked.yaml"),
     "multi_gpu pretrain": ("pretrain.yaml", "multi_gpu_pretrain.yaml"),
     "pretrain latent": ("pretrain.yaml", "pretrain_latent.yaml"),
+    "pretrain hierarchy": ("pretrain.yaml", "pretrain_masked.yaml", "pretrain_hierarchy.yaml"),
+    "restore": ("train.yaml", "restore.yaml"),
 }
 OWN_VALUES = {
     "imports", "output_dir", "dataset_dir", "run", "batch_size", "prompt_transforms", "encoder_weights", "drop_path",
@@ -149,7 +151,7 @@ def test_the_two_complete_configs_agree() -> None:
     shared -= held.keys()
     assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}
     assert {name: task["_target_"] for name, task in inference["tasks"].items()} == {
-        name: task["_target_"] for name, task in {**train["tasks"], **read("restore.yaml")["tasks"]}.items()
+        name: task["_target_"] for name, task in {**train["tasks"], **read("train.yaml", "restore.yaml")["tasks"]}.items()
     }
 
 
