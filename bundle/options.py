@@ -35,7 +35,15 @@ NUMBERS: dict[str, tuple[bool, float, float]] = {
         ("max_epochs", "batch_size", "val_interval", "samples_per_epoch", "num_threads"), (True, 1, math.inf)
     ),
     **dict.fromkeys(
-        ("phantom_patients", "labels_steps", "bootstrap_resamples", "max_clicks", "frames_per_clip"),
+        (
+            "phantom_patients",
+            "labels_steps",
+            "bootstrap_resamples",
+            "max_clicks",
+            "frames_per_clip",
+            "lanes",
+            "runtime_threads",
+        ),
         (True, 1, math.inf),
     ),
     **dict.fromkeys(("num_workers", "seed", "fold", "worst_cases"), (True, 0, math.inf)),
@@ -58,7 +66,7 @@ NUMBERS: dict[str, tuple[bool, float, float]] = {
 _SIDES = ("image_size", "small_side")
 """Numbers of pixels that must be multiples of 32."""
 
-_OPTIONAL = ("samples_per_epoch", "fold")
+_OPTIONAL = ("samples_per_epoch", "fold", "runtime_threads")
 
 OF_ORGANS = ("structures", "positions", "label_sets", "organ_structures")
 """What the table ``organs`` tells; up to version 0.6 each was an id that a run could set."""

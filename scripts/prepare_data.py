@@ -162,7 +162,7 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
 
 
 def _fractions(values: Sequence[float]) -> dict[str, float]:
-    if min(values) < 0 or abs(sum(values) - 1) > 1e-6:
+    if not (min(values) >= 0 and abs(sum(values) - 1) <= 1e-6):  # so that nan is none
         raise ValueError(
             f"--fractions: expected three shares (train, val, test) from 0 to 1 that add up to 1, got {list(values)}; "
             "correct them."
@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--no-organ",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="make N images of no organ beside the manifest, to learn from",
@@ -279,6 +279,13 @@ def _workers(text: str) -> int:
     if workers < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more processes, got {workers}; 1 reads in this process")
     return workers
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more images, got {count}; 0 makes none")
+    return count
 
 
 def _folds(text: str) -> int:

@@ -151,7 +151,8 @@ def test_the_two_complete_configs_agree() -> None:
     shared -= held.keys()
     assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}
     assert {name: task["_target_"] for name, task in inference["tasks"].items()} == {
-        name: task["_target_"] for name, task in {**train["tasks"], **read("train.yaml", "restore.yaml")["tasks"]}.items()
+        name: task["_target_"]
+        for name, task in {**train["tasks"], **read("train.yaml", "restore.yaml")["tasks"]}.items()
     }
 
 

@@ -199,6 +199,7 @@ def test_a_number_for_any_text_is_refused(
         ("val_interval", "two", "a whole number from 1"),
         ("samples_per_epoch", -5, "a whole number from 1, or '$None'"),
         ("fold", -1, "a whole number from 0, or '$None'"),
+        ("empty_crops", 1.5, "a number from 0 to 1"),
         ("learning_rate", 0, "a number above 0"),
         ("learning_rate", float("nan"), "a number above 0"),
         ("max_norm", float("inf"), "a number above 0"),

@@ -163,7 +163,21 @@ def _readable(
             masks[item["dataset"]].add(item, seen)
             kept.append(item)
             prints.append(seen.mark)
-    return kept, prints, masks
+    mistaken = {name: label for name, found in masks.items() if (label := found.no_class())}
+    left_out += [_no_classes(name, label, masks[name]) for name, label in mistaken.items()]
+    rows = [row for row, item in enumerate(kept) if item["dataset"] not in mistaken]
+    return [kept[row] for row in rows], prints.of(rows) if mistaken else prints, masks
+
+
+def _no_classes(name: str, mistaken: str, found: Masks) -> LeftOut:
+    """A set whose folders are not classes, but images and masks."""
+    total = sum(found.of_class.values())
+    reason = (
+        f"{name}: expected images of classes, got the class {mistaken!r}, of which {found.drawn[mistaken]} of "
+        f"{found.of_class[mistaken]} images look like masks; put the images into segmentation/SET/imgs and their masks "
+        "into segmentation/SET/masks."
+    )
+    return LeftOut(name, reason, total, whole=True)
 
 
 def _each_once(sets: Sequence[PublicSet], left_out: list[LeftOut]) -> list[dict[str, Any]]:

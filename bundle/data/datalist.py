@@ -141,14 +141,15 @@ def _check_leaks(manifest: Mapping[str, Any], *, parts: Sequence[str], name: str
             f"{name}, key 'split/leaks': expected splits that share no patient and no near-duplicate, got {len(leaks)} "
             f"leaking pairs, the first {leaks[0]}. {remedy}"
         )
-    first: dict[str, int] = {}
-    for index, (item, part) in enumerate(zip(manifest["items"], parts, strict=True)):
-        other = first.setdefault(item["group"], index) if part else index
-        if parts[other] != part:
-            raise ValueError(
-                f"{name}: item {index}, key 'split': expected group {item['group']!r} in one split, got {part!r} here "
-                f"and {parts[other]!r} in item {other}, so that the splits leak. {remedy}"
-            )
+    for key in ("group", "patient"):
+        first: dict[str, int] = {}
+        for index, (item, part) in enumerate(zip(manifest["items"], parts, strict=True)):
+            other = first.setdefault(item[key], index) if part else index
+            if parts[other] != part:
+                raise ValueError(
+                    f"{name}: item {index}, key 'split': expected {key} {item[key]!r} in one split, got {part!r} here "
+                    f"and {parts[other]!r} in item {other}, so that the splits leak. {remedy}"
+                )
 
 
 def _item(raw: Mapping[str, Any], *, table: Mapping[str, Any], root: str, position: str, where: str) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class Fingerprints:
         constant = len(set(thumbnail)) < 2
         self._keys += bytes(8) if constant else hashlib.blake2b(hashes + thumbnail, digest_size=8).digest()
 
+    def of(self, rows: Sequence[int]) -> Fingerprints:
+        """Those of some of the images."""
+        hashes, thumbnails = self.hashes(), self.thumbnails()
+        return Fingerprints(Fingerprint(hashes[row], np.asarray(thumbnails[row])) for row in rows)
+
     def hashes(self) -> NDArray[np.uint64]:
         """Packed bits (N, 8, 4) of image and orientation."""
         return np.frombuffer(self._hashes, dtype=np.uint64).reshape(-1, 8, HASH_SIZE**2 // 64)

@@ -21,6 +21,8 @@ from bundle.transforms.loading import MaskValueError, to_unit
 from bundle.transforms.readers import Raw, read_file
 from bundle.vocabulary import BACKGROUND
 
+_FEW = 8  # gray values of a mask
+
 STRUCTURES_NAMED = 3
 """Values that a message offers to name, at most."""
 
@@ -30,13 +32,14 @@ class Examined:
     """What is wrong with the files of an item, "" for nothing; if nothing, the rest.
 
     ``mark`` is the image's fingerprint, ``scaled`` tells that a mask has another size than the image, ``shown`` are the
-    structures in the masks.
+    structures in the masks, ``drawn`` tells that the image of a class looks like a mask.
     """
 
     fault: str = ""
     mark: Fingerprint | None = None
     scaled: bool = False
     shown: frozenset[str] = frozenset()
+    drawn: bool = False
 
 
 def examine(task: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Examined:
@@ -50,7 +53,7 @@ def examine(task: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Examined:
         raw = read_file(item["image"])
         scaled, shown = _read_masks(item, entry, shape=raw.pixels.shape[:2])
         picture = cast(Path, _as_file(raw))  # Pillow, which opens it, takes either
-        return Examined(mark=fingerprint(picture), scaled=scaled, shown=shown)
+        return Examined(mark=fingerprint(picture), scaled=scaled, shown=shown, drawn="class" in item and _is_drawn(raw))
     except Exception as error:  # whatever a file does to a decoder must not cost the others
         return Examined(fault=str(error) or f"{item['image']}: cannot be read, {type(error).__name__}")
 
@@ -86,6 +89,17 @@ def _read_masks(
     if isinstance(error, MaskValueError):
         error = ValueError(f"{error.fault}; {_remedy(error, loaded, dataset=item['dataset'])}, or correct the mask.")
     raise error or ValueError(f"{paths}: expected masks, got none")
+
+
+def _is_drawn(raw: Raw) -> bool:
+    """Whether an image has as few gray values as a mask: up to eight, or after JPEG two heaps far apart."""
+    gray = np.asarray(raw.pixels if raw.pixels.ndim == 2 else raw.pixels[..., 0])
+    values = np.bincount(gray.ravel()) if gray.dtype == np.uint8 else np.unique(gray, return_counts=True)[1]
+    if np.count_nonzero(values) > _FEW:
+        shares = np.histogram(gray, 8)[0] / gray.size
+        heaps = np.flatnonzero(shares > 0.002)
+        return len(heaps) == 2 and bool(heaps[1] - heaps[0] > 4)
+    return True
 
 
 def _remedy(error: MaskValueError, loaded: Mapping[str, Any], *, dataset: str) -> str:

@@ -32,8 +32,7 @@ def read_folders(root: str | Path, *, options: SetOptions | None = None, given_s
         options: what the user says of the sets.
         given_splits: keep to train.txt, val.txt and test.txt; a set without them is left to be split.
 
-    A set of which something is not known is left out, as a whole; the reason names all that is missing, with the
-    options to give.
+    A set of which something is not known is left out; the reason names all that is missing, with the options to give.
 
     Raises:
         ValueError: when there is no set, or the splits of an image that is in two sets differ.
@@ -43,7 +42,8 @@ def read_folders(root: str | Path, *, options: SetOptions | None = None, given_s
     parts: list[tuple[str, PublicSet]] = []
     faults: dict[str, list[str]] = {}
     for folder, task in sets:
-        reader = SetReader(folder, options=options or SetOptions())
+        alone = sum(other.name == folder.name for other, _ in sets) == 1
+        reader = SetReader(folder, options=options or SetOptions(), alone=alone)
         part = reader.read_segmentation() if task == "segmentation" else reader.read_classification()
         if given_splits and part.items and not reader.faults:
             reader.attempt(partial(apply_given, folder, part, name=reader.name))

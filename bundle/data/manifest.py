@@ -85,6 +85,14 @@ def check_datalist(manifest: Any, *, name: str, extra: Mapping[str, Any] | None 
             )
 
 
+def dataset_fault(name: str, entry: Mapping[str, Any]) -> str:
+    """What a manifest would refuse in the entry of a data set, and its name; "" for nothing."""
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    tables = {"properties": {"datasets": schema["properties"]["datasets"]}, "definitions": schema["definitions"]}
+    errors = jsonschema.Draft7Validator(tables).iter_errors({"datasets": {name: entry}})
+    return next((_describe(error, f"data set {name!r}", remedy="rename or correct it") for error in errors), "")
+
+
 def _check_schema(manifest: Any, *, name: str, extra: Mapping[str, Any], labels: bool) -> None:
     """Hold the manifest against the schema, but only one item of every shape: equal shapes are equally valid."""
     schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
@@ -162,14 +170,14 @@ def _finite(values: Sequence[float]) -> bool:
         return False
 
 
-def _describe(error: Any, name: str) -> str:
+def _describe(error: Any, name: str, remedy: str = REMEDY) -> str:
     """One sentence for an error of the schema: where, expected, got, what to do."""
     path = [str(p) for p in error.absolute_path]
     where = name
     if path[:1] == ["items"] and len(path) > 1:
         where, path = f"{name}: item {path[1]}", path[2:]
     elif path[:1] == ["datasets"] and len(path) > 1:
-        where, path = f"{name}: dataset {path[1]!r}", path[2:]
+        where, path = name if remedy != REMEDY else f"{name}: dataset {path[1]!r}", path[2:]
     if path:
         where += f", key {'/'.join(path)!r}"
     expected = error.schema.get("description", error.message)
@@ -181,7 +189,7 @@ def _describe(error: Any, name: str) -> str:
         got = error.message[0].lower() + error.message[1:]
     if len(got) > 300:
         got = got[:300] + " ..."
-    return f"{where}: expected {expected}, got {got}; {REMEDY}."
+    return f"{where}: expected {expected}, got {got}; {remedy}."
 
 
 def _missing_keys(error: Any) -> str:

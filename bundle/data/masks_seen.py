@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the masks of a data set were seen to show, and what the user should know of it."""
+"""What the masks of a data set were seen to show, and what the user should know of it; and classes that are masks."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,17 +14,29 @@ from bundle.vocabulary import BACKGROUND
 
 @dataclass
 class Masks:
-    """Of a data set: images with masks, those whose masks have another size, and the structures that masks show."""
+    """Of a data set: images with masks, those whose masks have another size, and the structures that masks show.
+
+    And its classes: images of each, and those that look like masks themselves.
+    """
 
     count: int = 0
     scaled: int = 0
     shown: set[str] = field(default_factory=set)
+    of_class: Counter[str] = field(default_factory=Counter)
+    drawn: Counter[str] = field(default_factory=Counter)
 
     def add(self, item: Mapping[str, Any], seen: Examined) -> None:
         """Count an item of the manifest."""
         self.count += "label" in item
         self.scaled += seen.scaled
         self.shown |= seen.shown
+        if "class" in item:
+            self.of_class[item["class"]] += 1
+            self.drawn[item["class"]] += seen.drawn
+
+    def no_class(self) -> str:
+        """The first class whose images nearly all look like masks; "" for none."""
+        return next((name for name, count in self.of_class.items() if self.drawn[name] > 0.8 * count), "")
 
 
 def mask_notices(seen: Mapping[str, Masks], datasets: Mapping[str, Any]) -> list[str]:

@@ -47,6 +47,8 @@ def read_points(path: str | Path) -> dict[str, Places]:
         raise ValueError(f"{path}: points must be a readable CSV file, got {error}; correct --points.") from error
     if not set(COLUMNS) <= set(columns) or len(set(columns)) < len(columns):
         raise ValueError(f"{path}: columns must be {', '.join(COLUMNS)}, got {columns}; correct the first line.")
+    if not lines:
+        raise ValueError(f"{path}: expected lines of points below the first one, got none; add them.")
     found: dict[str, Places] = {}
     for number, cells in lines:
         where = f"{path}, line {number}"

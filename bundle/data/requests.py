@@ -77,16 +77,24 @@ def _read_rows(prompts: str) -> dict[str, dict[str, str]]:
     """File name -> prompts that its row gives."""
     try:
         with open(prompts, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = list(reader)
+            reader = csv.reader(file)
+            columns = next(reader, [])
+            lines = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f"prompts must be a readable CSV file, got {prompts}: {e}; correct --prompts.") from e
-    if "file" not in columns or set(columns) - {"file", *REQUESTED_PROMPTS}:
+    known = {"file", *REQUESTED_PROMPTS}
+    if "file" not in columns or set(columns) - known or len(set(columns)) < len(columns) or not lines:
         raise ValueError(
-            f"{prompts}: columns must be file and some of {list(REQUESTED_PROMPTS)}, got {list(columns)}; correct the"
-            " first line."
+            f"{prompts}: columns must be file and some of {list(REQUESTED_PROMPTS)}, each once, with a line for each "
+            f"file below them, got {list(columns)} and {len(lines)} lines; correct it."
         )
+    for number, cells in lines:
+        if len(cells) != len(columns):
+            raise ValueError(
+                f"{prompts}, line {number}: {len(columns)} cells expected, as in the first line, got {len(cells)}: "
+                f"{cells}; correct it."
+            )
+    rows = [dict(zip(columns, cells, strict=True)) for _, cells in lines]
     if twice := [name for name, n in Counter(row["file"] for row in rows).items() if n > 1]:
         raise ValueError(f"{prompts}: each file must have one row, got several for {twice[:5]}; remove the others.")
     given = {row["file"]: {key: (row.get(key) or "").strip() for key in REQUESTED_PROMPTS} for row in rows}

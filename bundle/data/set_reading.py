@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from bundle.data.known_sets import (
     patient_of,
     read_pixel_sizes,
 )
+from bundle.data.manifest import dataset_fault
 from bundle.data.pairing import masks_beside, pair_files
 from bundle.data.set_files import (
     IMAGE_FOLDERS,
@@ -43,14 +44,15 @@ class SetReader:
     Args:
         folder: of the set, after which it is named.
         options: what the user says of sets.
+        alone: whether no other set of this name has labels of the other kind.
 
     Attributes:
         name: the set's name, in composed Unicode form.
         faults: what the user has to say or to correct before the set can be read, a sentence each.
     """
 
-    def __init__(self, folder: Path, *, options: SetOptions) -> None:
-        self.folder, self.options = folder, options
+    def __init__(self, folder: Path, *, options: SetOptions, alone: bool = True) -> None:
+        self.folder, self.options, self.alone = folder, options, alone
         self.name = unicodedata.normalize("NFC", folder.name)
         self.known = options.describe(self.name)
         self.faults: list[str] = []
@@ -69,6 +71,7 @@ class SetReader:
         entry = self.attempt(lambda: mask_entry(self.name, values=values or {}, options=self.options))
         sizes = self.attempt(self._pixel_sizes) or {}
         self._found.datasets[self.name] = dataset_entry(self.known) | (entry or {})
+        self._check(classes=self.options.classes, label_set=self.options.label_set)
         for file, labels in pairing.pairs:
             item = self._add_item(file, root=self.folder)
             item["label"] = str(labels[0]) if len(labels) == 1 else [str(label) for label in labels]
@@ -91,12 +94,26 @@ class SetReader:
             self.faults.append(f"{self.folder}: expected the name of its label set, got none; add {told}.")
         classes, of_folder = self.attempt(lambda: self._classes(list(of_label))) or ([], {})
         self._found.datasets[self.name] = dataset_entry(self.known) | {"label_set": label_set, "classes": classes}
+        self._check(structure=self.options.structures, mask_threshold=self.options.threshold)
         for label, images in of_label.items():
             for file in images:
                 item = self._add_item(file, root=self.folder / label, label=label)
                 item["class"] = of_folder.get(label, "")
         self._note_nested()
         return self._found
+
+    def _check(self, **others: Mapping[str, Any]) -> None:
+        """Adds to the faults what a manifest would refuse of the set, and options of the other kind of set."""
+        entry = self._found.datasets[self.name]
+        flags = " and ".join(f"--{flag.replace('_', '-')}" for flag, told in others.items() if self.name in told)
+        if flags and self.alone:
+            kind = "classes, a folder each" if "classes" in entry else "masks"
+            self.faults.append(
+                f"{self.folder}: expected no {flags} for {self.name}, which was read as a set of {kind}; leave it out, "
+                "or name the folders imgs and masks where they are those."
+            )
+        if not self.faults and (fault := dataset_fault(self.name, entry)):
+            self.faults.append(fault)
 
     def _structures(self) -> dict[int, str]:
         return structure_values(

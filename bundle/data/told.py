@@ -8,7 +8,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bundle.data.names import plain_name
 from bundle.data.public_sets import SetOptions
+from bundle.described import EXPRESSION_MARKS
+from bundle.vocabulary import BACKGROUND, NATURES, UNKNOWN
 
 
 def told_options(options: Mapping[str, Any]) -> SetOptions:
@@ -22,7 +25,7 @@ def told_options(options: Mapping[str, Any]) -> SetOptions:
     """
     return SetOptions(
         position=_pairs(options["position"], flag="--position"),
-        nature=_pairs(options["nature"], flag="--nature"),
+        nature=_natures(options["nature"]),
         structures=_structures(options["structure"]),
         threshold=_thresholds(options["mask_threshold"]),
         label_set=_pairs(options["label_set"], flag="--label-set"),
@@ -30,7 +33,7 @@ def told_options(options: Mapping[str, Any]) -> SetOptions:
             name: tuple(c.strip() for c in v.split(","))
             for name, v in _pairs(options["classes"], flag="--classes").items()
         },
-        patient=_pairs(options["patient_regex"], flag="--patient-regex"),
+        patient=_patterns(options["patient_regex"]),
     )
 
 
@@ -40,14 +43,43 @@ def _split(entry: str) -> tuple[str, str]:
     return (re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL), found[2]) if found else ("", "")
 
 
-def _pairs(entries: Sequence[str], *, flag: str) -> dict[str, str]:
-    pairs = {}
+def _pairs(entries: Sequence[str], *, flag: str, names: bool = True) -> dict[str, str]:
+    """Set -> value; a value that is a name is none that a config would execute."""
+    pairs: dict[str, str] = {}
     for entry in entries:
         name, value = _split(entry)
         if not name:
             raise ValueError(f"{flag}: expected SET=VALUE, got {entry!r}; correct it.")
-        pairs[name] = value
+        if names and any(part.lstrip().startswith(EXPRESSION_MARKS) for part in value.split(",")):
+            raise ValueError(f"{flag}: expected a name that does not begin with $, @ or %, got {entry!r}; rename it.")
+        if pairs.setdefault(name, value) != value:
+            raise ValueError(f"{flag}: expected one value for {name}, got {pairs[name]!r} and {value!r}; remove one.")
     return pairs
+
+
+def _natures(entries: Sequence[str]) -> dict[str, str]:
+    natures = _pairs(entries, flag="--nature")
+    for name, value in natures.items():
+        if value not in (*NATURES, UNKNOWN):
+            raise ValueError(f"--nature: expected one of {[*NATURES, UNKNOWN]}, got {name}={value}; correct it.")
+    return natures
+
+
+def _patterns(entries: Sequence[str]) -> dict[str, str]:
+    patterns = _pairs(entries, flag="--patient-regex", names=False)
+    for name, value in patterns.items():
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(
+                f"--patient-regex: expected a regular expression, got {name}={value}: {error}; correct it."
+            ) from None
+        if not groups:
+            raise ValueError(
+                f"--patient-regex: expected a group that is the patient, such as {name}=(\\d+)_, got {name}={value}; "
+                "put its part in parentheses."
+            )
+    return patterns
 
 
 def _structures(entries: Sequence[str]) -> dict[str, dict[int, str]]:
@@ -60,8 +92,23 @@ def _structures(entries: Sequence[str]) -> dict[str, dict[int, str]]:
                 f"--structure: expected SET=VALUE:NAME, such as MYSET=255:lesion, got {entry!r}; correct it"
                 " (an = in the name of the set is written \\=)."
             )
-        tables.setdefault(name, {})[int(value)] = structure
+        _check_structure(entry, value=int(value), structure=structure)
+        if tables.setdefault(name, {}).setdefault(int(value), structure) != structure:
+            raise ValueError(
+                f"--structure: expected one name for {name}={value}, got {tables[name][int(value)]!r} and "
+                f"{structure!r}; remove one."
+            )
     return tables
+
+
+def _check_structure(entry: str, *, value: int, structure: str) -> None:
+    if structure.startswith(EXPRESSION_MARKS):
+        raise ValueError(f"--structure: expected a name that does not begin with $, @ or %, got {entry!r}; rename it.")
+    if (value == 0) != (plain_name(structure) == BACKGROUND):
+        raise ValueError(
+            f"--structure: expected value 0, and no other, to be {BACKGROUND}, got {entry!r}; correct it, or save the "
+            "masks inverted."
+        )
 
 
 def _thresholds(entries: Sequence[str]) -> dict[str, int]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bundle.described import described_export
+from bundle.engines.answers import Run, named_answers
 from bundle.programs import NotComputing, check_script
 
 METADATA_KEY = "metadata"
@@ -30,8 +31,6 @@ RUNTIMES = ("torch", *SUFFIXES)
 _TABLES = ("structures", "label_sets", "positions", "image_size")  # in which a model and a config must agree
 
 _KEPT_SHAPES = 4  # compiled models, each with its own copy of the weights
-
-Run = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 class ExportedNetwork(nn.Module):
@@ -108,8 +107,9 @@ class ExportedNetwork(nn.Module):
             prompt = torch.tensor([self.metadata["prompt"]["neutral"]])
         full = image.new_zeros(batch, self.image_channels, height, width, dtype=torch.float32)
         full[:, :channels] = image
-        outputs = self._run(full.cpu(), prompt.float().expand(batch, -1).contiguous().cpu())
-        return {name: out.to(image.device) for name, out in zip(self.metadata["outputs"], outputs, strict=True)}
+        prompts = prompt.float().expand(batch, -1).contiguous().cpu()
+        outputs = named_answers(self._run, full.cpu(), prompts, metadata=self.metadata, path=self.path)
+        return {name: out.to(image.device) for name, out in outputs.items()}
 
     def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Segmentation logits (B, structures, H, W), or the first ones. Args and Raises: those of ``predict``."""

@@ -270,6 +270,7 @@ def test_a_manifest_that_does_not_fit_the_network_is_refused(
     [
         lambda m: m["split"].update(leaks=[["b0.png", "b1.png", "near-duplicates in train and val"]]),
         lambda m: m["items"][1].update(group="B/0"),
+        lambda m: m["items"][1].update(patient=m["items"][0]["patient"]),
     ],
 )
 def test_leaking_splits_are_refused_unless_said_in_so_many_words(write: Callable[..., Path], change: Change) -> None:

@@ -79,6 +79,7 @@ def test_points_of_a_csv_file(tmp_path: Path) -> None:
             r"p\.csv, line 2: 4 cells expected, as in the first line, got 5",
         ),
         ("image,point,row,column\na.png,tip,3,1,4,5\n", r"line 2: 4 cells expected, as in the first line, got 6"),
+        ("image,point,row,column\n", r"p\.csv: expected lines of points below the first one, got none"),
         ("image,point,row,column\na.png,tip\n", r"line 2: 4 cells expected, as in the first line, got 2"),
         ("image,point,row,column,row\na.png,tip,1,1,2\n", r"columns must be image, point, row, column, got"),
         ("image,point,row,column\n\n,tip,1,1\n", r"line 3: the path of an image expected, got ''"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bundle.engines.answers import named_answers
 from bundle.engines.runtimes import (
     ExportedNetwork,
     exported_path,
@@ -72,6 +73,36 @@ def test_images_that_do_not_fit_are_refused(model: Path) -> None:
         exported.predict(torch.zeros(1, 3, 30, 32))
     with pytest.raises(ValueError, match=r"got \[1, 6, 32, 32\]"):
         exported.predict(torch.zeros(1, 6, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"outputs": ["seg"]},
+            r"outputs and widths \{'seg': None\}, got 2 outputs of widths \[2, 2\]; export it again",
+        ),
+        ({"outputs": ["seg", "cls_breast", "organ"]}, r"got 2 outputs of widths"),
+        ({"network": {"heads": {"cls_breast": ["a", "b", "c"]}}}, r"\{'seg': None, 'cls_breast': 3\}, got 2 outputs"),
+    ],
+)
+def test_answers_that_the_metadata_do_not_tell_are_refused(model: Path, changes: dict[str, Any], message: str) -> None:
+    script = torch.jit.load(model)  # type: ignore[no-untyped-call]
+    other = model.with_name("other.ts")
+    torch.jit.save(script, other, _extra_files={"metadata.json": json.dumps({**METADATA, **changes})})
+    exported = ExportedNetwork(other)
+    with pytest.raises(ValueError, match=rf"other\.ts must take and give what its metadata tells, .*{message}"):
+        exported.predict(torch.zeros(1, exported.image_channels, 32, 32))
+
+
+def test_what_a_runtime_says_against_an_input_names_the_file() -> None:
+    def run(image: Tensor, prompt: Tensor) -> list[Tensor]:
+        raise RuntimeError("index 1 Got: 3\nExpected: 5")
+
+    with pytest.raises(
+        ValueError, match=r"^m\.onnx must .* inputs \[1, 3, 32, 32\] and \[1, 2\], got index 1 Got: 3"
+    ):
+        named_answers(run, torch.zeros(1, 3, 32, 32), torch.zeros(1, 2), metadata=METADATA, path=Path("m.onnx"))
 
 
 def test_torch_is_the_network_itself() -> None:

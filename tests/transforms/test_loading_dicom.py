@@ -125,3 +125,12 @@ def test_ybr_dicom_becomes_rgb(tmp_path: Path) -> None:
     image = load(save_dicom(tmp_path / "a.dcm", ybr, PhotometricInterpretation="YBR_FULL"))
     expected = torch.from_numpy(RGB / np.float32(255)).permute(2, 0, 1)
     torch.testing.assert_close(image.as_tensor(), expected, rtol=0, atol=3 / 255)
+
+
+def test_pixels_that_the_header_does_not_tell_of_are_noted(tmp_path: Path) -> None:
+    pixels = np.tile(GREY, (8, 8))
+    whole = load(save_dicom(tmp_path / "a.dcm", pixels))
+    short = load(save_dicom(tmp_path / "b.dcm", pixels, Rows=len(pixels) // 2))
+    assert "the rest is not read" in short.meta["notes"]
+    assert "the rest is not read" not in whole.meta.get("notes", "")
+    assert short.shape[1] == len(pixels) // 2

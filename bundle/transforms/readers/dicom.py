@@ -123,12 +123,12 @@ def settle_syntax(ds: Any, head: bytes) -> list[str]:
     return [f"transfer syntax is missing or wrong, {UID(syntax).name} is taken"]
 
 
-def _check_length(ds: Any, head: bytes) -> None:
-    """Refuses pixel data that are cut, and a label for uncompressed ones that nothing here converts."""
+def _check_length(ds: Any, head: bytes) -> list[str]:
+    """Refuses pixel data that are cut, and a label for uncompressed ones that nothing here converts; gives notes."""
     if ds.file_meta.TransferSyntaxUID.is_encapsulated:
         if has_end_mark(head) and END_MARK not in ds.PixelData[-PADDING:].rstrip(b"\0")[-32:]:
             raise ValueError(f"DICOM file is cut: its {len(ds.PixelData)} bytes of pixel data have no end mark; {CUT}.")
-        return
+        return []
     label = text(ds, "PhotometricInterpretation")
     if label == "YBR_FULL_422" and len(ds.PixelData) >= get_expected_length(ds) * 3 // 2:
         ds.PhotometricInterpretation = label = "YBR_FULL"  # nothing was left out
@@ -137,6 +137,9 @@ def _check_length(ds: Any, head: bytes) -> None:
     expected, got = get_expected_length(ds), len(ds.PixelData)
     if got < expected:
         raise ValueError(f"DICOM file is cut: expected {expected} bytes of pixel data, got {got}; {CUT}.")
+    return (
+        [f"pixel data have {got} bytes, {expected} by its header: the rest is not read"] if got > expected + 64 else []
+    )
 
 
 def spare_bits(ds: Any) -> int:
@@ -232,7 +235,7 @@ def _read(file: IO[bytes], as_mask: bool) -> Raw:
     notes = complete_header(ds)
     head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
     notes += settle_syntax(ds, head)
-    _check_length(ds, head)
+    notes += _check_length(ds, head)
     ybr = is_ybr(text(ds, "PhotometricInterpretation"), head)
     (stored, more), shape = _aligned(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
     if stored.shape not in (shape, (*shape, 3)):
