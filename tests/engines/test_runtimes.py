@@ -99,9 +99,7 @@ def test_what_a_runtime_says_against_an_input_names_the_file() -> None:
     def run(image: Tensor, prompt: Tensor) -> list[Tensor]:
         raise RuntimeError("index 1 Got: 3\nExpected: 5")
 
-    with pytest.raises(
-        ValueError, match=r"^m\.onnx must .* inputs \[1, 3, 32, 32\] and \[1, 2\], got index 1 Got: 3"
-    ):
+    with pytest.raises(ValueError, match=r"^m\.onnx must .* inputs \[1, 3, 32, 32\] and \[1, 2\], got index 1 Got: 3"):
         named_answers(run, torch.zeros(1, 3, 32, 32), torch.zeros(1, 2), metadata=METADATA, path=Path("m.onnx"))
 
 
