@@ -96,7 +96,7 @@ def _or_none(check: Check) -> Check:
 
 
 def _named(value: Any) -> bool:
-    return _text(value) and len(value) <= _LONGEST_NAME
+    return _text(value) and len(value) <= _LONGEST_NAME and not value[0] == value[-1] == "_"  # as MONAI's _target_
 
 
 def _names(low: int) -> Check:

@@ -45,6 +45,7 @@ HOSTILE: list[tuple[str, Any]] = [
     ("parts", {"loss": {"class": "FPN"}}),
     ("organs", {"breast": {"structures": [PAYLOAD]}}),
     ("organs", {"breast": {"_target_": "os.system"}}),
+    ("organs", {"_target_": None}),
     ("organ_points", {"breast": [PAYLOAD]}),
     ("point_pairs", [["a", "b", "c"]]),
     ("version", "0.5\n$1"),

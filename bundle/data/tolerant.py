@@ -92,6 +92,8 @@ class FolderDataset(TolerantDataset):
     ) -> None:
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
+        if empty := [name for name, value in defaults.items() if value == ""]:
+            raise ValueError(f"{empty[0]} must be a value of its table, got an empty text; leave --{empty[0]} out.")
         items = add_prompts(named, positions=organs.positions, defaults=defaults, prompts=prompts)
         asked = [item["position"] for item in items]
         if text := organs.unanswered(asked, organ_points or ()):

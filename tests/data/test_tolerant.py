@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from monai.data import DataLoader, MetaTensor, decollate_batch
 from monai.transforms import Compose, Invertd
@@ -12,7 +14,7 @@ from bundle.transforms import Letterboxd, LoadUltrasoundd
 from bundle.vocabulary import Organs
 
 
-def make(folder: Path) -> FolderDataset:
+def make(folder: Path, **options: Any) -> FolderDataset:
     Image.fromarray(np.full((20, 30), 255, np.uint8)).save(folder / "good.png")
     (folder / "bad.png").write_bytes((folder / "good.png").read_bytes()[:50])
     transform = Compose([LoadUltrasoundd("image"), Letterboxd("image", 16)])
@@ -23,6 +25,7 @@ def make(folder: Path) -> FolderDataset:
         output_dir=str(folder / "out"),
         organs=Organs({"indis": {}}),
         image_size=16,
+        **options,
     )
 
 
@@ -48,3 +51,10 @@ def test_bad_and_good_collate_and_invert_together(tmp_path: Path) -> None:
 
 def test_items_know_their_place(tmp_path: Path) -> None:
     assert [item["place"] for item in make(tmp_path)] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["position", "nature", "task"])
+def test_an_empty_prompt_is_none_that_was_meant(tmp_path: Path, name: str) -> None:
+    """As a shell gives for a variable that is not set."""
+    with pytest.raises(ValueError, match=f"{name} must be a value of its table, got an empty text; leave --{name} out"):
+        make(tmp_path, **{name: ""})

@@ -16,7 +16,7 @@ from bundle.geometry import UNKNOWN_SPACING
 MAX_PIXELS = 89_478_485
 """Largest image read, in pixels: the level at which Pillow warns of a decompression bomb (12 000 x 7 456)."""
 
-SPACING_RANGE = (1e-4, 100.0)
+SPACING_RANGE = (1e-3, 100.0)
 """Least and largest distance of pixels in mm that is believed; ultrasound has 0.005 to 1."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
