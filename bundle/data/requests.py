@@ -18,7 +18,7 @@ from bundle.vocabulary import REQUESTED_PROMPTS, encode_prompt
 
 logger = logging.getLogger(__name__)
 
-_RESULT = re.compile(r"(.+)_(mask(_\d+)?|overlay)")
+_RESULT = re.compile(r"(.+)_(mask(_\d+)?|overlay|restored)")
 
 
 def _relative(path: str, top: Path) -> str:
@@ -35,7 +35,7 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
     """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix if that is unique.
 
     Left out, and logged: what lies in ``output_dir``, if that is a folder within ``dataset_dir``; masks and overlays
-    beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png`` beside ``x.png``).
+    beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png``, ``x_restored.png`` beside ``x.png``).
 
     Raises:
         ValueError: when nothing is left, or ``output_dir`` is empty.

@@ -24,7 +24,7 @@ def test_results_take_the_suffix_only_where_names_collide(tmp_path: Path) -> Non
 
 
 def test_masks_and_earlier_results_are_left_out(tmp_path: Path) -> None:
-    files = ["a.png", "a_mask.png", "a_mask_1.png", "lone_mask.png", "out/a_overlay.png"]
+    files = ["a.png", "a_mask.png", "a_mask_1.png", "a_restored.png", "lone_mask.png", "out/a_overlay.png"]
     assert [item["file"] for item in named(tmp_path, *files)] == ["a.png", "lone_mask.png"]
 
 

@@ -169,6 +169,15 @@ def test_images_are_restored_when_asked_and_say_so(trained: Path, images: Path, 
             assert (np.ptp(changed, axis=2)[inner] == 0).all()
 
 
+def test_restored_images_are_not_predicted_again(trained: Path, images: Path) -> None:
+    """A second run over results beside their images; restoring again would add correction to correction."""
+    ckpt = str(weights(trained))
+    for _ in range(2):
+        found = infer(images, images, ckpt_path=ckpt, task="restore", check_images=False)
+        assert set(found) == {"gray.png", "color.png"}
+    assert (images / "gray_restored.png").is_file()
+
+
 def test_nothing_is_restored_unless_asked(
     images: Path, tmp_path: Path, reasons: Callable[[BaseException], str]
 ) -> None:
