@@ -102,7 +102,7 @@ def test_options_of_the_other_kind_of_set_are_refused(tmp_path: Path, kind: str,
     assert f"expected no {option.split()[0]} for S, which was read as a set of {kind}" in done.stderr
 
 
-@pytest.mark.parametrize(("name", "label"), [("S", "$mal"), ("@S", "mal")])
+@pytest.mark.parametrize(("name", "label"), [("S", "$mal"), ("@S", "mal"), ("S", "_target_")])
 def test_a_name_that_a_config_would_execute_costs_its_own_set_alone(tmp_path: Path, name: str, label: str) -> None:
     classes(classes(tmp_path, "ill", "well", name="T"), "ben", label, name=name)
     told = [text.replace("S=", f"{one}=") for one in (name, "T") for text in TOLD]
