@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 _OPERATORS = frozenset(
@@ -29,6 +31,7 @@ _OPERATORS = frozenset(
 _BUILTINS = ("annotate", "bool", "float", "getattr", "int", "len", "uninitialized")
 _LIBRARIES = ("torch", "ops")  # names through which a program reaches operators
 _CODE = "code"
+_UNPACKED = 32 * 2**20  # bytes by which the members may be longer than the file: PyTorch packs the program's text
 _KINDS = (".py", ".py.debug_pkl")
 
 
@@ -36,28 +39,42 @@ class NotComputing(ValueError):
     """A program does more than compute, or hides what it does; nothing of it was executed."""
 
 
-def check_script(path: Path) -> None:
-    """Refuses a TorchScript file whose program does more than compute.
+def checked_script(path: Path) -> io.BytesIO:
+    """A TorchScript file whose program only computes, as an archive made anew of the members that were checked.
 
     Each call must be of a known operator, of a module's ``forward`` or of a conversion of numbers; loops, methods that
     run by themselves, and any other use of PyTorch's name are refused. What ``torch.jit.trace`` writes of a network
-    passes.
+    passes. Readers may find other members in one file (a second directory of the archive), so that PyTorch is to load
+    what this returns.
 
     Raises:
-        NotComputing: when it does, or the program cannot be read for sure; nothing of it was executed.
+        NotComputing: when it does more, or the program cannot be read for sure; nothing of it was executed.
         zipfile.BadZipFile, OSError: when it is no such file.
     """
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if len({name.lower() for name in names}) < len(names):  # PyTorch finds names whatever their case
-            raise NotComputing("each member of the archive must have a name of its own, got one twice")
-        for name in names:
-            parts = name.split("/")
-            coded = parts[1:2] == [_CODE] and name.endswith(_KINDS)
-            if not coded and (_CODE in [part.lower() for part in parts[:-1]] or name.lower().endswith(".py")):
-                raise NotComputing("its program must stand in the folder code, got a member beside it")
-            if coded and name.endswith(".py"):
-                _check_source(archive.read(name))
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as checked:
+        members = archive.infolist()
+        _check_members(members, path.stat().st_size)
+        for member in members:
+            content = archive.read(member)
+            if member.filename.endswith(".py"):
+                _check_source(content)
+            checked.writestr(zipfile.ZipInfo(member.filename), content)
+    copy.seek(0)
+    return copy
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], size: int) -> None:
+    if len({member.filename.lower() for member in members}) < len(members):  # PyTorch finds names whatever their case
+        raise NotComputing("each member of the archive must have a name of its own, got one twice")
+    if (unpacked := sum(member.file_size for member in members)) > size + _UNPACKED:
+        raise NotComputing(f"its members must unpack to little more than the file, got {unpacked} bytes of {size}")
+    for member in members:
+        name = member.filename
+        parts = name.split("/")
+        coded = parts[1:2] == [_CODE] and name.endswith(_KINDS)
+        if not coded and (_CODE in [part.lower() for part in parts[:-1]] or name.lower().endswith(".py")):
+            raise NotComputing("its program must stand in the folder code, got a member beside it")
 
 
 def _check_source(source: bytes) -> None:

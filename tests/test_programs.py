@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bundle.engines.runtimes import ExportedNetwork
-from bundle.programs import NotComputing, check_script
+from bundle.programs import NotComputing, checked_script
 from tests.described_files import EXPORTED, PAYLOAD
 
 
@@ -51,6 +52,36 @@ def test_programs_that_do_more_than_compute_are_not_loaded(here: Path, module: t
     with pytest.raises(ValueError, match=rf"model\.ts: .*only compute, got .*{found}"):
         ExportedNetwork(here / "model.ts")
     assert [file.name for file in here.iterdir()] == ["model.ts"]
+
+
+def behind_another(program: bytes) -> bytes:
+    """An archive with two directories: PyTorch finds the program, Python a harmless one of the same names."""
+    seen, hidden = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program)) as source:
+        with zipfile.ZipFile(seen, "w") as shown, zipfile.ZipFile(hidden, "w") as harmless:
+            for name in source.namelist():
+                content = source.read(name)
+                shown.writestr(zipfile.ZipInfo(name), content)
+                coded = name.endswith(".py")  # as long, so that all places in the second part move by one length
+                harmless.writestr(zipfile.ZipInfo(name), b"x = 1\n".ljust(len(content)) if coded else content)
+    return seen.getvalue()[:-22] + hidden.getvalue()
+
+
+def test_a_program_cannot_hide_behind_a_second_directory(here: Path) -> None:
+    scripted = io.BytesIO()
+    torch.jit.save(torch.jit.script(Writes()), scripted, _extra_files={"metadata.json": json.dumps(EXPORTED)})
+    (here / "model.ts").write_bytes(behind_another(scripted.getvalue()))
+    with pytest.raises(ValueError, match=r"model\.ts"):
+        ExportedNetwork(here / "model.ts")
+    assert [file.name for file in here.iterdir()] == ["model.ts"]
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_members_that_unpack_to_more_than_the_file_are_refused(tmp_path: Path, compression: int) -> None:
+    with zipfile.ZipFile(tmp_path / "m.ts", "w", compression) as archive:
+        archive.writestr("m/data/0", bytes(10**8))
+    with pytest.raises(NotComputing, match="unpack to little more"):
+        checked_script(tmp_path / "m.ts")
 
 
 class Both(nn.Module):
@@ -94,7 +125,7 @@ def script(path: Path, member: str, body: str) -> Path:
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_a_program_cannot_hide_what_it_does(tmp_path: Path, body: str) -> None:
     with pytest.raises(NotComputing, match="its program must"):
-        check_script(script(tmp_path / "m.ts", "m/code/__torch__/a.py", body))
+        checked_script(script(tmp_path / "m.ts", "m/code/__torch__/a.py", body))
 
 
 @pytest.mark.parametrize(
@@ -102,4 +133,4 @@ def test_a_program_cannot_hide_what_it_does(tmp_path: Path, body: str) -> None:
 )
 def test_a_program_cannot_hide_under_another_name(tmp_path: Path, member: str) -> None:
     with pytest.raises(NotComputing, match=r"its program must stand|a name of its own"):
-        check_script(script(tmp_path / "m.ts", member, ""))
+        checked_script(script(tmp_path / "m.ts", member, ""))

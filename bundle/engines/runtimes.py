@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bundle.described import described_export
 from bundle.engines.answers import Run, named_answers
-from bundle.programs import NotComputing, check_script
+from bundle.programs import NotComputing, checked_script
 
 METADATA_KEY = "metadata"
 """Under which an exported file holds its metadata, one JSON: ONNX metadata_props, OpenVINO rt_info, TorchScript
@@ -199,13 +199,13 @@ def require_package(name: str) -> Any:
 
 
 def _load_torchscript(path: Path, threads: int | None, streams: int) -> tuple[str, Run]:
-    check_script(path)
+    checked = checked_script(path)
     if threads is not None:
         torch.set_num_threads(threads * streams)
     files = {f"{METADATA_KEY}.json": ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TorchScript's own, in each load
-        module = torch.jit.load(path, map_location="cpu", _extra_files=files).eval()  # type: ignore[no-untyped-call]
+        module = torch.jit.load(checked, map_location="cpu", _extra_files=files).eval()  # type: ignore[no-untyped-call]
 
     def run(image: Tensor, prompt: Tensor) -> Sequence[Tensor]:
         with torch.inference_mode():
