@@ -31,7 +31,7 @@ _IGNITE = re.compile(r"(Engine|Current) run is terminating due to exception")
 NAMED = 5
 """Files that a message names, at most; of more it gives the number."""
 
-_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def one_line(text: str) -> str:
@@ -95,7 +95,7 @@ def failed(error: BaseException, *, status: int = 1) -> int:
     if not _speaks(error):
         raise error
     sys.stdout.flush()
-    sys.stderr.write(f"error: {' '.join(reason(error).splitlines())}\n")
+    sys.stderr.write(f"error: {one_line(' '.join(reason(error).splitlines()))}\n")
     return status
 
 
@@ -127,5 +127,5 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if isinstance(cause(error), KeyboardInterrupt):
         sys.stderr.write("\nerror: interrupted.\n")
     else:
-        sys.stderr.write(f"\nerror: {reason(error)}\n")
+        sys.stderr.write("\nerror: " + "\n".join(map(one_line, reason(error).splitlines())) + "\n")
     sys.stderr.flush()

@@ -27,11 +27,14 @@ from monai.data import decollate_batch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from bundle.data.splits import SPLITS  # noqa: E402
-from bundle.failures import reason  # noqa: E402
+from bundle.engines.score import unreadable_row  # noqa: E402
+from bundle.failures import failed  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
+from bundle.metrics import Row  # noqa: E402
 from bundle.metrics.restoration import restoration_row, restoration_tables, summarize_restoration  # noqa: E402
 from bundle.networks.weights import load_network  # noqa: E402
 from bundle.report.restoration import FILTERS, best_parameters, draw_restored, filtered  # noqa: E402
+from bundle.report.tables import common_folder, end_with, unreadable_lines, without_folder  # noqa: E402
 from bundle.tables import csv_table  # noqa: E402
 from bundle.tasks.restoration import DEGRADED, RESTORE, RESTORED, restored  # noqa: E402
 
@@ -55,9 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         return _run(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return failed(error, status=2)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -66,13 +68,16 @@ def _run(args: argparse.Namespace) -> int:
     output = OutputFolder(args.output_dir)
     output.check(["restoration.csv", "restoration.md", "restoration.png"])
     rows: list[dict[str, Any]] = []
+    unread: dict[str, Row] = {}  # image -> its row
     pictures: dict[str, dict[str, np.ndarray]] = {}
     lines = ["# Restoration", ""]
     for kind in KINDS:
-        tuned = [pair for pair, _, _ in _images(args, kind, split="val", count=args.tuned_on, network=False)]
-        chosen = best_parameters(tuned[: args.tuned_on])
+        tuned = [pair for pair, _, _ in _images(args, kind, unread, split="val", count=args.tuned_on, network=False)]
+        if not tuned:
+            raise ValueError(f"{args.dataset_dir}: validation images that can be read expected, got none; add some.")
+        chosen = best_parameters([tuned[place] for place in _evenly(len(tuned), args.tuned_on)])
         cell = []
-        for (clean, degraded), item, correction in _images(args, kind, split=args.split, count=args.images):
+        for (clean, degraded), item, correction in _images(args, kind, unread, split=args.split, count=args.images):
             made = {DEGRADED: degraded, RESTORED: restored(degraded, correction)}
             made |= {name: filtered(of, degraded, chosen[name]) for name, (of, _) in FILTERS.items()}
             cell += [restoration_row(method, image, clean, item) for method, image in made.items()]
@@ -81,10 +86,15 @@ def _run(args: argparse.Namespace) -> int:
         entries = summarize_restoration(cell, resamples=args.resamples, seed=args.seed)
         told = "; ".join(f"{name} {', '.join(f'{k} {v}' for k, v in one.items())}" for name, one in chosen.items())
         lines += [f"## {kind.capitalize()}", "", f"Parameters: {told}.", "", *restoration_tables(entries), ""]
+    if not rows:
+        raise ValueError(f"{args.dataset_dir}: images of {args.split} that can be read expected, got none; add some.")
+    unreadable = without_folder(list(unread.values()), common_folder([*unread, *(row["image"] for row in rows)]))
+    lines += [*unreadable_lines(unreadable), ""]
     print("\n".join(lines))
     output.write("restoration.md", "\n".join(lines).encode())
     output.write("restoration.png", draw_restored(list(pictures.values()), list(pictures)))
     print(f"written: {output.write('restoration.csv', csv_table(rows)).parent}")
+    end_with(unreadable)
     return 0
 
 
@@ -92,9 +102,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def _images(
-    args: argparse.Namespace, kind: str, *, split: str, count: int, network: bool = True
+    args: argparse.Namespace, kind: str, unread: dict[str, Row], *, split: str, count: int, network: bool = True
 ) -> Iterator[tuple[Pair, dict[str, Any], torch.Tensor]]:
     """Clean and degraded images, their items, and what the network would add to each; zeros without the network.
+
+    Images that cannot be read are left out, with the reason in ``unread``.
 
     Raises:
         ValueError: when a data set is not in the split, or the weights do not restore.
@@ -116,6 +128,10 @@ def _images(
     inferer, after = config.get_parsed_content("validate#inferer"), config.get_parsed_content("validate#postprocessing")
     for place in tqdm(places, desc=f"{split}, {kind}", unit="image", leave=False):
         item = dataset[place]
+        if item["error"]:
+            row = unreadable_row(item)
+            unread[row["image"]] = row
+            continue
         clean, degraded = (image.numpy() for image in torch.as_tensor(item["targets"][RESTORE]))
         correction = torch.zeros(clean.shape)
         if network:
@@ -128,7 +144,11 @@ def _images(
 def _spread(names: Sequence[str], name: str, count: int) -> list[int]:
     """Places of at most ``count`` images of a data set, evenly over its list."""
     places = [place for place, other in enumerate(names) if other == name]
-    return [places[round(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
+    return [places[place] for place in _evenly(len(places), count)]
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    return [round(place) for place in np.linspace(0, length - 1, min(count, length))]
 
 
 if __name__ == "__main__":

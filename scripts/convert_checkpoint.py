@@ -15,7 +15,7 @@ from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundle.failures import failed
+from bundle.failures import failed, one_line
 from bundle.networks import build_uperconvnext, conversion
 from bundle.networks.conversion import Conversion
 from bundle.networks.encoder import ConvNeXtEncoder
@@ -79,7 +79,7 @@ def report(converted: Conversion) -> str:
         names: list[str] = getattr(converted, title)
         groups = Counter(".".join(name.split(".")[:2]) for name in names)
         lines.append(f"{title}: {len(names)}")
-        lines += [f"  {group}  ({count})" for group, count in groups.items()]
+        lines += [f"  {one_line(group)}  ({count})" for group, count in groups.items()]
     return "\n".join(lines)
 
 

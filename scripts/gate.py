@@ -26,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bundle.failures import failed  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
 from bundle.metrics import table  # noqa: E402
 from bundle.networks.weights import save_checkpoint  # noqa: E402
@@ -48,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         return _run(args.evaluation, args.weights, args.tolerance, args.remaining)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return failed(error, status=2)
 
 
 def _run(evaluation: Path, weights: Path | None, tolerance: float, remaining: float) -> int:

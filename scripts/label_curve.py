@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from bundle.data.manifest import read_datalist  # noqa: E402
 from bundle.data.splits import SPLITS  # noqa: E402
-from bundle.failures import reason  # noqa: E402
+from bundle.failures import failed  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
 from bundle.pretraining.curve import Cell, draw, only_sets, patients, read_cell, real_root, subset  # noqa: E402
 from bundle.tables import csv_table  # noqa: E402
@@ -57,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/label_curve"), help="(default %(default)s)")
     try:
         return _run(parser.parse_args(own), others)
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return failed(error, status=2)
 
 
 def _run(args: argparse.Namespace, others: Sequence[str]) -> int:

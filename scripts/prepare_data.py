@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + "\n".join(map(one_line, str(error).splitlines())), file=sys.stderr)
         return 2
 
 

@@ -33,7 +33,7 @@ from monai.bundle import ConfigParser  # noqa: E402
 
 from bundle.data.manifest import read_datalist  # noqa: E402
 from bundle.data.splits import SPLITS  # noqa: E402
-from bundle.failures import reason  # noqa: E402
+from bundle.failures import failed, one_line  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
 from bundle.metrics import number, table  # noqa: E402
 from bundle.pretraining.probing import (  # noqa: E402
@@ -43,6 +43,7 @@ from bundle.pretraining.probing import (  # noqa: E402
     probe,
     question_of_ultrabench,
     questions_of,
+    readable,
 )
 from bundle.tables import csv_table  # noqa: E402
 
@@ -65,9 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         return _run(args)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return failed(error, status=2)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -85,8 +85,10 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError("--dataset_dir or --ultrabench must name a folder, got neither; add one.")
     torch.manual_seed(args.seed)
     encodings = {source: Encoding(source) for source in args.encoders}
-    transform, rows = _transform(args.image_size), []
-    for question in questions:
+    transform, rows, unread = _transform(args.image_size), [], []
+    for asked in questions:
+        question, lost = readable(asked, transform)
+        unread += lost
         for source, encoding in encodings.items():
             features = features_of(encoding, question.items, transform, name=f"{question.dataset}, {source}")
             options = {name: getattr(args, name) for name in ("folds", "neighbors", "seed", "resamples")}
@@ -101,7 +103,9 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError("data sets of which each class has two patients expected, got none; add one.")
     print("\n".join(table(_HEAD, [_shown(row) for row in rows])))
     print(f"written: {output.write('probe.csv', csv_table([_flat(row) for row in rows]))}")
-    return 0
+    for file, why in unread:
+        print(one_line(f"left out, as it could not be read: {file}: {why}"), file=sys.stderr)
+    return int(bool(unread))
 
 
 def _of_manifest(folder: Path, splits: Sequence[str]) -> list[Question]:

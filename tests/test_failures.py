@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from bundle.failures import clause, named, reason
+from bundle.failures import clause, failed, named, reason
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,6 +46,11 @@ def test_a_message_within_another_has_no_stop_of_its_own(text: str) -> None:
 def test_more_names_than_a_message_holds_are_counted() -> None:
     assert named(["a", "b\nc", "\udcff"]) == r"a, b\nc, \udcff"
     assert named(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_names_of_strangers_do_not_reach_the_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(ValueError("\x1b[31mred\x9b2J\nerror: all is well")) == 1
+    assert capsys.readouterr().err == "error: \\x1b[31mred\\x9b2J error: all is well\n"
 
 
 class Broken(Dataset):

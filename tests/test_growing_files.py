@@ -50,6 +50,26 @@ def test_a_growing_file_whose_name_was_taken_leaves_the_other_alone(tmp_path: Pa
         OutputFolder(tmp_path).grow("lines")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of a file")
+def test_what_a_running_process_grows_is_not_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import bundle.files, time\n"
+        f"folder = bundle.files.OutputFolder({str(tmp_path)!r})\n"
+        "folder.grow('lines'); folder.append('lines', b'1'); print('grown', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"grown\n"
+            with pytest.raises(FileExistsError, match=r"lines: another run writes to this folder now; wait for it, or"):
+                OutputFolder(tmp_path).grow("lines")
+            assert (tmp_path / "lines").read_bytes() == b"1"
+        finally:
+            other.kill()
+    OutputFolder(tmp_path).grow("lines")
+    assert (tmp_path / "lines").read_bytes() == b""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of a process")
 def test_what_a_full_disk_cuts_is_not_added(tmp_path: Path) -> None:
     code = (

@@ -57,13 +57,16 @@ def test_programs_that_do_more_than_compute_are_not_loaded(here: Path, module: t
 def behind_another(program: bytes) -> bytes:
     """An archive with two directories: PyTorch finds the program, Python a harmless one of the same names."""
     seen, hidden = io.BytesIO(), io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(program)) as source:
-        with zipfile.ZipFile(seen, "w") as shown, zipfile.ZipFile(hidden, "w") as harmless:
-            for name in source.namelist():
-                content = source.read(name)
-                shown.writestr(zipfile.ZipInfo(name), content)
-                coded = name.endswith(".py")  # as long, so that all places in the second part move by one length
-                harmless.writestr(zipfile.ZipInfo(name), b"x = 1\n".ljust(len(content)) if coded else content)
+    with (
+        zipfile.ZipFile(io.BytesIO(program)) as source,
+        zipfile.ZipFile(seen, "w") as shown,
+        zipfile.ZipFile(hidden, "w") as harmless,
+    ):
+        for name in source.namelist():
+            content = source.read(name)
+            shown.writestr(zipfile.ZipInfo(name), content)
+            coded = name.endswith(".py")  # as long, so that all places in the second part move by one length
+            harmless.writestr(zipfile.ZipInfo(name), b"x = 1\n".ljust(len(content)) if coded else content)
     return seen.getvalue()[:-22] + hidden.getvalue()
 
 

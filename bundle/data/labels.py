@@ -228,7 +228,7 @@ def _label_info(items: Sequence[Item]) -> dict[str, Any]:
             for name, study in table["objects"].items():
                 saved = study["labels"].get(folder.name, {})
                 found[str(folder / f"{name}{saved.get('ext', '')}")] = saved.get("info", {}).get("label_info")
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             continue  # labels of another store: their values alone tell
     return found
 

@@ -46,7 +46,7 @@ def is_manifest(path: str | Path) -> bool:
     """Whether a file is a manifest, valid or not."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"datasets", "items"} <= content.keys()
 

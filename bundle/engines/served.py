@@ -139,7 +139,7 @@ class SavedLabelTraining:
         try:
             record: dict[str, Any] = json.loads((self.output_dir / RECORD).read_text(encoding="utf-8"))
             return record if record["served"] == sha256(self.model_path) else {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
     def accept(self, best: Path) -> bool:

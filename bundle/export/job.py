@@ -259,7 +259,7 @@ def _listed(path: Path) -> list[dict[str, Any]]:
         return [model for model in models if model["files"]]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.warning(
             f"{path} must be a summary of exports, got another file ({type(error).__name__}); it is replaced."
         )

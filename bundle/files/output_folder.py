@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from bundle.files.writing import sha256, whole_file
+from bundle.files.writing import grows_elsewhere, sha256, whole_file
 
 try:
     import fcntl
@@ -109,14 +109,16 @@ class OutputFolder:
         """Begins a new, empty file to which :meth:`append` adds while the run goes on.
 
         Raises:
-            FileExistsError: when it would replace what no earlier run wrote.
+            FileExistsError: when it would replace what no earlier run wrote, or another process grows it now.
             OSError: when it cannot be written.
         """
-        self.check([name])
         path = self.folder / name
+        self._taken(path, None)
+        self.check([name])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         file, held = path.open("xb", buffering=0), hashlib.sha256()
+        self._taken(path, file)
         try:
             self._note(name, f"{_GROWING} {held.hexdigest()} {held.hexdigest()}")
         except OSError:
@@ -200,7 +202,7 @@ class OutputFolder:
                 listed: dict[str, bytes] = {}
                 with contextlib.suppress(OSError), open(os.path.join(folder, LEDGER), "rb") as lines:
                     for line in lines:
-                        with contextlib.suppress(ValueError, TypeError, AttributeError, OverflowError):
+                        with contextlib.suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
                             name, digest = json.loads(line)
                             _list(listed, str(name), digest)
                 self._ledgers[folder] = listed
@@ -232,6 +234,12 @@ class OutputFolder:
             return "a file that was changed since an earlier run wrote it"
         self._passed[key] = stamp
         return ""
+
+    def _taken(self, path: Path, file: IO[bytes] | None) -> None:
+        if grows_elsewhere(path, file):
+            raise FileExistsError(
+                f"{path}: another run writes to this folder now; wait for it, or choose another {self.option}."
+            )
 
     def _known(self, path: Path, key: str) -> bytes:
         """Hashes in a row that this folder's ledger, or one in a folder between, above or behind a link, lists."""

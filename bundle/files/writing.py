@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal text."""
@@ -41,6 +46,25 @@ def whole_file(path: str | Path, *, temporary: str | Path, mode: int = 0o666) ->
     except BaseException:
         made.unlink(missing_ok=True)
         raise
+
+
+def grows_elsewhere(path: Path, file: IO[bytes] | None) -> bool:
+    """Whether another process holds a growing file; else this one holds it until it closes it.
+
+    Args:
+        path: of the file, which need not be there.
+        file: the same, open for writing; None only asks.
+    """
+    try:
+        with contextlib.ExitStack() as opened:
+            held = file or opened.enter_context(path.open("r+b"))
+            if fcntl is not None:
+                fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not os.path.samestat(os.fstat(held.fileno()), path.stat())  # another one made it anew meanwhile
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
 
 
 def writable_folder(path: str, *, options: str = "--output_dir and --ckpt_dir") -> str:

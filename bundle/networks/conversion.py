@@ -14,7 +14,7 @@ import torch
 from timm.models.convnext import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from bundle.failures import named
+from bundle.failures import named, one_line
 from bundle.vocabulary import PAPER_POSITIONS
 
 AUTHORS_NETWORK: dict[str, Any] = {
@@ -131,8 +131,9 @@ def convert_encoder(
     converted: dict[str, Tensor] = {}
     taken: list[str] = []
     for source, key, value in rename(inner, target):
-        converted[key] = value
-        taken.append(prefix + source)
+        if key in target or key != GUIDANCE_WEIGHT:  # an encoder without clicks has no use for it
+            converted[key] = value
+            taken.append(prefix + source)
     untouched = [n for n in target if n not in converted]
     # A head-less variant may lack the last norm; a backbone with holes would be random in part.
     optional = {n: target[n] for n in untouched if n.startswith("norm.") or n == GUIDANCE_WEIGHT}
@@ -206,7 +207,9 @@ def require_fit(state: Mapping[str, Any], target: Mapping[str, Tensor], *, path:
 
     names = [*target, *(n for n in state if n not in target)]
     if misfits := [n for n in names if form(state, n) != form(target, n)]:
-        shown = "; ".join(f"{n} is {form(state, n)} in the file, expected {form(target, n)}" for n in misfits[:3])
+        shown = "; ".join(
+            f"{one_line(n)} is {form(state, n)} in the file, expected {form(target, n)}" for n in misfits[:3]
+        )
         raise ValueError(
             f"{path} does not fit {whose or 'the network that it names; the file is damaged'}. "
             f"{len(misfits)} tensors differ: {shown}."

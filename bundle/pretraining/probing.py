@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from bundle.described import described_network
+from bundle.failures import reason
 from bundle.metrics import Row, classification_rows, summarize_classification
 from bundle.networks import build_encoder
 from bundle.networks.weights import read_file
@@ -103,7 +104,7 @@ def question_of_ultrabench(folder: str | Path) -> Question:
                 raise ValueError(f"{type(content).__name__} of {len(content)} entries")
             for entry in content:
                 entries.append({**entry, "image": str(entry["image"]), "label": int(entry["label"]), "part": name})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{folder / name}: expected a list of objects with image and label, as ultrabench writes for a "
                 f"classification, got {error!r}; process the data set with ultrabench."
@@ -167,6 +168,20 @@ def _config(path: str) -> dict[str, Any]:
     if not isinstance(content, dict) or "network_config" not in content:
         raise ValueError(f"{path} must say which encoder it is of, got none; write NAME={path}, NAME being timm's.")
     return described_network(content["network_config"], path=path)
+
+
+def readable(question: Question, transform: Compose) -> tuple[Question, list[tuple[str, str]]]:
+    """A question without the images that cannot be read, and these: file and reason."""
+    unread: dict[int, tuple[str, str]] = {}
+    for place, item in enumerate(tqdm(question.items, desc=f"{question.dataset}, read", unit="image", leave=False)):
+        try:
+            transform(dict(item))
+        except Exception as error:  # readers raise many kinds
+            unread[place] = (str(item["image"]), reason(error))
+    kept = [place for place in range(len(question.items)) if place not in unread]
+    parts = {"items": [question.items[place] for place in kept], "truth": [question.truth[place] for place in kept]}
+    test = None if question.test is None else [question.test[place] for place in kept]
+    return replace(question, **parts, test=test), list(unread.values())
 
 
 def features_of(

@@ -133,7 +133,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         split, gate = summary["split"], summary["gate"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: split and gate of an evaluation expected, got {error!r}; {again}") from error
     if split != "val":
         raise ValueError(f"{path}: the validation split (val) expected, got {split!r}; {again}")

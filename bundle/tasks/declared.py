@@ -40,7 +40,8 @@ def declare(
     if not found:
         raise ValueError(
             f"tasks must hold one that the weights answer, got {list(tasks)} for weights of {sorted(held or ())}; use"
-            " other weights, or add the task's block to the config."
+            " other weights, or add the task's block to the config (for weights that restore: --task restore in"
+            " inference, configs/restore.yaml in evaluation)."
         )
     return found
 

@@ -46,14 +46,8 @@ def test_another_run_is_not_resumed(
     overlay = tmp_path / "flip.json"
     overlay.write_text(json.dumps({"random_geometry#flip_prob": 0.75}))
     cases: list[tuple[dict[str, Any], str]] = [
-        (
-            {"decoder_channels": 24},
-            r"decoder_channels: run has 16, got 24; resume with --decoder_channels 16, or",
-        ),
-        (
-            {"batch_size": 2},
-            r"batch_size: run has 4, got 2; resume with --batch_size 4, or",
-        ),
+        ({"decoder_channels": 24}, r"decoder_channels: run has 16, got 24; resume with --decoder_channels 16, or"),
+        ({"batch_size": 2}, r"batch_size: run has 4, got 2; resume with --batch_size 4, or"),
         ({"max_epochs": 3}, r"max_epochs: run has 2, got 3; resume with --max_epochs 2"),
         ({"train#trainer#max_epochs": 3}, r"max_epochs: run has 2, got 3"),
         ({"learning_rate": 0.002}, r"learning_rate: run has 0\.001, got 0\.002"),
@@ -62,6 +56,14 @@ def test_another_run_is_not_resumed(
             r"seed: run has 0, got 1; drop_path: run has 0\.05, got 0\.1; resume",
         ),
         ({"task_weights": {"segmentation": 1.0}}, r"task_weights#classification: run has 0\.3, got nothing"),
+        (
+            {"gate": {"lesion": 0.5}},
+            r"another: gate: run has None, got \{'lesion': 0\.5\}; resume with --gate '\$None', or",
+        ),
+        (
+            {"absent_classes": "$None"},
+            r"another: absent_classes: run has \{.*\}, got None; resume with --absent_classes ",
+        ),
         ({"overlays": [str(overlay)]}, r"preprocessing#transforms#5#flip_prob: run has 0\.5, got 0\.75"),
         ({"lr_scheduler#power": 0.5}, r"lr_scheduler#lr_lambdas#0#power: run has 0\.9, got 0\.5"),
     ]

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bundle.networks import build_encoder
+from bundle.networks import build_encoder, build_uperconvnext
 from bundle.pretraining.probing import Encoding, Question, probe, question_of_ultrabench
 from bundle.pretraining.start import timm_encoder
 from tests.pretraining.scripts import load_script
@@ -128,6 +129,32 @@ def test_a_manifest_is_asked_by_data_set(
     shown = capsys.readouterr().out
     assert "| Breast | normal, benign, malignant | 9 | 9 | test_convnext | no | linear |" in shown
     assert script.main(["test_convnext", "--dataset_dir", str(tiny_data), "--folds", "1"]) == 2
+
+
+def test_an_image_that_cannot_be_read_does_not_cost_the_others(
+    tiny_data: Path, tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    items = json.loads((data / "datalist.json").read_text())["items"]
+    lost = data / next(item["image"] for item in items if item["dataset"] == "Breast" and item["split"] == "val")
+    lost.write_bytes(lost.read_bytes()[:60])
+    options = ["--folds", "2", "--image_size", "64", "--neighbors", "2", "--resamples", "20"]
+    assert script.main(["test_convnext", "--dataset_dir", str(data), *options, "--output_dir", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "| Breast | normal, benign, malignant | 8 | 8 | test_convnext" in shown.out
+    assert f"left out, as it could not be read: {lost}: " in shown.err
+
+
+def test_weights_of_a_training_that_takes_clicks_are_probed(tmp_path: Path) -> None:
+    network = build_uperconvnext(
+        encoder="test_convnext", decoder_channels=8, structures=["background", "lesion"], label_sets={},
+        positions=["breast"], guidance_channels=2,
+    )  # fmt: skip
+    config = {**network.network_config(), "image_size": 64}
+    torch.save({"model": network.state_dict(), "network_config": config}, tmp_path / "model.pt")
+    encoding, image = Encoding(str(tmp_path / "model.pt")), torch.rand(2, 3, 64, 64)
+    told = network.eval().encoder((image - encoding.mean) / encoding.std)[0][-1].mean((2, 3))
+    assert torch.allclose(encoding(image), told, atol=1e-5)
 
 
 def test_random_weights_have_seen_nothing() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,35 @@ def test_filters_are_compared_on_the_same_degraded_images(
     assert "## Speckle\n\nParameters: median radius " in text
     assert main([*options, "--datasets", "Liver", "--output_dir", str(tmp_path / "b")]) == 2
     assert "--datasets must name some of ['Breast', 'Limb'], got ['Liver']" in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_read_is_not_compared(
+    trained: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    items = json.loads((data / "datalist.json").read_text())["items"]
+    lost = [data / item["image"] for item in items if item["dataset"] == "Breast" and item["split"] in ("val", "test")]
+    for path in lost[::2]:
+        path.write_bytes(path.read_bytes()[:60])
+    options = ["--weights", str(weights(trained)), "--resamples", "20", "--tuned_on", "1", "--image_size", "64"]
+    with pytest.raises(SystemExit) as ended:
+        load_script("compare_restoration").main([*options, "--dataset_dir", str(data), "--output_dir", str(tmp_path)])
+    assert ended.value.code == 1
+    rows = read_table(tmp_path / "restoration.csv")
+    assert {row["dataset"] for row in rows} == {"Breast", "Limb"}
+    assert all(float(row["psnr"]) < 60 for row in rows)
+    assert not {Path(row["image"]).name for row in rows} & {path.name for path in lost[::2]}
+    told = capsys.readouterr().out.partition("Not scored, because they could not be read (")[2]
+    assert sum(path.name in told for path in lost[::2]) > 1
+
+
+@pytest.mark.parametrize("wrong", ["weights", "folder"])
+def test_a_comparison_says_what_is_wrong_in_a_line(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    folder = tiny_data if wrong == "weights" else tmp_path / "none"
+    options = ["--weights", str(ROOT / "models/model.pt"), "--dataset_dir", str(folder), "--images", "1"]
+    assert load_script("compare_restoration").main([*options, "--output_dir", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.startswith("error: ")
+    assert ("for weights that restore" in shown) == (wrong == "weights")

@@ -165,7 +165,7 @@ def _stamp(root: Path) -> Any:
         if not (root / "datalist.json").is_file():
             return None
         return json.loads((root / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -186,7 +186,7 @@ def _refuse_foreign(root: Path) -> None:
 
 def _list_former(folder: OutputFolder) -> None:
     """List the files of a phantom that an earlier version made, which kept no list."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         items = json.loads((folder.folder / "datalist.json").read_text(encoding="utf-8"))["items"]
         for name in ("datalist.json", STAMP, *(item[key] for item in items for key in ("image", "label"))):
             folder.adopt(name)
