@@ -148,7 +148,7 @@ def test_an_image_that_cannot_be_read_does_not_cost_the_others(
 def test_weights_of_a_training_that_takes_clicks_are_probed(tmp_path: Path) -> None:
     network = build_uperconvnext(
         encoder="test_convnext", decoder_channels=8, structures=["background", "lesion"], label_sets={},
-        positions=["breast"], guidance_channels=2,
+        positions=["breast", "indis"], guidance_channels=2,
     )  # fmt: skip
     config = {**network.network_config(), "image_size": 64}
     torch.save({"model": network.state_dict(), "network_config": config}, tmp_path / "model.pt")
