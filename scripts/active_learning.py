@@ -24,9 +24,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.data.splits import SPLITS
-from bundle.failures import failed
+from bundle.engines.score import unreadable_row
+from bundle.failures import failed, one_line
 from bundle.files import OutputFolder, writable_folder
-from bundle.metrics.bootstrap import Estimate, estimate, mean_estimate
+from bundle.metrics import Row
+from bundle.metrics.bootstrap import estimate, mean_estimate
+from bundle.metrics.tables import number
 from bundle.networks.weights import load_network
 from bundle.tables import csv_table
 
@@ -45,11 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        _rank(options)
+        unreadable = _rank(options)
     except Exception as error:
         return failed(error)
     print(f"written: {options.output}")
-    return 0
+    for row in unreadable:
+        print(one_line(f"not scored: {row['image']}: {row['error']}"), file=sys.stderr)
+    return int(bool(unreadable))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,17 +120,23 @@ def _scored(parser: ConfigParser, options: argparse.Namespace) -> Iterator[Score
     inferer = parser.get_parsed_content("validate#inferer")
     torch.manual_seed(0)
     for raw, item in _items(parser):
-        yield raw, item, epistemic_score(network, inferer, item["image"].as_tensor(), simulations=options.simulations)
+        image = item["image"].as_tensor()
+        score = 0.0 if item["error"] else epistemic_score(network, inferer, image, simulations=options.simulations)
+        yield raw, item, score
 
 
-def _rank(options: argparse.Namespace) -> None:
+def _rank(options: argparse.Namespace) -> list[Row]:
+    """Writes and prints the scores; rows of the images that could not be read."""
     output = _output(options)
     network = _configured(options).get_parsed_content("network_def").eval()
     load_network(network, options.weights)
     parser = _as_scored(options, split=options.split)
     inferer, postprocessing = (parser.get_parsed_content(f"validate#{name}") for name in ("inferer", "postprocessing"))
-    rows = []
+    rows, unreadable = [], []
     for raw, item, score in _scored(parser, options):
+        if item["error"]:
+            unreadable.append(unreadable_row(item))
+            continue
         with torch.no_grad():
             outputs = inferer(item["image"].as_tensor()[None], network)
         found = postprocessing({"image": item["image"], "pred": {k: v[0] for k, v in outputs.items()}})["pred"]
@@ -136,12 +147,15 @@ def _rank(options: argparse.Namespace) -> None:
         dice = [float(compute_dice((found == s)[None].float(), (truth == s)[None].float())) for s in structures]
         rows.append({"dataset": raw["dataset"], "image": Path(raw["image"]).name, "group": raw["group"]})
         rows[-1] |= {"entropy": score, "dice": float(np.mean(dice))}
+    if not rows:
+        raise ValueError(f"{options.dataset_dir}: images of {options.split} with a structure expected, got none.")
     output.write(options.output.name, csv_table([{k: v for k, v in r.items() if k != "group"} for r in rows]))
     print("| data set | images | rank correlation of score and Dice | Dice, most uncertain fifth | Dice, the rest |")
     print("|---|---|---|---|---|")
     for name in dict.fromkeys(row["dataset"] for row in rows):
         print(_rank_line(name, [row for row in rows if row["dataset"] == name]))
     print(_rank_line("all", rows))
+    return unreadable
 
 
 def _rank_line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -158,13 +172,7 @@ def _rank_line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     count = max(1, len(order) // 5)
     halves = (order[:count], order[count:])
     means = [mean_estimate(list(dice[part]), [groups[i] for i in part], resamples=1000, seed=0) for part in halves]
-    return f"| {name} | {len(rows)} | {' | '.join(_text(e) for e in (correlation, *means))} |"
-
-
-def _text(value: Estimate) -> str:
-    if value["low"] is None or value["high"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+    return f"| {name} | {len(rows)} | {' | '.join(number(e) for e in (correlation, *means))} |"
 
 
 if __name__ == "__main__":
