@@ -81,10 +81,12 @@ def patients(manifest: Mapping[str, Any]) -> int:
 
 def scores(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The scores of an evaluation's ``summary.json``: ``score`` (its name) and ``value``, ``low``, ``high``."""
+    shown = {"dice": "Dice", "false_alarm_rate": "false alarms"}
     rows = [
-        {"score": f"{entry['dataset']} {entry['structure']}, Dice", **_numbers(entry["dice"])}
+        {"score": f"{entry['dataset']} {entry['structure']}, {name}", **_numbers(entry[key])}
         for entry in summary.get("segmentation", ())
         if entry["protocol"] == "native"
+        for key, name in shown.items()
     ]
     rows += [
         {"score": f"{entry['label_set']}, AUROC", **_numbers(entry["auroc"])}
