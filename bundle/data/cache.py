@@ -27,7 +27,8 @@ from monai.transforms import Compose, LazyTrait, Randomizable, RandomizableTrait
 from torch.utils.data import get_worker_info
 
 from bundle.data.sampling import Draw
-from bundle.files import sha256, whole_file
+from bundle.files import whole_file
+from bundle.transforms.readers import image_digest
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +139,8 @@ class CachedDataset(PersistentDataset):
     def _key(self, item: Mapping[str, Any]) -> str:
         label = item.get("label") or []
         values = {name: value for name, value in item.items() if name not in NAMES}
-        values["image"] = sha256(str(item["image"]))
-        values["label"] = [sha256(str(path)) for path in ([label] if isinstance(label, str) else label)]
+        values["image"] = image_digest(item["image"])
+        values["label"] = [image_digest(path) for path in ([label] if isinstance(label, str) else label)]
         return hashlib.sha256((self.settings + json.dumps(values, sort_keys=True, default=str)).encode()).hexdigest()
 
     def _read(self, key: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from bundle.data.known_sets import NO_SET, LeftOut, PublicSet, SetOptions, left_
 from bundle.data.pairing import masks_beside
 from bundle.data.set_files import IMAGE_FOLDERS, MASK_FOLDERS, counted, images_in, is_image, subfolders, walk
 from bundle.data.set_reading import SetReader
+from bundle.transforms.readers import image_digest
 from bundle.vocabulary import TASKS
 
 
@@ -108,6 +109,10 @@ def _holds_roles(folder: Path) -> bool:
     return any(f.name.lower() in IMAGE_FOLDERS + MASK_FOLDERS for f in subfolders(folder))
 
 
+def _same_content(one: str, other: str) -> bool:
+    return filecmp.cmp(one, other, shallow=False) and image_digest(one) == image_digest(other)
+
+
 def _merge(found: PublicSet, part: PublicSet, *, name: str) -> None:
     """Add ``part`` to ``found``; an image that is there already by name and content gains the class.
 
@@ -121,7 +126,7 @@ def _merge(found: PublicSet, part: PublicSet, *, name: str) -> None:
         twins = [
             twin
             for twin in there.get(Path(item["image"]).name, [])
-            if "class" in item and "class" not in twin and filecmp.cmp(twin["image"], item["image"], shallow=False)
+            if "class" in item and "class" not in twin and _same_content(twin["image"], item["image"])
         ]
         if not twins:
             found.items.append(item)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import ignite.distributed as idist
 
-from bundle.files import sha256
+from bundle.transforms.readers import image_digest
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,9 @@ def _one_line(error: Exception, item: Item) -> str:
 def _digest(usable: Sequence[Item], left_out: Sequence[str]) -> str:
     """Hash of labels, images and tables of values, in any order."""
     parts = sorted(
-        json.dumps([item["image"], sha256(item["image"]), sha256(item["label"]), item["mask_values"]], sort_keys=True)
+        json.dumps(
+            [item["image"], *map(image_digest, (item["image"], item["label"])), item["mask_values"]], sort_keys=True
+        )
         for item in usable
     )
     return hashlib.sha256(json.dumps([parts, sorted(left_out)]).encode()).hexdigest()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bundle import __version__
 from bundle.described import as_flag, harmless
-from bundle.files import sha256
+from bundle.transforms.readers import image_digest, image_files
 
 _ABSENT = "nothing"
 _RANDOM = (np.random.RandomState, np.random.Generator, torch.Generator)
@@ -80,7 +80,8 @@ def _files(item: Mapping[str, Any]) -> list[str]:
 
 def _file(path: str, top: str, *, content: bool) -> list[Any]:
     try:
-        return [os.path.relpath(path, top), sha256(path) if content else os.path.getsize(path)]
+        found = image_digest(path) if content else sum(map(os.path.getsize, image_files(path)))
+        return [os.path.relpath(path, top), found]
     except OSError:  # the transforms say better what is wrong with the file
         return [os.path.relpath(path, top), None]
 

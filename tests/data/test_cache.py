@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from bundle.data.cache import CachedDataset
 from bundle.data.sampling import Draw
 from bundle.transforms import LoadMaskd, LoadUltrasoundd, ShrinkSampled
+from tests.transforms.made_files import in_two_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -271,3 +272,22 @@ def test_the_shipped_transforms_are_all_kept(items: list[dict[str, Any]], caplog
     names = [type(t).__name__ for t in transform.transforms[: data.kept + 1]]
     assert names == ["ItemDefaultsd", "LoadUltrasoundd", "LoadMaskd", "ShrinkSampled", "DeleteItemsd", "RandGeometryd"]
     assert "not kept" not in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_values_beside_a_header_are_never_served_for_others(tmp_path: Path, folder: Path, suffix: str) -> None:
+    items = []
+    for n in (1, 2):
+        image = in_two_parts(tmp_path / f"{n}/image{suffix}", np.full((4, 4), 100 * n))
+        mask = in_two_parts(tmp_path / f"{n}/mask{suffix}", np.full((4, 4), n - 1))
+        items.append({"image": str(image), "label": [str(mask)]})
+
+    def shown() -> list[tuple[int, int]]:
+        data = dataset(items, folder, transform=transforms(longest=4), memory_gb=1.0)
+        seen = [data._cachecheck(item) for item in items]
+        return [(round(float(one["image"].max())), int(one["label"].max())) for one in seen]
+
+    assert shown() == [(100, 0), (200, 1)]
+    for name in ("image", "mask"):
+        (tmp_path / f"1/{name}.raw").write_bytes((tmp_path / f"2/{name}.raw").read_bytes())
+    assert shown() == [(200, 1), (200, 1)]

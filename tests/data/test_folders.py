@@ -6,11 +6,13 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bundle.data.folders import read_folders
 from bundle.data.known_sets import NO_SET, PublicSet, SetOptions
+from tests.transforms.made_files import in_two_parts
 
 
 def touch(root: Path, *names: str) -> None:
@@ -275,3 +277,11 @@ def test_lists_with_backslashes_folders_and_marks_are_read(tmp_path: Path) -> No
     found = read_folders(tmp_path, options=told, given_splits=True)
     assert {Path(i["image"]).stem: i["split"] for i in found.items} == {"a": "train", "b": "train", "c": "val"}
     assert found.left_out == []
+
+
+@pytest.mark.parametrize(("value", "classes"), [(1, ["ill", "well"]), (2, ["well", "ill"])])
+def test_an_image_of_one_header_but_other_values_is_another(tmp_path: Path, value: int, classes: list[str]) -> None:
+    touch(tmp_path, "segmentation/S/masks/a.png")
+    for place, shown in (("segmentation/S/imgs", value), ("classification/S/ill", 1), ("classification/S/well", 2)):
+        in_two_parts(tmp_path / place / "a.mhd", np.full((4, 4), shown))
+    assert [i["class"] for i in read(tmp_path).items] == classes

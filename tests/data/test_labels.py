@@ -13,6 +13,7 @@ from PIL import Image
 
 from bundle.data.labels import Labels, aside_names, divide
 from bundle.transforms.saved_labels import SavedLabelReader
+from tests.transforms.made_files import in_two_parts
 
 STRUCTURES = ["background", "lesion", "head", "nerve", "vessel"]
 Save = Callable[..., dict[str, str]]
@@ -237,3 +238,13 @@ def test_the_digest_changes_with_labels_images_and_names(save: Save, tmp_path: P
     name_labels(tmp_path, {"b": [{"name": "vessel", "idx": 2}]})
     digests.append(divided(*first).digest)
     assert len(set(digests)) == 4
+
+
+def test_the_digest_changes_with_values_beside_a_header(save: Save, tmp_path: Path) -> None:
+    label = save("a")
+    digests = []
+    for value in (90, 91):
+        label["image"] = str(in_two_parts(tmp_path / "a.mhd", np.full((20, 30), value)))
+        digests.append(divided(label).digest)
+    assert "" not in digests
+    assert len(set(digests)) == 2

@@ -13,6 +13,7 @@ from torch import nn
 
 from bundle.engines.identity import describe, describe_items, differences, refusal
 from bundle.engines.schedule import warmup_polynomial
+from tests.transforms.made_files import in_two_parts
 
 
 def make_items(folder: Path) -> list[dict[str, Any]]:
@@ -139,3 +140,15 @@ def test_a_refusal_offers_no_option_of_a_stranger() -> None:
     assert "resume with what the run was started with" in text
     for value, flag in (("/a/b c.pt", "'/a/b c.pt'"), (["a b", None], """'["a b", None]'"""), (None, "'$None'")):
         assert refusal({**identity(), "options": {"seed": value}}, identity()).endswith(f"resume with --seed {flag}")
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_values_beside_a_header_are_part_of_the_data(tmp_path: Path, suffix: str) -> None:
+    image, mask = (in_two_parts(tmp_path / f"{name}{suffix}", np.zeros((4, 4))) for name in ("image", "mask"))
+    items = [{"image": str(image), "label": [str(mask)]}]
+    found = [describe_items(items)["unknown"]]
+    (tmp_path / "mask.raw").write_bytes(bytes([1] * 16))
+    found.append(describe_items(items)["unknown"])
+    (tmp_path / "image.raw").write_bytes(bytes(17))
+    found.append(describe_items(items)["unknown"])
+    assert len(set(found)) == 3

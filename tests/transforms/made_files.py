@@ -37,3 +37,18 @@ def save_nifti(path: Path, stored: np.ndarray, zooms: tuple[float, ...] = (), un
 def geometry(path: Path) -> tuple[np.ndarray, bool]:
     image = load(path)
     return image.meta["study_affine"].numpy(), image.meta["turned"]
+
+
+def in_two_parts(path: Path, pixels: np.ndarray) -> Path:
+    """A header (.mhd or .nhdr), the same for all images of a size and name, with the values (H, W) uint8 beside it."""
+    height, width = pixels.shape
+    if path.suffix == ".mhd":
+        text = f"NDims = 2\nDimSize = {width} {height}\nElementType = MET_UCHAR\nElementDataFile = {path.stem}.raw\n"
+    else:
+        text = (
+            f"NRRD0004\ntype: uchar\ndimension: 2\nsizes: {width} {height}\nencoding: raw\ndata file: {path.stem}.raw\n"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.with_suffix(".raw").write_bytes(pixels.astype(np.uint8).tobytes())
+    return path

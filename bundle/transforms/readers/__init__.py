@@ -15,7 +15,7 @@ from bundle.transforms.readers.dicom import (
 from bundle.transforms.readers.dicom_header import quiet_reading
 from bundle.transforms.readers.dicom_stream import HEAD, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
-from bundle.transforms.readers.files import read_file
+from bundle.transforms.readers.files import image_digest, image_files, read_file
 from bundle.transforms.readers.raw import LPS_TO_RAS, MAX_PIXELS, Raw, check_size
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "check_size",
     "complete_header",
     "dicom_frame",
+    "image_digest",
+    "image_files",
     "is_understood",
     "is_ybr",
     "lies_high",

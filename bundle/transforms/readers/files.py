@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -12,10 +14,10 @@ from PIL import Image, UnidentifiedImageError
 
 from bundle.dicom import PREAMBLE, starts_as_dicom
 from bundle.failures import clause
-from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES, METAIMAGE_SUFFIXES, NIFTI_SUFFIXES
+from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES, METAIMAGE_SUFFIXES, NIFTI_SUFFIXES, sha256
 from bundle.transforms.readers.dicom import read_dicom
-from bundle.transforms.readers.metaimage import is_metaimage, read_metaimage
-from bundle.transforms.readers.nrrd_files import read_nrrd
+from bundle.transforms.readers.metaimage import is_metaimage, metaimage_values, read_metaimage
+from bundle.transforms.readers.nrrd_files import nrrd_values, read_nrrd
 from bundle.transforms.readers.pictures import read_picture
 from bundle.transforms.readers.raw import MAX_PIXELS, Raw
 from bundle.transforms.readers.volumes import read_nifti
@@ -44,6 +46,37 @@ def _pick_reader(file: IO[bytes], path: str) -> Reader:
     }
     named = next((reader for endings, reader in suffixes.items() if name.endswith(endings)), read_picture)
     return read_metaimage if is_metaimage(head) else named
+
+
+def image_files(path: str | Path) -> list[Path]:
+    """An image or mask file, and the file beside it that its header (``.mhd``, ``.nhdr``) names for its values.
+
+    The latter is left out where ``read_file`` would refuse it, or the header.
+
+    Raises:
+        OSError: when the file cannot be opened.
+    """
+    values: dict[Reader, Callable[[IO[bytes], str], Path | None]] = {
+        read_metaimage: metaimage_values,
+        read_nrrd: nrrd_values,
+    }
+    with open(path, "rb") as file:
+        try:
+            find = values.get(_pick_reader(file, str(path)))
+            beside = find(file, str(path)) if find else None
+        except (OSError, ValueError):
+            beside = None
+    return [Path(path), beside] if beside else [Path(path)]
+
+
+def image_digest(path: str | Path) -> str:
+    """SHA-256 of what an image or mask file shows: of the file, together with that of its values if they lie beside it.
+
+    Raises:
+        OSError: when one cannot be read.
+    """
+    digests = [sha256(file) for file in image_files(path)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _read(path: str, as_mask: bool) -> Raw:

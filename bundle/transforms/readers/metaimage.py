@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -63,10 +64,24 @@ def _is_true(header: Mapping[str, str], *names: str) -> bool:
     return any(header.get(name, "").lower() == "true" for name in names)
 
 
+def _values_file(header: Mapping[str, str], path: str) -> Path | None:
+    return None if header[DATA].upper() == "LOCAL" else values_beside(path, header[DATA], "MetaImage")
+
+
+def metaimage_values(file: IO[bytes], path: str) -> Path | None:
+    """The file that holds the values of a MetaImage; None where it is the file itself.
+
+    Raises:
+        ValueError: when the header is not understood, or names what is no plain file beside it.
+        FileNotFoundError: when there is none.
+    """
+    return _values_file(_read_header(file), path)
+
+
 def _read_values(header: Mapping[str, str], file: IO[bytes], path: str, *, size: int) -> bytes:
     """The content behind the header, or of the file beside it that the header names; unpacked, ``size`` at most."""
-    name = header[DATA]
-    content = file.read() if name.upper() == "LOCAL" else values_beside(path, name, "MetaImage").read_bytes()
+    beside = _values_file(header, path)
+    content = beside.read_bytes() if beside else file.read()
     return unpacked(content, size, kind="MetaImage") if _is_true(header, "CompressedData") else content
 
 

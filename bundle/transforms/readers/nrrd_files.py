@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -122,6 +123,21 @@ def _kind(header: Mapping[str, Any]) -> np.dtype:
     return kind
 
 
+def _values_file(header: Mapping[str, Any], path: str) -> Path | None:
+    name = header.get("datafile", header.get("data file"))
+    return None if name is None else values_beside(path, name, "NRRD")
+
+
+def nrrd_values(file: IO[bytes], path: str) -> Path | None:
+    """The file that holds the values of an NRRD; None where it is the file itself.
+
+    Raises:
+        ValueError: when the header is not understood, or names what is no plain file beside it.
+        FileNotFoundError: when there is none.
+    """
+    return _values_file(_read_header(file), path)
+
+
 def _read_array(header: Mapping[str, Any], file: IO[bytes], path: str) -> np.ndarray:
     """Stored values, axes x, y, ..., fastest first."""
     kind, encoding = _kind(header), str(header["encoding"]).lower()
@@ -129,10 +145,9 @@ def _read_array(header: Mapping[str, Any], file: IO[bytes], path: str) -> np.nda
         raise ValueError(f"NRRD entry encoding must be raw, gzip, bzip2 or ascii, got {encoding!r}; convert it.")
     sizes = [int(n) for n in header["sizes"]]
     size = math.prod(sizes) * kind.itemsize
-    name = header.get("datafile", header.get("data file"))
     with contextlib.ExitStack() as opened:
-        if name is not None:
-            file = opened.enter_context(values_beside(path, name, "NRRD").open("rb"))
+        if beside := _values_file(header, path):
+            file = opened.enter_context(beside.open("rb"))
         skipped = _skip_lines(header, file)
         if encoding in TEXT:
             _skip_bytes(file, skipped, size)
