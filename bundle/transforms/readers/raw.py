@@ -89,6 +89,7 @@ def unpacked(content: bytes, size: int, *, kind: str, bzip2: bool = False) -> by
 
     Raises:
         ValueError: when there are more, or they cannot be unpacked.
+        OSError: when their end, where the checksum stands, is missing.
     """
     unpacker = bz2.BZ2Decompressor() if bzip2 else zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
@@ -97,6 +98,8 @@ def unpacked(content: bytes, size: int, *, kind: str, bzip2: bool = False) -> by
         raise ValueError(f"{kind} must hold compressed values, got damaged ones ({error}); copy it again.") from error
     if len(values) > size:
         raise ValueError(f"{kind} must unpack to {size} bytes of values, got more; correct its sizes.")
+    if not unpacker.eof:
+        raise OSError(f"the {kind} is cut: its compressed values end after {len(values)} of {size} bytes")
     return values
 
 

@@ -3,22 +3,28 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from typing import IO
 
 import nibabel
 import numpy as np
 
+from bundle.failures import clause
 from bundle.geometry import UNKNOWN_SPACING
 from bundle.transforms.readers.raw import Raw, believed, by_default, find_plane, take_plane, turn_affine
 
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 COLORS_LAST = "the last axis, of length 3, is taken for colors"
+SLACK = 1 << 20  # bytes that may stand behind the values
 
 
 def read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     """NIfTI of one plane, in whatever axes, grey, of the RGB data type, or with three colors last.
 
     Raises:
+        OSError: when compressed data are damaged or cut.
         ValueError: when it is a volume, or of complex numbers.
     """
     image = nibabel.load(path)
@@ -26,6 +32,8 @@ def read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         raise ValueError(f"NIfTI must hold real numbers, got {kind.name}; save their magnitude.")
     shape = tuple(int(n) for n in image.shape)
     plane, colors = find_plane(shape)
+    if path.lower().endswith(".gz"):
+        _check_gzip(file, image.dataobj.offset + math.prod(shape) * kind.itemsize)
     stored = np.asanyarray(image.dataobj)
     if stored.dtype.names:
         stored = np.stack([stored[name] for name in ("R", "G", "B")], axis=-1)
@@ -35,6 +43,24 @@ def read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     spacing, more = _spacing(image, plane)
     affine = turn_affine(np.asarray(image.affine, float), plane)
     return Raw(take_plane(stored, plane, colors), spacing, affine=affine, notes=notes + more)
+
+
+def _check_gzip(file: IO[bytes], size: int) -> None:
+    """Checks a compressed file up to its end, where its checksum stands: nibabel stops behind the values.
+
+    Raises:
+        OSError: when it is damaged or cut.
+        ValueError: when it is far longer than ``size`` bytes.
+    """
+    left = size + SLACK
+    try:
+        with gzip.open(file) as unpacked:
+            while left >= 0 and (block := unpacked.read(1 << 20)):
+                left -= len(block)
+    except (OSError, EOFError, zlib.error) as error:
+        raise OSError(f"the NIfTI's gzip data are damaged or cut ({clause(str(error))})") from error
+    if left < 0:
+        raise ValueError(f"NIfTI must unpack to {size} bytes, got 1 MiB more or above; write it again.")
 
 
 def _spacing(image: nibabel.Nifti1Image, plane: tuple[int, int]) -> tuple[tuple[float, float], tuple[str, ...]]:

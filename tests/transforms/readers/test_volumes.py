@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import gzip
 import os
 import zlib
 from pathlib import Path
@@ -142,6 +143,13 @@ def test_compressed_values_are_not_unpacked_beyond_their_size(tmp_path: Path, su
         read_file(str(path))
 
 
+def test_compressed_values_without_their_end_are_refused(tmp_path: Path) -> None:
+    path = metaimage(tmp_path / "a.mha", GREY, CompressedData="True")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OSError, match=r"a\.mha: .* cut: its compressed values end after 15 of 15 bytes"):
+        read_file(str(path))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
 def test_a_metaimage_that_names_a_pipe_is_refused(tmp_path: Path) -> None:
     path = metaimage(tmp_path / "a.mhd", GREY, data="a.raw")
@@ -156,6 +164,38 @@ def test_complex_numbers_are_refused(tmp_path: Path, kind: str) -> None:
     nibabel.save(nibabel.Nifti1Image(ACROSS.astype(kind) * 1j, np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(ValueError, match=rf"a\.nii: NIfTI must hold real numbers, got {kind}; save their magnitude"):
         read_file(str(tmp_path / "a.nii"))
+
+
+def gzipped_nifti(path: Path) -> bytes:
+    rng = np.random.default_rng(0)
+    nibabel.save(nibabel.Nifti1Image(rng.integers(0, 256, (50, 30), np.uint8), np.eye(4)), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("as_mask", [False, True])
+@pytest.mark.parametrize("place", ["values", "checksum", "length"])
+def test_a_flipped_bit_of_a_gzipped_nifti_is_noticed(tmp_path: Path, place: str, as_mask: bool) -> None:
+    content = bytearray(gzipped_nifti(tmp_path / "a.nii.gz"))
+    content[{"values": len(content) // 2, "checksum": -8, "length": -4}[place]] ^= 4
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(OSError, match=r"a\.nii\.gz: cannot be decoded: the NIfTI's gzip data are damaged or cut \("):
+        read_file(str(tmp_path / "a.nii.gz"), as_mask=as_mask)
+
+
+@pytest.mark.parametrize("left", [1, 4, 8, 9, 500])
+def test_a_gzipped_nifti_that_is_cut_behind_its_values_is_refused(tmp_path: Path, left: int) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(gzipped_nifti(tmp_path / "a.nii.gz")[:-left])
+    with pytest.raises(OSError, match=r"a\.nii\.gz: cannot be decoded: .*ended before the end-of-stream marker"):
+        read_file(str(tmp_path / "a.nii.gz"))
+
+
+def test_a_gzipped_nifti_is_not_unpacked_far_beyond_its_size(tmp_path: Path) -> None:
+    content = gzip.decompress(gzipped_nifti(tmp_path / "a.nii.gz"))
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content) + gzip.compress(b"more"))  # in several parts
+    assert read_file(str(tmp_path / "a.nii.gz")).pixels.shape == (30, 50)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content + bytes(1 << 26)))
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: NIfTI must unpack to 1852 bytes, got 1 MiB more or above"):
+        read_file(str(tmp_path / "a.nii.gz"))
 
 
 def test_a_spacing_that_cannot_be_right_is_left_out(tmp_path: Path) -> None:
