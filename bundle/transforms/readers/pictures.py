@@ -83,6 +83,23 @@ def _stored(image: Image.Image, as_mask: bool) -> np.ndarray:
     return np.array(image)
 
 
+def _black_is_zero(image: Image.Image, pixels: np.ndarray, as_mask: bool) -> tuple[np.ndarray, list[str]]:
+    """Values of a TIFF in which 0 is white, turned, which Pillow does for 8 bits and fewer; and notes.
+
+    An image is turned within the bits that its values need, as 12 bits often stand in 16; a mask within all.
+
+    Raises:
+        ValueError: when they are fractions, which have no greatest value to turn them by.
+    """
+    if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) != 0 or image.mode in ("1", "L"):
+        return pixels, []
+    if pixels.dtype != np.uint16:
+        raise ValueError("TIFF of fractions must have 0 as black, got 0 as white; save it as BlackIsZero.")
+    bits = 16 if as_mask else max(int(pixels.max()).bit_length(), 8)
+    notes = [f"values of {bits} bits, of which 0 is white, are turned"] if bits < 16 else []
+    return np.uint16((1 << bits) - 1) - pixels, notes
+
+
 def _clear_mask(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """A mask whose transparent pixels are background."""
     if partial := int(((alpha > 0) & (alpha < 255)).sum()):
@@ -132,10 +149,11 @@ def read_picture(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         ImageOps.exif_transpose(image, in_place=True)
         pixels, alpha = _stored(image, as_mask), _alpha(image)
+        pixels, more = _black_is_zero(image, pixels, as_mask)
     if alpha is not None and (alpha < 255).any():
         if as_mask:
             pixels = _clear_mask(pixels, alpha)
         else:
             pixels, note = _over_black(pixels, alpha)
             notes.append(note)
-    return Raw(pixels, turned=turned, notes=tuple(notes))
+    return Raw(pixels, turned=turned, notes=(*notes, *more))

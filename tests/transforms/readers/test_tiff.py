@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TIFF beyond what Pillow saves and reads."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundle.transforms.loading import to_unit
+from bundle.transforms.readers import read_file
+from tests.transforms.made_files import GREY
+
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
+
+
+def tiff(path: Path, stored: np.ndarray, photometric: int) -> str:
+    """Writes values (H, W) of any type, of bool as 1 bit, or (H, W, 3), uncompressed."""
+    height, width = stored.shape[:2]
+    samples = stored.shape[2] if stored.ndim == 3 else 1
+    content = np.packbits(stored, axis=1).tobytes() if stored.dtype == bool else stored.tobytes()
+    bits = 1 if stored.dtype == bool else 8 * stored.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: samples, 278: height}
+    tags |= {279: len(content), 339: 3 if stored.dtype.kind == "f" else 1}
+    start = 8 + 2 + 12 * len(tags) + 4
+    file = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    for tag, value in tags.items():
+        if tag == 258 and samples == 3:
+            file += struct.pack("<HHII", tag, 3, 3, start)  # three bits a sample, before the values
+        else:
+            file += struct.pack("<HHII", tag, 4, 1, start + 6 if tag == 273 else value)
+    path.write_bytes(file + bytes(4) + struct.pack("<3H", bits, bits, bits) + content)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["bool", "uint8", "uint16"])
+def test_white_is_zero_is_turned(tmp_path: Path, kind: str) -> None:
+    stored = GREY > 60 if kind == "bool" else GREY.astype(kind)
+    turned = tiff(tmp_path / "w.tif", ~stored, WHITE_IS_ZERO)
+    plain = tiff(tmp_path / "b.tif", stored, BLACK_IS_ZERO)
+    for as_mask in (False, True):
+        assert np.array_equal(read_file(turned, as_mask=as_mask).pixels, read_file(plain, as_mask=as_mask).pixels)
+
+
+def test_white_is_zero_of_twelve_bits_keeps_its_contrast(tmp_path: Path) -> None:
+    stored = GREY.astype(np.uint16) * 16
+    raw = read_file(tiff(tmp_path / "w.tif", 4095 - stored, WHITE_IS_ZERO))
+    assert np.array_equal(raw.pixels, stored)
+    assert raw.notes == ("values of 12 bits, of which 0 is white, are turned",)
+
+
+@pytest.mark.parametrize("as_mask", [False, True])
+@pytest.mark.parametrize("kind", ["float32", "uint32", "float64"])
+def test_white_is_zero_of_other_types_is_refused(tmp_path: Path, kind: str, as_mask: bool) -> None:
+    with pytest.raises((OSError, ValueError), match=r"w\.tif: (TIFF of fractions must|must be a read)"):
+        read_file(tiff(tmp_path / "w.tif", GREY.astype(kind), WHITE_IS_ZERO), as_mask=as_mask)
+
+
+def test_types_of_black_is_zero_are_as_stored(tmp_path: Path) -> None:
+    for kind in ("uint16", "int32", "float32"):
+        path = tiff(tmp_path / "b.tif", GREY.astype(kind), BLACK_IS_ZERO)
+        np.testing.assert_allclose(to_unit(read_file(path))[0].numpy(), GREY / np.float32(255), atol=1e-6)
