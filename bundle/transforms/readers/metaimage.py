@@ -13,10 +13,12 @@ import numpy as np
 from bundle.geometry import UNKNOWN_SPACING
 from bundle.transforms.readers.raw import (
     LPS_TO_RAS,
+    MAX_DIGITS,
     Raw,
     believed,
     by_default,
     find_plane,
+    from_text,
     take_plane,
     turn_affine,
     unpacked,
@@ -61,7 +63,7 @@ def _numbers(header: Mapping[str, str], *names: str) -> list[float]:
 
 
 def _is_true(header: Mapping[str, str], *names: str) -> bool:
-    return any(header.get(name, "").lower() == "true" for name in names)
+    return any(header.get(name, "")[:1] in ("T", "t", "1") for name in names)  # as ITK reads it
 
 
 def _values_file(header: Mapping[str, str], path: str) -> Path | None:
@@ -96,8 +98,12 @@ def _read_array(header: Mapping[str, str], file: IO[bytes], path: str, *, sizes:
         raise ValueError(f"MetaImage must have 1, 3 or 4 channels, got {channels}; save one as a file.")
     expected = math.prod(sizes) * channels * dtype.itemsize
     skipped = int((_numbers(header, "HeaderSize") or [0])[0])
-    content = _read_values(header, file, path, size=expected + max(skipped, 0))
-    content = content[len(content) - expected if skipped < 0 else skipped :]
+    if "BinaryData" not in header or _is_true(header, "BinaryData"):
+        content = _read_values(header, file, path, size=expected + max(skipped, 0))
+        content = content[len(content) - expected if skipped < 0 else skipped :]
+    else:
+        text = _read_values(header, file, path, size=math.prod(sizes) * channels * MAX_DIGITS)
+        content = from_text(text, dtype, name="MetaImage")
     if len(content) < expected:
         raise OSError(f"the MetaImage is cut, it must have {expected} bytes of values, got {len(content)}")
     values = np.frombuffer(content, dtype, expected // dtype.itemsize).astype(dtype.newbyteorder("="))

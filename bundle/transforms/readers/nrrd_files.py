@@ -19,10 +19,12 @@ from bundle.failures import clause
 from bundle.geometry import UNKNOWN_SPACING
 from bundle.transforms.readers.raw import (
     LPS_TO_RAS,
+    MAX_DIGITS,
     Raw,
     believed,
     by_default,
     find_plane,
+    from_text,
     take_plane,
     turn_affine,
     unpacked,
@@ -34,7 +36,6 @@ nrrd, HAS_NRRD = optional_import("nrrd")
 
 MAX_HEADER = 1 << 20
 MAX_SKIP = 1 << 20  # bytes or lines before the values, the header of another format
-MAX_DIGITS = 32  # bytes that a value written as text takes at most
 COLOR_KINDS = ("RGB-color", "RGBA-color", "vector", "3-color", "4-color")
 RAW, GZIP, BZIP2, TEXT = ("raw",), ("gzip", "gz"), ("bzip2", "bz2"), ("ascii", "text", "txt")
 MM_PER_UNIT = {
@@ -151,7 +152,7 @@ def _read_array(header: Mapping[str, Any], file: IO[bytes], path: str) -> np.nda
         skipped = _skip_lines(header, file)
         if encoding in TEXT:
             _skip_bytes(file, skipped, size)
-            content = _numbers(file.read(math.prod(sizes) * MAX_DIGITS), kind)
+            content = from_text(file.read(math.prod(sizes) * MAX_DIGITS), kind, name="NRRD")
         elif encoding in RAW:
             _skip_bytes(file, skipped, size)
             content = file.read(size + 1)
@@ -164,14 +165,6 @@ def _read_array(header: Mapping[str, Any], file: IO[bytes], path: str) -> np.nda
     values = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
     across: np.ndarray = values.reshape(sizes[::-1]).T
     return across
-
-
-def _numbers(text: bytes, kind: np.dtype) -> bytes:
-    """Numbers that are written as text."""
-    try:
-        return np.array([kind.type(word) for word in text.split()], kind).tobytes()
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"NRRD of text must hold {kind.name} numbers, got others ({error}); convert it.") from error
 
 
 def _skip_lines(header: Mapping[str, Any], file: IO[bytes]) -> int:

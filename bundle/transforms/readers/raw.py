@@ -16,6 +16,9 @@ from bundle.geometry import UNKNOWN_SPACING
 MAX_PIXELS = 89_478_485
 """Largest image read, in pixels: the level at which Pillow warns of a decompression bomb (12 000 x 7 456)."""
 
+MAX_DIGITS = 32
+"""Bytes that a value written as text takes at most."""
+
 SPACING_RANGE = (1e-3, 100.0)
 """Least and largest distance of pixels in mm that is believed; ultrasound has 0.005 to 1."""
 
@@ -101,6 +104,23 @@ def unpacked(content: bytes, size: int, *, kind: str, bzip2: bool = False) -> by
     if not unpacker.eof:
         raise OSError(f"the {kind} is cut: its compressed values end after {len(values)} of {size} bytes")
     return values
+
+
+def from_text(text: bytes, kind: np.dtype, *, name: str) -> bytes:
+    """Values of numbers that are written as text.
+
+    Args:
+        text: numbers with spaces or lines between them.
+        kind: of the values.
+        name: of the file's format, for messages.
+
+    Raises:
+        ValueError: when it holds what is no such number.
+    """
+    try:
+        return np.array([kind.type(word) for word in text.split()], kind).tobytes()
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name} of text must hold {kind.name} numbers, got others; convert it.") from error
 
 
 def check_size(width: int, height: int) -> None:

@@ -93,6 +93,31 @@ def test_metaimage_is_read_upright(tmp_path: Path) -> None:
     assert np.array_equal(read_file(str(metaimage(tmp_path / "h.mha", RGB[None], channels=3))).pixels, RGB)
 
 
+@pytest.mark.parametrize("compressed", ["True", "False"])
+@pytest.mark.parametrize("no", ["False", "false", "0"])
+def test_a_metaimage_of_text_is_read(tmp_path: Path, no: str, compressed: str) -> None:
+    for number, stored in enumerate((GREY, GREY.astype(">i2") - 300, GREY.astype(np.float32) / 7, RGB)):
+        entries = {"BinaryData": no, "BinaryDataByteOrderMSB": str(stored.dtype.byteorder == ">")}
+        path = metaimage(tmp_path / "a.mhd", stored, data="a.txt", channels=stored.size // GREY.size, **entries)
+        text = "\n".join(" ".join(str(value) for value in row.ravel()) for row in stored).encode()
+        (tmp_path / "a.txt").write_bytes(zlib.compress(text) if compressed == "True" else text)
+        path.write_text(path.read_text().replace("DimSize", f"CompressedData = {compressed}\nDimSize"))
+        assert np.allclose(read_file(str(path)).pixels, stored), number
+
+
+@pytest.mark.parametrize(("text", "error", "message"), [
+    (b"1 2 3", OSError, "the MetaImage is cut, it must have 15 bytes of values, got 3"),
+    (bytes(range(100, 115)), ValueError, "MetaImage of text must hold uint8 numbers, got others"),
+])  # fmt: skip
+def test_a_metaimage_of_no_text_or_too_little_is_refused(
+    tmp_path: Path, text: bytes, error: type[Exception], message: str
+) -> None:
+    path = metaimage(tmp_path / "a.mhd", GREY, data="a.txt", BinaryData="False")
+    (tmp_path / "a.txt").write_bytes(text)
+    with pytest.raises(error, match=rf"a\.mhd: .*{message}"):
+        read_file(str(path))
+
+
 def test_metaimage_says_where_it_lies(tmp_path: Path) -> None:
     entries = {"ElementSpacing": "0.2 0.1 1", "Offset": "7 8 9", "TransformMatrix": "0 1 0 1 0 0 0 0 1"}
     raw = read_file(str(metaimage(tmp_path / "a.mha", GREY[None], **entries)))
