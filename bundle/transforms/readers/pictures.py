@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from typing import IO
 
@@ -128,13 +129,35 @@ def _check_frames(image: Image.Image) -> list[str]:
     return [f"the first of {frames} pictures in the file is read"] if frames > 1 else []
 
 
-def _check_depth(content: bytes, as_mask: bool) -> list[str]:
-    """Notes on a PNG of 16 bits with colors or opacity, of which Pillow reads 8."""
-    if content[:8] != PNG_START or content[24] != 16 or content[25] == 0:
-        return []
-    if as_mask:
-        raise ValueError("mask must have 8 bits or be grey, got 16 bits with colors or opacity; save it as 8-bit grey.")
-    return ["of 16 bits a color the upper 8 are read"]
+def _lower_bytes(content: bytes, as_mask: bool) -> np.ndarray | None:
+    """The lower bytes (H, W), (H, W, 3) of 16 bits with colors or opacity, of which Pillow reads the upper; else None.
+
+    Raises:
+        ValueError: when they are a mask, or lie in planes, which Pillow reads wrongly.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        forms = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3]]
+        tags = getattr(image, "tag_v2", {})
+        planes = tags.get(ExifTags.Base.PlanarConfiguration) == 2 and len(image.getbands()) > 1
+        if planes and max(tags.get(ExifTags.Base.BitsPerSample, (8,))) > 8:
+            raise ValueError("TIFF of 16 bits must hold the colors of a pixel together, got planes; save it again.")
+        if image.mode not in ("RGB", "RGBA") or not any(str(form)[:-1].endswith(";16") for form in forms):
+            return None
+        if as_mask:
+            raise ValueError("mask must have 8 bits or be grey, got 16 bits with colors; save it as 8-bit grey.")
+        for n, (tile, form) in enumerate(zip(image.tile, map(_other_byte, forms), strict=True)):
+            layout = form if isinstance(tile[3], str) else (form, *tile[3][1:])
+            image.tile[n] = tile._replace(args=layout) if hasattr(tile, "_replace") else (*tile[:3], layout)
+        ImageOps.exif_transpose(image, in_place=True)
+        lower = np.array(image)
+    return lower[..., 1] if forms[0] == "LA;16B" else lower[..., :3]
+
+
+def _other_byte(form: str) -> str:
+    """Pillow's name of a layout of 16 bits with the bytes swapped, so that it reads the lower one as the upper."""
+    if form == "LA;16B":
+        return "RGBA"  # two bytes of grey, two of opacity
+    return form[:-1] + ("L" if form[-1] == "B" or (form[-1] == "N" and sys.byteorder == "big") else "B")
 
 
 def read_picture(file: IO[bytes], path: str, as_mask: bool) -> Raw:
@@ -142,14 +165,18 @@ def read_picture(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     content = file.read()
     if content[:8] == PNG_START:
         check_png(content)
-    notes = _check_depth(content, as_mask)
+    notes = []
     with Image.open(io.BytesIO(content)) as image:
         notes += _check_frames(image)
         check_size(*image.size)
+        lower = _lower_bytes(content, as_mask)
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         ImageOps.exif_transpose(image, in_place=True)
         pixels, alpha = _stored(image, as_mask), _alpha(image)
         pixels, more = _black_is_zero(image, pixels, as_mask)
+    if lower is not None:
+        pixels = (pixels[..., 0] if lower.ndim < pixels.ndim else pixels).astype(np.uint16) << 8 | lower
+        notes.append("of 16 bits a color the greatest value is shown as white")
     if alpha is not None and (alpha < 255).any():
         if as_mask:
             pixels = _clear_mask(pixels, alpha)

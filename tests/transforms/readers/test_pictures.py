@@ -170,9 +170,9 @@ def test_a_mask_that_is_half_transparent_is_refused(tmp_path: Path, mode: str) -
         read_file(str(tmp_path / "m.png"), as_mask=True)
 
 
-def sixteen_bits(kind: int) -> bytes:
-    """A PNG of 16 bits with opacity (kind 4) or colors (kind 2), all values 1."""
-    rows = (b"\0" + b"\0\1" * (5 * (2 if kind == 4 else 3))) * 3
+def sixteen_bits(kind: int, values: np.ndarray) -> bytes:
+    """A PNG of 16 bits of grey (kind 0) or colors (2), with opacity (4 and 6), from values (H, W, channels)."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     content = b"\x89PNG\r\n\x1a\n"
     for name, data in (
         (b"IHDR", struct.pack(">IIBBBBB", 5, 3, 16, kind, 0, 0, 0)),
@@ -183,10 +183,16 @@ def sixteen_bits(kind: int) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("kind", [2, 4])
-def test_sixteen_bits_of_which_eight_are_read_are_named(tmp_path: Path, kind: int) -> None:
-    (tmp_path / "a.png").write_bytes(sixteen_bits(kind))
-    assert read_file(str(tmp_path / "a.png")).notes[0] == "of 16 bits a color the upper 8 are read"
+@pytest.mark.parametrize("kind", [2, 4, 6])
+def test_sixteen_bits_of_colors_are_read_in_full(tmp_path: Path, kind: int) -> None:
+    colors = 1 if kind == 4 else 3
+    values = np.stack([GREY.astype(np.uint16) * 16 + n for n in range(1, 1 + colors)], -1)
+    opaque = np.full((*GREY.shape, 1), 65535, np.uint16)
+    (tmp_path / "a.png").write_bytes(sixteen_bits(kind, values if kind == 2 else np.concatenate([values, opaque], -1)))
+    raw = read_file(str(tmp_path / "a.png"))
+    assert np.array_equal(raw.pixels, values if colors == 3 else values[..., 0])
+    assert raw.notes == ("of 16 bits a color the greatest value is shown as white",)
+    assert float(to_unit(raw).max()) == 1
     with pytest.raises(ValueError, match=r"a\.png: mask must have 8 bits or be grey, got 16 bits with"):
         read_file(str(tmp_path / "a.png"), as_mask=True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile  # scikit-image needs it
 
 from bundle.transforms.loading import to_unit
 from bundle.transforms.readers import read_file
@@ -60,3 +61,24 @@ def test_types_of_black_is_zero_are_as_stored(tmp_path: Path) -> None:
     for kind in ("uint16", "int32", "float32"):
         path = tiff(tmp_path / "b.tif", GREY.astype(kind), BLACK_IS_ZERO)
         np.testing.assert_allclose(to_unit(read_file(path))[0].numpy(), GREY / np.float32(255), atol=1e-6)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_sixteen_bits_of_colors_are_read_in_full(tmp_path: Path, compression: str | None) -> None:
+    values = np.stack([GREY.astype(np.uint16) * 16 + channel for channel in range(3)], -1)
+    path = tiff(tmp_path / "a.tif", values, 2)
+    if compression:
+        tifffile.imwrite(path, values, compression=compression, photometric="rgb", planarconfig="contig")
+    raw = read_file(path)
+    assert np.array_equal(raw.pixels, values)
+    assert raw.notes == ("of 16 bits a color the greatest value is shown as white",)
+    with pytest.raises(ValueError, match=r"a\.tif: mask must have 8 bits or be grey, got 16 bits with colors"):
+        read_file(path, as_mask=True)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_sixteen_bits_in_planes_are_refused(tmp_path: Path, compression: str | None) -> None:
+    values, path = np.arange(60, dtype=np.uint16).reshape(3, 4, 5), str(tmp_path / "a.tif")
+    tifffile.imwrite(path, values, compression=compression, photometric="rgb", planarconfig="separate")
+    with pytest.raises(ValueError, match=r"a\.tif: TIFF of 16 bits must hold .* together, got planes"):
+        read_file(path)
