@@ -185,3 +185,9 @@ def test_pixels_are_read_whatever_the_suffix(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(buffer, format="PNG")
     (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     assert load(tmp_path / "a.jpg").shape == (3, 3, 5)
+
+
+def test_a_broken_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("gone.png")
+    with pytest.raises(FileNotFoundError, match=r"a\.png: must be an image file, got a broken link to gone\.png; mend"):
+        load(tmp_path / "a.png")

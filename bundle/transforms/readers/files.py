@@ -95,6 +95,8 @@ def _read(path: str, as_mask: bool) -> Raw:
         raise ValueError(f"{path}: {e}") from e
     except Exception as e:  # what damaged files make the libraries raise
         reason = clause(str(e).replace(path, "the file")) or type(e).__name__
+        if reason.startswith("decoder error"):  # of libtiff, which says more on stderr, without a name
+            reason = f"its compressed pixels are damaged or cut ({reason})"
         raise OSError(f"{path}: cannot be decoded: {reason}; copy it again or remove it from the data set.") from e
 
 
@@ -112,6 +114,10 @@ def read_file(path: str, *, as_mask: bool = False) -> Raw:
         OSError: when the file is damaged, in no known format, or no plain file.
         ValueError: when it is empty, a volume, multi-frame, or too large. All name the file.
     """
+    if os.path.islink(path) and not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{path}: must be an image file, got a broken link to {os.readlink(path)}; mend the link or remove it."
+        )
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: file must exist, found none; correct the path.")
     if os.path.isdir(path):

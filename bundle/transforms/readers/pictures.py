@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -16,31 +18,72 @@ from bundle.transforms.readers.raw import Raw, check_size
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 ANCILLARY = 0x20  # bit of a chunk's first letter: the picture is complete without it
+FULL = re.compile(r"(RGB|RGBA|RGBX|LA);16[BLN]")
+"""Pillow's names of layouts of 16 bits that become 8."""
+SEEN = ("tRNS", "eXIf")  # ancillary, but of opacity and orientation
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by the kind of colors
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row of each pass of an interlaced PNG, and its steps."""
 
 
-def check_png(content: bytes) -> None:
-    """Checks that every chunk that the picture needs is whole, by its checksum, up to the end chunk.
-
-    Pillow leaves out the checksums of the pixels, and takes a file that ends behind them.
+def _chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
+    """Name, start and stop of each chunk of a PNG up to the end chunk.
 
     Raises:
-        OSError: when one is damaged or the file is cut.
+        OSError: when the file is cut.
     """
-    view, start = memoryview(content), len(PNG_START)
-    while True:
+    name, start = "", len(PNG_START)
+    while name != "IEND":
         if start + 12 > len(content):
             raise OSError(f"the PNG is cut, it ends after {len(content)} bytes without its end chunk IEND")
         length, kind = struct.unpack_from(">I4s", content, start)
-        name, stop = kind.decode("ascii", "backslashreplace"), start + 8 + length
-        if stop + 4 > len(content):
+        name, stop = kind.decode("ascii", "backslashreplace"), start + 12 + length
+        if stop > len(content):
             raise OSError(f"the PNG is cut, chunk {name} must have {length} bytes, got {len(content) - start - 8}")
-        if not kind[0] & ANCILLARY:
-            given, found = struct.unpack_from(">I", content, stop)[0], zlib.crc32(view[start + 4 : stop])
-            if given != found:
-                raise OSError(f"the PNG is damaged, chunk {name} must have checksum {given:08x}, got {found:08x}")
-        if kind == b"IEND":
-            return
-        start = stop + 4
+        yield name, start, stop
+        start = stop
+
+
+def check_png(content: bytes) -> tuple[bytes, list[str]]:
+    """The PNG without damaged chunks that the picture does not need, such as a resolution, and notes on them.
+
+    Pillow leaves out the checksums of the pixels, takes a file that ends behind them, and refuses one for any other.
+
+    Raises:
+        OSError: when a chunk that the picture needs is damaged, or the file is cut.
+    """
+    view, kept, notes = memoryview(content), [memoryview(PNG_START)], []
+    for name, start, stop in _chunks(content):
+        given, found = struct.unpack_from(">I", content, stop - 4)[0], zlib.crc32(view[start + 4 : stop - 4])
+        if given == found:
+            kept.append(view[start:stop])
+        elif content[start + 4] & ANCILLARY and name not in SEEN:
+            notes.append(f"chunk {name} of the PNG is damaged (checksum) and left out")
+        else:
+            raise OSError(f"the PNG is damaged, chunk {name} must have checksum {given:08x}, got {found:08x}")
+    return b"".join(kept) if notes else content, notes
+
+
+def check_rows(content: bytes) -> None:
+    """Checks that a PNG's pixels unpack to all of its rows: Pillow leaves those black that are missing.
+
+    Raises:
+        OSError: when they do not.
+    """
+    width, height, depth, kind, interlaced = struct.unpack_from(">IIBB2xB", content, len(PNG_START) + 8)
+    expected = 0
+    for x, y, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-max(width - x, 0) // across), -(-max(height - y, 0) // down)
+        expected += rows * (1 + -(-columns * depth * SAMPLES[kind] // 8)) if columns else 0
+    packed = b"".join(content[start + 8 : stop - 4] for name, start, stop in _chunks(content) if name == "IDAT")
+    unpacker, found = zlib.decompressobj(), 0
+    try:
+        while found < expected and (block := unpacker.decompress(packed, 1 << 20)):
+            found, packed = found + len(block), unpacker.unconsumed_tail
+    except zlib.error:
+        return  # Pillow says so
+    if found < expected:
+        raise OSError(f"the PNG is cut, its pixels must unpack to {expected} bytes, got {found}")
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:
@@ -141,7 +184,7 @@ def _lower_bytes(content: bytes, as_mask: bool) -> np.ndarray | None:
         planes = tags.get(ExifTags.Base.PlanarConfiguration) == 2 and len(image.getbands()) > 1
         if planes and max(tags.get(ExifTags.Base.BitsPerSample, (8,))) > 8:
             raise ValueError("TIFF of 16 bits must hold the colors of a pixel together, got planes; save it again.")
-        if image.mode not in ("RGB", "RGBA") or not any(str(form)[:-1].endswith(";16") for form in forms):
+        if image.mode not in ("RGB", "RGBA") or not any(FULL.fullmatch(str(form)) for form in forms):
             return None
         if as_mask:
             raise ValueError("mask must have 8 bits or be grey, got 16 bits with colors; save it as 8-bit grey.")
@@ -163,12 +206,14 @@ def _other_byte(form: str) -> str:
 def read_picture(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     """A picture, turned upright by its EXIF orientation; transparent pixels on black; a dpi entry is no spacing."""
     content = file.read()
-    if content[:8] == PNG_START:
-        check_png(content)
-    notes = []
+    notes: list[str] = []
+    if is_png := content[:8] == PNG_START:
+        content, notes = check_png(content)
     with Image.open(io.BytesIO(content)) as image:
         notes += _check_frames(image)
         check_size(*image.size)
+        if is_png:
+            check_rows(content)
         lower = _lower_bytes(content, as_mask)
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         ImageOps.exif_transpose(image, in_place=True)

@@ -58,6 +58,49 @@ def test_a_png_cut_behind_its_pixels_is_refused(tmp_path: Path, left: int, messa
         read_file(str(tmp_path / "a.png"))
 
 
+def marked(kind: bytes) -> bytes:
+    """A PNG with an ancillary chunk of a wrong checksum before its pixels."""
+    content = png()
+    at = next(start for start, name in chunks(content) if name == b"IDAT")
+    return content[:at] + struct.pack(">I4s9sI", 9, kind, bytes(9), 1) + content[at:]
+
+
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_a_damaged_chunk_that_the_picture_does_not_need_is_left_out(tmp_path: Path, as_mask: bool) -> None:
+    (tmp_path / "a.png").write_bytes(marked(b"pHYs"))
+    raw = read_file(str(tmp_path / "a.png"), as_mask=as_mask)
+    assert np.array_equal(raw.pixels, GREY)
+    assert raw.notes == ("chunk pHYs of the PNG is damaged (checksum) and left out",)
+    for kind in ("tRNS", "eXIf"):
+        (tmp_path / "a.png").write_bytes(marked(kind.encode()))
+        with pytest.raises(OSError, match=rf"a\.png: .*the PNG is damaged, chunk {kind} must have checksum"):
+            read_file(str(tmp_path / "a.png"), as_mask=as_mask)
+
+
+def of_rows(rows: bytes, *, width: int, height: int, depth: int = 8, interlaced: int = 0) -> bytes:
+    """A PNG of grey with these rows, whole or not, in its stream."""
+    head = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
+
+
+@pytest.mark.parametrize(("form", "size"), [
+    ({"width": 40, "height": 50}, 50 * 41), ({"width": 9, "height": 7, "depth": 1}, 7 * 3),
+    ({"width": 1, "height": 1, "interlaced": 1}, 2), ({"width": 3, "height": 5, "interlaced": 1}, 25),
+    ({"width": 8, "height": 8, "interlaced": 1, "depth": 16}, 143),
+])  # fmt: skip
+def test_a_png_whose_stream_holds_fewer_rows_is_refused(tmp_path: Path, form: dict[str, int], size: int) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(of_rows(bytes(size), **form))
+    assert read_file(str(path)).pixels.shape == (form["height"], form["width"])
+    for left in {size - 1, size // 2, 0}:
+        path.write_bytes(of_rows(bytes(left), **form))
+        with pytest.raises(OSError, match=rf"a\.png: .*cut, its pixels must unpack to {size} bytes, got {left}"):
+            read_file(str(path))
+
+
 def test_what_stands_behind_a_png_is_no_part_of_it(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png() + b"more")
     assert np.array_equal(read_file(str(tmp_path / "a.png")).pixels, GREY)

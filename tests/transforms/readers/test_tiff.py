@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile  # scikit-image needs it
+from PIL import Image
 
 from bundle.transforms.loading import to_unit
 from bundle.transforms.readers import read_file
@@ -82,3 +83,13 @@ def test_sixteen_bits_in_planes_are_refused(tmp_path: Path, compression: str | N
     tifffile.imwrite(path, values, compression=compression, photometric="rgb", planarconfig="separate")
     with pytest.raises(ValueError, match=r"a\.tif: TIFF of 16 bits must hold .* together, got planes"):
         read_file(path)
+
+
+def test_damaged_compression_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)).save(path, compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    content[200:240] = bytes([255] * 40)
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"a\.tif: cannot be decoded: its compressed pixels are damaged or cut \(decoder"):
+        read_file(str(path))
