@@ -174,8 +174,8 @@ def _no_classes(name: str, mistaken: str, found: Masks) -> LeftOut:
     total = sum(found.of_class.values())
     reason = (
         f"{name}: expected images of classes, got the class {mistaken!r}, of which {found.drawn[mistaken]} of "
-        f"{found.of_class[mistaken]} images look like masks; put the images into segmentation/SET/imgs and their masks "
-        "into segmentation/SET/masks."
+        f"{found.of_class[mistaken]} images look like masks, the first {found.first_drawn[mistaken]}; put the images "
+        "into segmentation/SET/imgs and their masks into segmentation/SET/masks, or remove what is no image."
     )
     return LeftOut(name, reason, total, whole=True)
 

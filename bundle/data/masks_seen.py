@@ -16,7 +16,7 @@ from bundle.vocabulary import BACKGROUND
 class Masks:
     """Of a data set: images with masks, those whose masks have another size, and the structures that masks show.
 
-    And its classes: images of each, and those that look like masks themselves.
+    And its classes: images of each, those that look like masks themselves, and the first of these.
     """
 
     count: int = 0
@@ -24,6 +24,7 @@ class Masks:
     shown: set[str] = field(default_factory=set)
     of_class: Counter[str] = field(default_factory=Counter)
     drawn: Counter[str] = field(default_factory=Counter)
+    first_drawn: dict[str, str] = field(default_factory=dict)
 
     def add(self, item: Mapping[str, Any], seen: Examined) -> None:
         """Count an item of the manifest."""
@@ -33,17 +34,27 @@ class Masks:
         if "class" in item:
             self.of_class[item["class"]] += 1
             self.drawn[item["class"]] += seen.drawn
+            if seen.drawn:
+                self.first_drawn.setdefault(item["class"], item["image"])
 
     def no_class(self) -> str:
-        """The first class whose images nearly all look like masks; "" for none."""
-        return next((name for name, count in self.of_class.items() if self.drawn[name] > 0.8 * count), "")
+        """The first class of whose images so many look like masks that each may be that of another; "" for none."""
+        return next((name for name, count in self.of_class.items() if self.drawn[name] > 0.4 * count), "")
 
 
 def mask_notices(seen: Mapping[str, Masks], datasets: Mapping[str, Any]) -> list[str]:
-    """A sentence per data set whose masks are scaled, are all empty, or lack a structure of its table."""
+    """A sentence per data set whose masks are scaled, all empty or all full, or lack a structure of its table.
+
+    Or whose classes have images that look like masks.
+    """
     notices = []
     for name, masks in seen.items():
         absent = sorted(set(datasets[name].get("mask_values", {}).values()) - {BACKGROUND} - masks.shown)
+        if masks.first_drawn and not masks.no_class():
+            notices.append(
+                f"{name}: {sum(masks.drawn.values())} images of its classes look like masks or are blank, the first "
+                f"{next(iter(masks.first_drawn.values()))}; remove them where that is so"
+            )
         if masks.scaled:
             notices.append(
                 f"{name}: {masks.scaled} masks have another size than their image, of the same proportions; they are "

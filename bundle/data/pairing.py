@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bundle.data.set_files import below_masks, place_of, stem_of
 
 _MASK = re.compile(
-    r"(.+?)[ _-]+(?:masks?|lesion|gt|ground[ _-]?truth|labels?|seg|segmentation|annotations?)(?:[ _-]?(\d+))?", re.I
+    r"(?:(.+?)[ _-]+)?(?:masks?|msk|lesion|gt|g(?:round)?[ _-]?truth|labels?|seg|segmentation|annotations?)"
+    r"(?:[ _-]?(\d+))?",
+    re.I,
 )
-"""A mask's name: the image's, a word for masks, and a number where an image has several that are merged."""
+"""A mask's name: the image's, a word for masks, and a number where an image has several that are merged.
+
+Without the image's name, ``mask.png`` belongs to the only image of its folder.
+"""
 
 
 @dataclass
@@ -29,8 +35,8 @@ def pair_files(files: Sequence[Path], *, root: Path) -> Pairing:
 
     Masks lie in folders such as ``masks`` or ``gt``; where there is none, they are named after the image beside them
     (``x.png, x_mask.png``). A mask has its image's place and name, or that with a word such as ``_mask``, ``_lesion``
-    or ``_gt``. Numbered ones (``_mask_1``) are merged; two others of one image are ambiguous, and the image is left
-    out.
+    or ``_gt``; or such a word alone, where its folder has one image (``image.png, mask.png``). Numbered ones
+    (``_mask_1``) are merged; two others of one image are ambiguous, and the image is left out.
 
     Args:
         files: the image files.
@@ -42,9 +48,11 @@ def pair_files(files: Sequence[Path], *, root: Path) -> Pairing:
     for image in images:
         of_image.setdefault(stem_of(place_of(image, root)), []).append(image)
     of_mask: dict[str, list[tuple[Path, str]]] = {}
+    images_of = Counter(_folder(place) for place in of_image)
+    alone = {_folder(place): place for place in of_image if images_of[_folder(place)] == 1}
     found = Pairing()
     for mask in sorted(masks):
-        place, number = _image_of(stem_of(place_of(mask, root)), of_image)
+        place, number = _image_of(stem_of(place_of(mask, root)), of_image, alone)
         if place in of_image:
             of_mask.setdefault(place, []).append((mask, number))
         else:
@@ -56,21 +64,46 @@ def pair_files(files: Sequence[Path], *, root: Path) -> Pairing:
 
 
 def masks_beside(files: Iterable[Path]) -> list[Path]:
-    """The files whose name is that of another file in their folder with a word such as ``_mask``."""
+    """The files that are named after another file in their folder, with a word such as ``_mask``.
+
+    And those that are named by such a word alone, where their folder has one image.
+    """
     files = list(files)
     names = {(file.parent, stem_of(file.name)) for file in files}
-    return [
-        file
-        for file in files
-        if (match := _MASK.fullmatch(stem_of(file.name))) and (file.parent, match.group(1)) in names
-    ]
+    marked = {file: match for file in files if (match := _MASK.fullmatch(stem_of(file.name)))}
+    named = {file for file, match in marked.items() if (file.parent, match.group(1)) in names}
+    nameless = {file for file, match in marked.items() if match.group(1) is None} - named
+    images = Counter(file.parent for file in files if file not in named and file not in nameless)
+    return [file for file in files if file in named or (file in nameless and images[file.parent] == 1)]
 
 
-def _image_of(place: str, images: Container[str]) -> tuple[str, str]:
-    """The place of a mask's image, and the number of the mask, "" for the only or first one."""
+def nameless_masks(files: Iterable[Path]) -> list[Path]:
+    """The masks beside an image that do not have its name, such as ``mask.png`` beside ``image.png``."""
+    return [f for f in masks_beside(files) if (match := _MASK.fullmatch(stem_of(f.name))) and not match.group(1)]
+
+
+def _folder(place: str) -> str:
+    return place.rpartition("/")[0]
+
+
+def _image_of(place: str, images: Container[str], alone: Mapping[str, str]) -> tuple[str, str]:
+    """The place of a mask's image, and the number of the mask, "" for the only or first one.
+
+    Args:
+        place: of the mask.
+        images: places of all images.
+        alone: folder -> the place of its only image.
+    """
     folder, slash, name = place.rpartition("/")
     match = None if place in images else _MASK.fullmatch(name)
-    return (folder + slash + match.group(1), match.group(2) or "") if match else (place, "")
+    if not match:
+        return place, ""
+    number = match.group(2) or ""
+    if match.group(1):
+        return folder + slash + match.group(1), number
+    image = alone.get(folder, place)
+    numbered = number and image[-1:].isdigit()  # image_3 and mask_4 may be of two patients
+    return (place, "") if numbered else (image, number)
 
 
 def _pair(place: str, images: Sequence[Path], masks: Sequence[tuple[Path, str]], *, found: Pairing) -> None:

@@ -181,7 +181,8 @@ class SetReader:
         masks = {file for file in files if below_masks(file, self.folder / label)} | set(masks_beside(files))
         self._leave_out(
             sorted(masks),
-            f"expected images of the class {label!r}, got masks; --busi reads BUSI, and segmentation/SET takes masks",
+            f"expected images of the class {label!r}, got masks; --busi reads BUSI, segmentation/SET takes masks, and "
+            f"where the folders are patients, --folders {self.folder} with {option('structure', self.name, '255:NAME')}",
         )
         return [file for file in files if file not in masks]
 

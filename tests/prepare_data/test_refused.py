@@ -32,7 +32,10 @@ def test_a_folder_of_masks_of_any_name_is_no_class(tmp_path: Path, mask: int, su
         Image.fromarray(drawn).save(root / f"outline/a{i}{suffix}")
     done = prepare("--folders", root, *TOLD, "--output", tmp_path / "datalist.json")
     assert done.returncode == 2
-    assert "got the class 'outline', of which 6 of 6 images look like masks; put the images into" in done.stderr
+    assert (
+        f"got the class 'outline', of which 6 of 6 images look like masks, the first {root}/outline/a0{suffix}; put"
+        in done.stderr
+    )
     assert not (tmp_path / "datalist.json").exists()
 
 
@@ -110,3 +113,45 @@ def test_a_name_that_a_config_would_execute_costs_its_own_set_alone(tmp_path: Pa
     assert done.returncode == 1
     assert "does not begin with $, @ or %" in done.stderr
     assert list(read_datalist(tmp_path / "datalist.json")["datasets"]) == ["T"]
+
+
+def half_masks(root: Path, *, word: str, masks: int) -> Path:
+    """Patients of two images each, the first of which have a mask of a name that says nothing."""
+    drawn = np.zeros((60, 80), np.uint8)
+    drawn[20:41, 30:61] = 255
+    for n in range(6):
+        for i in range(2):
+            picture(root / f"p{n}/img{i}.png", seed=10 * n + i)
+        if n < masks:
+            Image.fromarray(drawn).save(root / f"p{n}/img0{word}.png")
+            Image.fromarray(drawn).save(root / f"p{n}/img1{word}.png")
+    return root
+
+
+@pytest.mark.parametrize("word", ["_roi", "Mask", "_1"])
+def test_folders_whose_images_are_half_masks_are_no_classes(tmp_path: Path, word: str) -> None:
+    root = half_masks(tmp_path / "S", word=word, masks=6)
+    done = prepare("--folders", root, *TOLD, "--output", tmp_path / "datalist.json")
+    assert done.returncode == 2
+    told = f"got the class 'p0', of which 2 of 4 images look like masks, the first {root}/p0/img0{word}.png; "
+    assert told in done.stderr
+    assert not (tmp_path / "datalist.json").exists()
+
+
+def test_a_few_images_of_a_class_that_look_like_masks_are_noted(tmp_path: Path) -> None:
+    classes(tmp_path, "ill", "well")
+    path = tmp_path / "classification/S/ill/ill3.png"
+    Image.new("L", (80, 60), 255).save(path)
+    done = prepare("--folders", tmp_path, *TOLD, "--output", tmp_path / "datalist.json")
+    assert done.returncode == 0
+    assert f"note: S: 1 images of its classes look like masks or are blank, the first {path}; remove" in done.stdout
+
+
+def test_patients_of_an_image_and_a_mask_become_masks(tmp_path: Path) -> None:
+    for n in range(8):
+        picture(tmp_path / f"S/patient{n}/image.png", seed=n)
+        Image.new("L", (80, 60), 255 * (n % 2)).save(tmp_path / f"S/patient{n}/mask.png")
+    told = (*TOLD, "--structure", "S=255:lesion")
+    done = prepare("--folders", tmp_path / "S", *told, "--output", tmp_path / "datalist.json")
+    assert done.returncode == 0, done.stderr
+    assert all("label" in item and "class" not in item for item in read_datalist(tmp_path / "datalist.json")["items"])
