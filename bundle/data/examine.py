@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,13 +32,15 @@ class Examined:
     """What is wrong with the files of an item, "" for nothing; if nothing, the rest.
 
     ``mark`` is the image's fingerprint, ``scaled`` tells that a mask has another size than the image, ``shown`` are the
-    structures in the masks, ``drawn`` tells that the image of a class looks like a mask.
+    structures in the masks, ``full`` tells that every pixel of them is of one, ``drawn`` that the image of a class
+    looks like a mask.
     """
 
     fault: str = ""
     mark: Fingerprint | None = None
     scaled: bool = False
     shown: frozenset[str] = frozenset()
+    full: bool = False
     drawn: bool = False
 
 
@@ -51,9 +53,9 @@ def examine(task: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Examined:
     item, entry = task
     try:
         raw = read_file(item["image"])
-        scaled, shown = _read_masks(item, entry, shape=raw.pixels.shape[:2])
+        seen = _read_masks(item, entry, shape=raw.pixels.shape[:2])
         picture = cast(Path, _as_file(raw))  # Pillow, which opens it, takes either
-        return Examined(mark=fingerprint(picture), scaled=scaled, shown=shown, drawn="class" in item and _is_drawn(raw))
+        return replace(seen, mark=fingerprint(picture), drawn="class" in item and _is_drawn(raw))
     except Exception as error:  # whatever a file does to a decoder must not cost the others
         return Examined(fault=str(error) or f"{item['image']}: cannot be read, {type(error).__name__}")
 
@@ -64,16 +66,14 @@ def labels_of(item: Mapping[str, Any]) -> list[str]:
     return [label] if isinstance(label, str) else list(label)
 
 
-def _read_masks(
-    item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tuple[int, ...]
-) -> tuple[bool, frozenset[str]]:
-    """Whether a mask has to be scaled to the image's size (H, W), and the structures that the masks show.
+def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tuple[int, ...]) -> Examined:
+    """What the masks show, and whether one has to be scaled to the image's size (H, W).
 
     Raises:
         OSError, ValueError: as ``LoadMaskd``; of values outside the table it says which option helps.
     """
     if not (paths := labels_of(item)):
-        return False, frozenset()
+        return Examined()
     structures = sorted(set(entry["mask_values"].values()) - {BACKGROUND})
     table = {int(v): 1 + structures.index(s) if s != BACKGROUND else 0 for v, s in entry["mask_values"].items()}
     loaded = {
@@ -85,7 +85,8 @@ def _read_masks(
     for scaled in (False, True):
         mask, error = _load({**loaded, "mask_scaled": scaled})
         if mask is not None:
-            return scaled, frozenset(structures[int(index) - 1] for index in np.unique(mask.numpy()) if index)
+            shown = frozenset(structures[int(index) - 1] for index in np.unique(mask.numpy()) if index)
+            return Examined(scaled=scaled, shown=shown, full=bool(mask.all()))
     if isinstance(error, MaskValueError):
         error = ValueError(f"{error.fault}; {_remedy(error, loaded, dataset=item['dataset'])}, or correct the mask.")
     raise error or ValueError(f"{paths}: expected masks, got none")

@@ -34,7 +34,10 @@ from bundle.transforms.readers import image_digest
 from bundle.vocabulary import TASKS
 
 
-def read_folders(root: str | Path, *, options: SetOptions | None = None, given_splits: bool = False) -> PublicSet:
+NOTHING_SAID = SetOptions()
+
+
+def read_folders(root: str | Path, *, options: SetOptions = NOTHING_SAID, given_splits: bool = False) -> PublicSet:
     """All sets below ``root``, or the one set that ``root`` is.
 
     A set that is in both ``segmentation`` and ``classification`` becomes one data set; a file that is in both with
@@ -51,7 +54,6 @@ def read_folders(root: str | Path, *, options: SetOptions | None = None, given_s
         ValueError: when there is no set, or the splits of an image that is in two sets differ.
     """
     found, root = PublicSet(), Path(root).absolute()
-    options = options or SetOptions()
     sets = _sets(root, told=options.structures)
     parts: list[tuple[str, PublicSet]] = []
     faults: dict[str, list[str]] = {}

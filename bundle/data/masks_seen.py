@@ -14,13 +14,14 @@ from bundle.vocabulary import BACKGROUND
 
 @dataclass
 class Masks:
-    """Of a data set: images with masks, those whose masks have another size, and the structures that masks show.
+    """Of a data set: images with masks, those with masks of another size, or full; and the structures that masks show.
 
     And its classes: images of each, those that look like masks themselves, and the first of these.
     """
 
     count: int = 0
     scaled: int = 0
+    full: int = 0
     shown: set[str] = field(default_factory=set)
     of_class: Counter[str] = field(default_factory=Counter)
     drawn: Counter[str] = field(default_factory=Counter)
@@ -30,6 +31,7 @@ class Masks:
         """Count an item of the manifest."""
         self.count += "label" in item
         self.scaled += seen.scaled
+        self.full += seen.full
         self.shown |= seen.shown
         if "class" in item:
             self.of_class[item["class"]] += 1
@@ -65,6 +67,11 @@ def mask_notices(seen: Mapping[str, Masks], datasets: Mapping[str, Any]) -> list
                 f"{name}: all {masks.count} masks are empty, its images only teach where no {' or '.join(absent)} is; "
                 "correct the masks where that is not meant"
             )
-        elif masks.count and absent:
+        if masks.count and masks.full == masks.count:
+            notices.append(
+                f"{name}: all {masks.count} masks are full, every pixel is {' or '.join(sorted(masks.shown))}; correct "
+                "the masks where that is not meant, or the values of --structure or config.yaml"
+            )
+        if masks.shown and absent:
             notices.append(f"{name}: none of its {masks.count} masks shows {' or '.join(absent)}")
     return notices

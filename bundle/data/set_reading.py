@@ -179,10 +179,11 @@ class SetReader:
     def _without_masks(self, label: str, files: Sequence[Path]) -> list[Path]:
         """The files of a class that are images; the masks beside them are accounted for."""
         masks = {file for file in files if below_masks(file, self.folder / label)} | set(masks_beside(files))
+        told = option("structure", self.name, "255:NAME")
         self._leave_out(
             sorted(masks),
             f"expected images of the class {label!r}, got masks; --busi reads BUSI, segmentation/SET takes masks, and "
-            f"where the folders are patients, --folders {self.folder} with {option('structure', self.name, '255:NAME')}",
+            f"where the folders are patients, --folders {self.folder} with {told}",
         )
         return [file for file in files if file not in masks]
 

@@ -218,6 +218,16 @@ def test_empty_masks_and_structures_that_no_mask_shows_are_noted(folders: Path, 
     assert "are empty" not in done.stdout
 
 
+@pytest.mark.parametrize("full", [4, 3])
+def test_full_masks_are_noted(jpeg: Path, tmp_path: Path, full: int) -> None:
+    for i, file in enumerate(sorted((jpeg / "segmentation/S/masks").iterdir())):
+        file.unlink()
+        Image.new("L", (80, 60), 255 * (i < full)).save(file.with_suffix(".png"))
+    done = prepare("--folders", jpeg, "--output", tmp_path / "datalist.json", *TOLD)
+    assert done.returncode == 0
+    assert (full == 4) == ("note: S: all 4 masks are full, every pixel is lesion; correct the masks" in done.stdout)
+
+
 def test_values_outside_the_table_come_with_the_option_to_give(folders: Path, tmp_path: Path) -> None:
     mask = np.zeros((60, 80), np.uint8)
     mask[0, :5] = [1, 7, 8, 9, 10]
