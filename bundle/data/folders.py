@@ -33,7 +33,6 @@ from bundle.data.set_reading import SetReader
 from bundle.transforms.readers import image_digest
 from bundle.vocabulary import TASKS
 
-
 NOTHING_SAID = SetOptions()
 
 
