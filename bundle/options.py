@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,10 +14,12 @@ from pydoc import locate
 from types import FrameType
 from typing import Any
 
+import torch
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, ReferenceResolver, update_kwargs
 from monai.bundle.scripts import run, run_workflow
 
 from bundle.described import EXPRESSION_MARKS
+from bundle.vocabulary import RESTORE, TASKS, UNKNOWN
 
 PATHS = {
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir", "datalist", "encoder_weights",
@@ -189,7 +192,12 @@ def _unknown(option: str, key: str, allowed: set[str]) -> str:
 
 
 def _check_text(option: str, key: str, value: Any) -> None:
-    """Refuses what is neither text nor None, where a path or a name is wanted; a component may make the text."""
+    """Refuses what is neither text nor None, where a path or a name is wanted; a component may make the text.
+
+    And text that names no device or task, or is a folder's name that would be evaluated.
+    """
+    if isinstance(value, str):
+        _check_words(option, key, value)
     if key not in PATHS | NAMES or value is None or isinstance(value, (str, Mapping)):
         return
     typed = _typed(option)
@@ -201,6 +209,26 @@ def _check_text(option: str, key: str, value: Any) -> None:
         remedy = f"put ./ before a path that reads like a number or a list: {example}."
     read = f"{value!r} ({type(value).__name__})"
     raise ValueError(f"{option} must be text, got {read if typed is None else f'{typed}, read as {read}'}; {remedy}")
+
+
+def _check_words(option: str, key: str, value: str) -> None:
+    """Refuses text that its option cannot take; expressions are not looked into."""
+    if value.startswith(EXPRESSION_MARKS):
+        if key in PATHS and os.path.exists(value):
+            told = shlex.quote(f"./{value}")
+            raise ValueError(
+                f"--{option} must be a path that does not begin with $, @ or %, which would be evaluated, got "
+                f"{value!r}; write --{option} {told}."
+            )
+    elif option == "task" and value not in (*(tasks := (*TASKS, RESTORE, UNKNOWN)), ""):
+        raise ValueError(f"--task must be one of {list(tasks)}, got {value!r}; correct it, or use {UNKNOWN!r}.")
+    elif key == "device":
+        try:
+            torch.device(value)
+        except RuntimeError as error:
+            raise ValueError(
+                f"--{option} must be a device such as cpu, cuda or cuda:1, got {value!r}; correct it, or leave it out."
+            ) from error
 
 
 def _typed(option: str) -> str | None:

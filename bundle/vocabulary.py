@@ -12,6 +12,8 @@ from typing import Any
 
 PAPER_POSITIONS: tuple[str, ...] = ("breast", "cardiac", "thyroid", "head", "kidney", "appendix", "liver", "indis")
 TASKS: tuple[str, ...] = ("segmentation", "classification")
+RESTORE = "restore"
+"""Name of the task that restores images, and what asks for it in place of a task prompt."""
 TYPES: tuple[str, ...] = ("whole", "local", "location")
 NATURES: tuple[str, ...] = ("tumor", "organ")
 PROMPTS: tuple[str, ...] = ("position", "task", "type", "nature")

@@ -36,7 +36,8 @@ from bundle.networks.weights import load_network  # noqa: E402
 from bundle.report.restoration import FILTERS, best_parameters, draw_restored, filtered  # noqa: E402
 from bundle.report.tables import common_folder, end_with, unreadable_lines, without_folder  # noqa: E402
 from bundle.tables import csv_table  # noqa: E402
-from bundle.tasks.restoration import DEGRADED, RESTORE, RESTORED, restored  # noqa: E402
+from bundle.tasks.restoration import DEGRADED, RESTORED, restored  # noqa: E402
+from bundle.vocabulary import RESTORE  # noqa: E402
 
 KINDS = ("speckle", "haze", "lines")
 CONFIGS = [str(ROOT / f"configs/{name}.yaml") for name in ("train", "evaluate", "restore")]

@@ -209,6 +209,11 @@ def test_a_number_for_any_text_is_refused(
         ("ema_decay", 1.0, "a number from 0 to 0.9999"),
         ("image_size", 250, "a multiple of 32 from 32 to 2048"),
         ("small_side", 0, "a multiple of 32 from 32 to 2048"),
+        ("seed", "abc", "a whole number from 0"),
+        ("seed", -1, "a whole number from 0"),
+        ("seed", 1.5, "a whole number from 0"),
+        ("num_threads", "two", "a whole number from 1"),
+        ("num_threads", 0, "a whole number from 1"),
     ],
 )
 def test_a_number_out_of_range_leaves_an_earlier_run_where_it_is(
@@ -221,6 +226,45 @@ def test_a_number_out_of_range_leaves_an_earlier_run_where_it_is(
         start(tmp_path, TRAIN, **{option: value})
     assert f"--{option} must be {wanted}, got {value!r}; correct it." in reasons(caught.value)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["last.pt", "metrics.csv", "out"]
+
+
+@pytest.mark.parametrize("files", [(TRAIN,), (TRAIN, EVALUATE), ("pretrain.yaml",), (INFERENCE,)])
+def test_a_device_that_there_is_not_is_refused(tmp_path: Path, reasons: Reasons, files: tuple[str, ...]) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, *files, device="cpu0")
+    assert "--device must be a device such as cpu, cuda or cuda:1, got 'cpu0'; correct it" in reasons(caught.value)
+
+
+def test_a_task_that_there_is_not_is_refused(tmp_path: Path, reasons: Reasons) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, INFERENCE, task="segment")
+    tasks = "['segmentation', 'classification', 'restore', 'unknown']"
+    assert f"--task must be one of {tasks}, got 'segment'; correct it" in reasons(caught.value)
+
+
+@pytest.mark.parametrize("files", [(TRAIN,), (INFERENCE,)])
+def test_a_folder_whose_name_would_be_evaluated_is_refused_with_the_way_to_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reasons: Reasons, files: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$x").mkdir()
+    with pytest.raises(RuntimeError) as caught:
+        start(tmp_path, *files, dataset_dir="$x")
+    assert "got '$x'; write --dataset_dir './$x'." in reasons(caught.value)
+    first_step(tmp_path, *files, dataset_dir="./$x")
+    parser = ConfigParser({"dataset_dir": "./$x", "datalist": "$@dataset_dir + '/datalist.json'"})
+    assert parser.get_parsed_content("datalist") == "./$x/datalist.json"
+
+
+@pytest.mark.parametrize("files", [(TRAIN, EVALUATE), (TRAIN, CLICKS), (INFERENCE,)])
+def test_one_entry_of_the_gate_can_be_given(tmp_path: Path, files: tuple[str, ...]) -> None:
+    parser = ConfigParser(ConfigParser.load_config_files([str(ROOT / "configs" / name) for name in files]))
+    parser["held"] = {"gate": {"lesion": 0.3, "head": 0.2}}
+    assert parser.get_parsed_content("gate") == {"lesion": 0.3, "head": 0.2}
+    parser["gate#lesion"] = 0.9
+    parser.parse(reset=True)
+    assert parser.get_parsed_content("gate") == {"lesion": 0.9, "head": 0.2}
+    first_step(tmp_path, *files, **{"gate#lesion": 0.9})
 
 
 def test_numbers_in_range_pass(tmp_path: Path) -> None:

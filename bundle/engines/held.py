@@ -107,6 +107,17 @@ def told_organs(held: Mapping[str, Any], **given: Any) -> dict[str, Any]:
     return table
 
 
+def told_gate(held: Mapping[str, Any], **given: float) -> dict[str, float] | None:
+    """The gate that the weights tell, with the entries that a run gives: structure -> probability; None for no gate.
+
+    Args:
+        held: of ``describe``.
+        given: entries that a run names, ``--gate#NAME 0.9``; ``bundle.tasks.Presence`` checks them.
+    """
+    gate: dict[str, float] | None = held["gate"]
+    return {**(gate or {}), **given} if given else gate
+
+
 def told_by(tasks: Sequence[Task], **values: Any) -> dict[str, Any]:
     """What the checkpoints of a training say beside the network's own shape.
 

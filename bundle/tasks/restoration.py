@@ -18,9 +18,7 @@ from bundle.metrics import Row
 from bundle.metrics.restoration import restoration_row, restoration_tables, summarize_restoration
 from bundle.networks.pixels import PixelHead
 from bundle.tasks.task import Asked, Target, Task, Widths
-
-RESTORE = "restore"
-"""Name of the task, and what a user asks for."""
+from bundle.vocabulary import RESTORE
 
 DEGRADED, RESTORED = "degraded", "restored"
 """Methods of its rows."""
