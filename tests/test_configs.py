@@ -146,7 +146,8 @@ def test_the_two_complete_configs_agree() -> None:
     assert {"network_def", "structures", "positions", "vocabulary", "encoder", "norm"} <= shared
     assert {"load_transforms", "letterbox_transforms", "normalize_transforms"} <= shared
     organs = {"_target_": "bundle.engines.held.told_organs", "held": "@held"}
-    held = {"organs": organs, **{key: f"$@held[{key!r}]" for key in OPTIONS}}
+    gate = {"_target_": "bundle.engines.held.told_gate", "held": "@held"}
+    held = {**{key: f"$@held[{key!r}]" for key in OPTIONS}, "organs": organs, "gate": gate}
     assert {key: inference[key] for key in held} == held  # what weights tell is not repeated
     shared -= held.keys()
     assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}
