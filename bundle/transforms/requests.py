@@ -171,7 +171,7 @@ class ReadRequestd(Transform):
 
     def _unknown_names(self, item: Mapping[str, Any]) -> Iterator[str]:
         """What names no structure of the network: ``label``, and keys that hold clicks."""
-        label = item.get("label")
+        label = _label(item)
         if item["guidance"].get(UNNAMED) and isinstance(label, str) and label:
             yield f"{_short(label)} is no structure of this model: what belongs to it counts as unnamed"
         for key, value in item.items():
@@ -180,7 +180,7 @@ class ReadRequestd(Transform):
 
     def _guidance(self, item: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         self._check_number(item)
-        label = item.get("label")
+        label = _label(item)
         if label is not None and not isinstance(label, (str, list, tuple)):
             raise ValueError(f"label must be the name of a structure, got {_short(label)}; correct it.")
         wanted = {slot: _points(item.get(name), name) for name, slot in self.slots.items()}
@@ -197,6 +197,8 @@ class ReadRequestd(Transform):
         guided = {slot for slot, points in wanted.items() if points} | set(boxes) | set(masks)
         if unwanted and not guided:
             guided = {named}
+        if UNNAMED in guided and isinstance(label, (list, tuple)) and label:
+            raise ValueError(f"label must be the name of one structure, got {_short(label)}; send one name.")
         return {
             slot: {
                 "wanted": wanted.get(slot, []),
@@ -216,6 +218,12 @@ class ReadRequestd(Transform):
                 f"{most} must hold at most {self.max_clicks} clicks together with the other keys of the request, got"
                 f" {counts[most]}, {sum(counts.values())} in all; send fewer, or a former mask."
             )
+
+
+def _label(item: Mapping[str, Any]) -> Any:
+    """The name that a request gives, also as the one of a list; of a data list it holds mask files."""
+    label = item.get("label")
+    return label[0] if isinstance(label, (list, tuple)) and len(label) == 1 else label
 
 
 def _given(value: Any) -> bool:

@@ -84,6 +84,9 @@ DIALECTS: dict[str, tuple[dict[str, Any], dict[int, dict[str, Any]]]] = {
     "nothing said": ({}, {}),
     "empty": ({"foreground": [], "background": [], "roi": [], "box": [], "mask": "", "lesion": [], "label": ""}, {}),
     "none": (dict.fromkeys(("foreground", "background", "roi", "box", "mask", "lesion", "nerve", "label")), {}),
+    "a name in a list": ({"foreground": [[40, 7]], "label": ["Lesion"]}, {1: {"wanted": [(7, 40)]}}),
+    "a name in a list, with a box": ({"box": [30, 4, 10, 20], "label": ["lesion"]}, {1: {"box": (4, 10, 20, 30)}}),
+    "no name in a list": ({"foreground": [[40, 7]], "label": []}, {0: {"wanted": [(7, 40)]}}),
     "label is the mask file of a data list": ({"label": ["a_mask.png"]}, {}),
 }
 
@@ -236,6 +239,15 @@ def test_what_is_transparent_is_no_mask() -> None:
 def test_a_label_is_a_name(label: Any) -> None:
     with pytest.raises(ValueError, match=r"^label must be the name of a structure, got "):
         read(label=label, foreground=[[1, 2]])
+
+
+@pytest.mark.parametrize("guidance", [{"foreground": [[1, 2]]}, {"box": [1, 2, 3, 4]}, {"background": [[1, 2]]}])
+def test_of_several_names_none_is_chosen(guidance: dict[str, Any]) -> None:
+    assert list(read(label=["lesion", "nerve"], nerve=[[1, 2]])) == [2]
+    with pytest.raises(ValueError, match=r"^label must be the name of one structure, got \['lesion', 'nerve'\]; send one"):
+        read(label=["lesion", "nerve"], **guidance)
+    with pytest.raises(ValueError, match=r"^label must be the name of a structure, got 5"):
+        read(label=[5], **guidance)
 
 
 @pytest.mark.parametrize(
