@@ -172,7 +172,7 @@ def _checked(items: Sequence[Item], reader: Reader) -> tuple[list[Item], list[st
     for item in items:
         try:
             values = reader.values(item["label"]) - {0}
-            named = _named(label_info.get(item["label"]), reader.structures)
+            named = _named(label_info.get(item["label"]), values, reader.structures, item["label"])
             table = {**{i: i for i in range(len(reader.structures))}, **named, 0: 0}
             if len(values) == 1 and not values <= set(table) and values <= set(WHITE):
                 white.append((item, values.pop(), set(named.values()) - {0}))
@@ -233,19 +233,32 @@ def _label_info(items: Sequence[Item]) -> dict[str, Any]:
     return found
 
 
-def _named(label_info: Any, structures: Sequence[str]) -> dict[int, int]:
-    """Value -> structure index, as far as the client named its values by structures of the network.
+def _named(label_info: Any, values: set[int], structures: Sequence[str], path: str) -> dict[int, int]:
+    """Value -> structure index, as far as the client named its values.
 
     3D Slicer numbers segments in their order, so that after a segment was removed its names alone are right.
+
+    Raises:
+        ValueError: when a value of the mask has the name of no structure of the network.
     """
     indices = {name.lower(): index for index, name in enumerate(structures)}
-    entries = label_info if isinstance(label_info, list) else []
-    return {
-        entry["idx"]: indices[name]
-        for entry in entries
+    named = {
+        entry["idx"]: entry["name"].strip()
+        for entry in (label_info if isinstance(label_info, list) else [])
         if isinstance(entry, dict) and isinstance(entry.get("idx"), int)
-        if (name := str(entry.get("name")).strip().lower()) in indices
+        if isinstance(entry.get("name"), str) and entry["name"].strip()
     }
+    known = {value: indices[name.lower()] for value, name in named.items() if name.lower() in indices}
+    strange = {value: name for value, name in named.items() if value not in known}
+    if strange and not known and values <= set(WHITE):  # a mask of one structure, whose value is not the named one
+        strange = dict.fromkeys(values, next(iter(strange.values())))
+    if wrong := sorted(values & set(strange)):
+        got = ", ".join(f"{strange[value][:80]} for value {value}" for value in wrong[:10])
+        raise ValueError(
+            f"{path}: names of label values (label_info) must be {', '.join(structures[1:])}, got {got}; save it with"
+            " one of these names, or without names for its values to count."
+        )
+    return known
 
 
 def _wrong_values(path: str, values: Sequence[int], structures: Sequence[str]) -> str:

@@ -87,8 +87,9 @@ class Checkpoints:
         self.part = part or (lambda network, config: {"model": network.state_dict(), "network_config": config})
         self.parts: dict[str, Any] = dict(zip(_PARTS, (network, average, optimizer, lr_scheduler), strict=True))
         self.network, self.average, self.evaluator = network, average, evaluator
-        self.output_dir, self.model_path, self.resume = Path(output_dir), Path(model_path), switch(resume, "resume")
-        self.folder, self.files = OutputFolder(output_dir), [BEST, LAST, *others]
+        self.output_dir, self.resume = Path(output_dir).resolve(), switch(resume, "resume")
+        self.model_path = Path(model_path).parent.resolve() / Path(model_path).name  # MONAI Label's links do not last
+        self.folder, self.files = OutputFolder(self.output_dir), [BEST, LAST, *others]
         self.described = described_network(dict(described or {}), path="described in the config")  # as readers will
         self.saved = 0  # epochs of this run in last.pt
 
@@ -204,8 +205,7 @@ class Checkpoints:
             return
         name, folder = self.model_path.name, OutputFolder(self.model_path.parent, option="--ckpt_dir")
         if self.model_path.is_file():
-            digest = sha256(self.model_path)
-            if digest == sha256(best):  # a finished run that was resumed
+            if (digest := sha256(self.model_path)) == sha256(best):  # a finished run that was resumed
                 return
             kept = Path("previous", f"{self.model_path.stem}_{digest[:8]}{self.model_path.suffix}")
             if not (folder.folder / kept).is_file() or sha256(folder.folder / kept) != digest:

@@ -80,6 +80,7 @@ def _epochs(folder: Path) -> int | None:
 
 
 def _move_aside(folder: Path) -> None:
+    folder = folder.resolve()  # a link of MONAI Label's to the bundle is gone when a user follows the message
     written = max((folder / name).stat().st_mtime for name in _PARTS if (folder / name).exists())
     stamp = time.strftime("%Y-%m-%d_%H%M%S", time.localtime(written))
     target, number = folder / PREVIOUS / stamp, 1

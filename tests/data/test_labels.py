@@ -167,6 +167,24 @@ def test_names_that_the_client_sent_go_before_values(save: Save, tmp_path: Path)
     assert labels.notes == ["labels of 0 and 255 are taken for vessel, which was named with them (1): white.png"]
 
 
+def test_a_value_named_as_no_structure_of_the_network_is_left_out(save: Save, tmp_path: Path) -> None:
+    cyst = [{"name": "cyst", "idx": 1}]
+    name_labels(tmp_path, {"bad": cyst, "white": cyst, "other": [*cyst, {"name": "head", "idx": 2}], "empty": cyst})
+    given = (
+        save("a", 1),
+        save("bad", 1),
+        save("white", 255),
+        save("other", 2),
+        save("empty", np.zeros((20, 30), np.uint8)),
+    )
+    labels = divided(*given)
+    assert {Path(i["image"]).stem for i in (*labels.train, *labels.aside)} == {"a", "other", "empty"}
+    bad, white = labels.left_out
+    expected = "names of label values (label_info) must be lesion, head, nerve, vessel, got cyst for value"
+    assert f"labels/final/bad.png: {expected} 1; save it with one of these names" in bad
+    assert f"labels/final/white.png: {expected} 255; save it" in white
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"objects": {"a": null}}'])
 def test_a_table_that_cannot_be_read_leaves_the_values(save: Save, tmp_path: Path, content: str) -> None:
     (tmp_path / "datastore_v2.json").write_text(content)

@@ -2,6 +2,7 @@
 """Interrupting and resuming the shipped training: the same result as an unbroken run, to the bit."""
 
 import csv
+import logging
 import re
 import resource
 import shutil
@@ -167,6 +168,23 @@ def test_a_run_killed_in_its_first_epoch_in_the_folder_of_another_resumes_as_its
     shutil.move(broken / "models", broken / "old")
     run_training(broken, **options, resume=True)
     assert_same_run(unbroken, broken)
+
+
+def test_commands_in_the_log_work_when_a_link_to_the_folder_is_gone(
+    run_training: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MONAI Label trains through a link to the bundle, in a folder that goes with the server."""
+    (tmp_path / "real").mkdir()
+    caplog.set_level(logging.INFO, "bundle.engines.checkpoints")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    run_training(tmp_path / "link", max_epochs=1)
+    run_training(tmp_path / "link", max_epochs=1, seed=1)
+    found = re.search(r"to bring it back: cp '(.*)' '(.*)'", caplog.text)
+    assert found is not None
+    real = tmp_path / "real"
+    assert Path(found[1]).parent == real / "models/previous"
+    assert Path(found[2]) == real / "models/model.pt"
+    assert f"--output_dir '{real}" in caplog.text
 
 
 def test_a_finished_run_stays_as_it_is_and_a_new_one_moves_it_aside(
