@@ -26,9 +26,10 @@ from bundle.label_server import (
     bound_socket,
     check_listed,
     installed_label,
-    links_out,
     private_folder,
     serve,
+    study_links_out,
+    unserved,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,8 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise NotADirectoryError(f"{options.studies} must be a folder of images (--studies), got no folder.")
         writable_folder(str(studies), options="--studies")  # for labels
         check_listed(studies / "datastore_v2.json")
-        for link in links_out(studies, studies):
-            print(f"warning: {link} leads out of the studies and is not served; replace it by a copy", file=sys.stderr)
+        links = (
+            f"{link} leads out of the studies and is not served; replace it by a copy"
+            for link in study_links_out(studies)
+        )
+        for line in (*links, *unserved(studies)):
+            print(f"warning: {line}", file=sys.stderr)
         listener, address = bound_socket(Address(options.host, options.port))
         with private_folder() as private:
             folder = (options.app or private / "app").resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,17 +20,33 @@ LONGEST_NAME = 251  # bytes; file systems take 255, with the suffix
 
 SERVERS_OWN = (
     "image", "image_path", "session", "bundle_path", "tracking_uri", "result_write_to_file", "latencies",
-    "force_multi_gpu",
+    "force_multi_gpu", "skip_writer",
 )  # fmt: skip
 """Settings of a request that MONAI Label uses as paths, as places of code or of records, or for itself."""
 
+SWITCHES = ("result_compress", "save_label", "pretrained", "multi_gpu")
+"""Settings that are true or false."""
+
+NAMES = {"model": "models", "strategy": "strategies", "method": "scoring", "device": "devices"}
+"""Settings that name one of what the server has."""
+
 MOST_EPOCHS = 100_000
+MOST_DEPTH = 20  # of lists and objects in each other; clients send 4
+
+RESULT_TYPES = {
+    ".png": ("uint8", "uint16"),
+    ".bmp": ("uint8",),
+    ".tif": ("uint8", "uint16", "int16", "uint32", "int32", "float32"),
+    ".nii": ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
+}
+"""Types of pixels that MONAI Label 0.8.5 writes with ITK 5.4, tried one by one; volumes as NIfTI. ITK searches minutes
+for int8, int64 and uint64, which it has not."""
 
 CHOICES = {
     "run_id": ("run", "training"),
     "tracking": ("none", "mlflow"),
     "result_extension": RESULT_SUFFIXES,
-    "result_dtype": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
+    "result_dtype": RESULT_TYPES[".nii"],
     "logging": ("debug", "info", "warning", "error", "critical"),
 }
 """What a setting may be, in lower case, if it is not empty."""
@@ -148,11 +164,42 @@ def parsed_settings(key: str, text: str | bytes) -> dict[str, Any]:
         raise Refused(f"{key} must be a JSON object, got {text[:80]!r} ({e}).", status=422) from None
     if not isinstance(value, dict):
         raise Refused(f"{key} must be a JSON object, got {str(value)[:80]!r}.", status=422)
+    level: list[Any] = [value]
+    for _ in range(MOST_DEPTH):
+        parts = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list)))
+        level = [inner for part in parts for inner in part]
+    if level:
+        raise Refused(f"{key} must hold at most {MOST_DEPTH} lists and objects in each other, got more.", status=422)
     return value
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
+def check_result(settings: Mapping[str, Any], suffix: str) -> None:
+    """Refuses a type of pixels that the file of the result cannot hold.
+
+    Args:
+        settings: of a request for a mask, checked.
+        suffix: of the image, such as ``.nii.gz``; "" where there are several or none.
+
+    Raises:
+        Refused: with the types that it can hold.
+    """
+    asked = str(settings.get("result_extension") or suffix or ".png").lower()
+    result = next((end for end in CHOICES["result_extension"] if asked.endswith(end)), ".png")  # as of JPEG
+    types = RESULT_TYPES.get(result, RESULT_TYPES[".nii"])
+    dtype = settings.get("result_dtype")
+    if dtype not in (None, "") and str(dtype).lower() not in types:
+        raise Refused(
+            f"result_dtype must be one of {', '.join(types)} for a result as {result}, got {str(dtype)[:80]!r}; or ask"
+            ' for another file, such as "result_extension": ".nrrd".'
+        )
+
+
+def check_settings(settings: Mapping[str, Any], known: Mapping[str, Collection[str]] | None = None) -> None:
     """Refuses settings that would be evaluated as code or used as paths. MONAI Label writes them into its configs.
+
+    Args:
+        settings: of a request.
+        known: names of models, strategies, scoring and devices of the server; what is absent is not compared.
 
     Raises:
         Refused: with the name of the setting.
@@ -164,6 +211,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             if isinstance(text, str) and text.lstrip().startswith(EXPRESSION_MARKS):
                 raise Refused(f"{key} must not begin with {' or '.join(EXPRESSION_MARKS)}, got a text that does.")
             _check_setting(key, text)
+            _check_known(key, text, known or {})
 
 
 def _pairs(value: Any, key: str = "params") -> Iterator[tuple[str, Any]]:
@@ -177,6 +225,15 @@ def _pairs(value: Any, key: str = "params") -> Iterator[tuple[str, Any]]:
             if isinstance(inner, (Mapping, list)):
                 yield key, inner
                 yield from _pairs(inner, key)
+
+
+def _check_known(key: str, value: Any, known: Mapping[str, Collection[str]]) -> None:
+    """Refuses the name of a model, a strategy, a scoring or a device that the server has not."""
+    names = known.get(NAMES.get(key, ""))
+    if names is None or value in (None, "") or (key == "device" and re.fullmatch(r"cuda:\d+", str(value))):
+        return
+    if str(value) not in names:
+        raise Refused(f"{key} must be one of {', '.join(names)}, got {str(value)[:80]!r}.")
 
 
 def _check_number(key: str, value: Any) -> None:
@@ -202,5 +259,7 @@ def _check_setting(key: str, value: Any) -> None:
     if key == "device" and not isinstance(value, (str, Mapping)):
         raise Refused(f"device must be a text or a list of them, got {str(value)[:80]}.")
     _check_number(key, value)
+    if key in SWITCHES and not isinstance(value, bool):
+        raise Refused(f"{key} must be true or false, got {str(value)[:80]!r}.")
     if key == "gpus" and not re.fullmatch(r"all|\d+(,\d+)*", text):
         raise Refused(f"{key} must be all or numbers with commas between them, got {str(value)[:80]!r}.")

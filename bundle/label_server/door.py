@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from bundle.failures import reason
 from bundle.label_server.checks import (
+    SUFFIXES,
     Refused,
     check_file_name,
     check_name,
+    check_result,
     check_settings,
     parsed_settings,
 )
-from bundle.label_server.folders import links_out
 from bundle.label_server.requests import (
     FORMS,
     App,
@@ -38,6 +41,8 @@ from bundle.label_server.requests import (
     check_session,
     read_body,
 )
+from bundle.label_server.studies import study_links_out
+from bundle.transforms.readers import read_file
 
 TASKS = ("train", "scoring", "batch", "activelearning")
 FIXED_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin")]
@@ -114,10 +119,9 @@ class Door:
     def _check_links(self, name: str) -> None:
         """Refuses images and labels whose name begins so, and folders of labels, that are links out of the studies."""
         labels = self.studies / "labels"
-        for folder in (self.studies, labels, *labels.glob("*/")):
-            for path in links_out(folder, self.studies):
-                if path.name.startswith(name) or folder == labels or path == labels:
-                    raise Refused(f"{path} is a link that leads out of the studies; replace it by a copy.", status=403)
+        for path in study_links_out(self.studies):
+            if path.name.startswith(name) or labels in (path, path.parent):
+                raise Refused(f"{path} is a link that leads out of the studies; replace it by a copy.", status=403)
 
     async def _check_content(self, request: Request) -> None:
         """Files and settings that the body holds. They are read with the parsers that MONAI Label's reads them with."""
@@ -125,17 +129,27 @@ class Door:
         from starlette.requests import Request as Reader
 
         if not request.body.strip():
-            return
+            return self._check_asked(request, {}, "")
         if body_kind(request.scope["headers"]) not in FORMS:
-            return check_settings(parsed_settings("the body", request.body))
+            settings = parsed_settings("the body", request.body)
+            check_settings(settings, self.known())
+            return self._check_asked(request, settings, "")
         scope = {key: value for key, value in request.scope.items() if key != "app"}
         try:
             form = await Reader(scope, request.receiver()).form()
         except MultiPartException as e:
-            raise Refused(f"the form cannot be read: {e.message}") from None
+            raise Refused(
+                f"the form cannot be read: {e.message} A field such as params may hold 1 MB, a mask in it included;"
+                " send images as files."
+            ) from None
         try:
             for key, value in form.multi_items():
                 self._check_field(request, key, value if isinstance(value, str) else None, value)
+            sent = form.get("file")
+            params = form.get("params")
+            name = "" if sent is None or isinstance(sent, str) else str(sent.filename)
+            settings = parsed_settings("params", params if isinstance(params, str) else "")
+            self._check_asked(request, settings, name)
         finally:
             await form.close()
 
@@ -143,12 +157,45 @@ class Door:
         stored = request.path.startswith("/datastore")
         if text is None:
             check_file_name(key, value.filename, stored=stored)
-            if request.adds_image and not dict(request.query).get("image"):
-                self._check_image(f"{key}: the name of the file", value.filename, new=True)
+            if request.adds_image:
+                self._check_new_image(key, dict(request.query).get("image", ""), value)
         elif key in ("params", "info", "wsi"):
             settings = parsed_settings(key, text)
             if not stored:
-                check_settings(settings)
+                check_settings(settings, self.known())
+
+    def _check_new_image(self, key: str, image: str, sent: Any) -> None:
+        """Refuses a file that is no image, or of another suffix than the image of that name, of which one is served."""
+        name = re.split(r"[/\\]", sent.filename)[-1]
+        if not image:
+            self._check_image(f"{key}: the name of the file", name, new=True)
+        image = image or name.replace("".join(PurePath(name).suffixes), "")  # as MONAI Label does
+        suffix = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
+        there = self.image_path(image)
+        if there and not there.endswith(name[-len(suffix) :]):
+            raise Refused(
+                f"{key}: image {image!r} is there as {Path(there).name}, got {name!r}; send that suffix to replace it,"
+                " or choose another name.",
+                status=409,
+            )
+        with tempfile.NamedTemporaryFile(dir=self.temporary, suffix=suffix) as copy:
+            shutil.copyfileobj(sent.file, copy)
+            copy.flush()
+            try:
+                read_file(copy.name)
+            except Exception as error:
+                why = reason(error).replace(f"{copy.name}: ", "")
+                raise Refused(f"{key}: {name!r} cannot be read as an image: {why}", status=415) from None
+
+    def _check_asked(self, request: Request, settings: Mapping[str, Any], sent: str) -> None:
+        """Refuses a request for a mask of no image, and for pixels that its file cannot hold."""
+        if "infer" not in request.path.split("/"):
+            return
+        query = dict(request.query)
+        image = self.image_path(query["image"]) if query.get("image") else ""
+        if not (image or sent or query.get("session_id") or request.path.startswith("/batch")):
+            raise Refused("image must name an image, or file must hold one, got neither; GET /datastore/ lists them.")
+        check_result(settings, "".join(PurePath(sent or image).suffixes))
 
     async def _pass_on(self, request: Request, send: Send) -> None:
         """Has MONAI Label answer, says why where it fails, and removes the files that the request leaves."""

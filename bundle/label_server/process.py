@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bundle.label_server.checks import SUFFIXES
 from bundle.label_server.door import Door
+from bundle.label_server.studies import guard_scoring, guard_store
 
 LABEL_VERSION = "0.8.5"  # whose requests the door knows
 SHUTDOWN = 5  # seconds that open connections get at the end
@@ -128,6 +131,7 @@ def _environment(private: Path) -> None:
     os.environ |= {
         "TMPDIR": str(private / "tasks"),  # of trainings, batches, scoring, and the start
         "MONAI_LABEL_SESSION_PATH": str(private / "sessions"),
+        "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps([f"*{suffix}" for suffix in SUFFIXES]),
         "MONAI_LABEL_AUTH_ENABLE": "false",
         "MONAI_LABEL_API_STR": "",
         "MONAI_LABEL_TRACKING_URI": "",
@@ -154,12 +158,18 @@ def _settings(app: Callable[[Path], Path], *, studies: Path, name: str, address:
 def _door(studies: Path, *, private: Path, address: Address) -> Door:
     """The door with MONAI Label's app behind it, which reads its settings when it is imported."""
     from monailabel.app import app as stock
+    from monailabel.datastore.local import LocalDatastore
+    from monailabel.interfaces.app import MONAILabelApp
     from monailabel.interfaces.utils.app import app_instance
+    from monailabel.utils.others.generic import device_map
+
+    guard_store(LocalDatastore)
+    guard_scoring(MONAILabelApp, studies)
 
     @functools.cache
     def known() -> Mapping[str, Collection[str]]:
         found: Mapping[str, Collection[str]] = app_instance().info()
-        return found
+        return {**found, "devices": ["cpu", "cuda", *device_map()]}
 
     return Door(
         stock,

@@ -20,15 +20,16 @@ FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 KINDS = ("application/json", *FORMS)
 LARGEST_BODY = 100 * 2**20  # bytes of one request
 ROUTES = {
-    r"/(?:docs|openapi\.json|favicon\.ico)?|/(?:info|logs)/?": "GET HEAD",
-    r"/model/(?:info/)?(?P<models>[^/]+)": "GET HEAD",
+    r"/(?:docs|openapi\.json|favicon\.ico)?|/(?:info|logs)/?": "GET",
+    r"/model/(?:info/)?(?P<models>[^/]+)": "GET",
     r"/infer/(?P<models>[^/]+)": "POST",
     r"/batch/infer/?|/(?:train|scoring)/?": "GET POST DELETE",
     r"/batch/infer/(?P<models>[^/]+)": "POST",
     r"/train/(?P<trainers>[^/]+)": "POST",
     r"/scoring/(?P<scoring>[^/]+)": "POST",
     r"/activelearning/(?P<strategies>[^/]+)": "POST",
-    r"/datastore/?|/datastore/(?:image|label)": "GET HEAD PUT DELETE",
+    r"/datastore/?": "GET PUT DELETE",
+    r"/datastore/(?:image|label)": "GET HEAD PUT DELETE",
     r"/datastore/(?:image|label)/info": "GET PUT",
     r"/datastore/updatelabelinfo": "PUT",
     r"/datastore/dataset": "GET",

@@ -11,6 +11,7 @@ from bundle.label_server.checks import (
     check_file_name,
     check_listed,
     check_name,
+    check_result,
     check_settings,
     parsed_settings,
 )
@@ -125,7 +126,7 @@ def test_settings_of_clients_pass() -> None:
         ({"device": 7}, "device must be a text or a list of them, got 7"),
         ({"logging": "banana"}, "logging must be one of debug, info, warning, error, critical, got 'banana'"),
         ({"logging": 5}, "logging must be one of debug, info"),
-        ({"result_dtype": "banana"}, "result_dtype must be one of uint8, int8"),
+        ({"result_dtype": "banana"}, "result_dtype must be one of uint8, uint16"),
         ({"result_write_to_file": False}, "result_write_to_file must not be a setting"),
         ({"latencies": 5}, "latencies must not be a setting"),
         ({"force_multi_gpu": True}, "force_multi_gpu must not be a setting"),
@@ -136,12 +137,56 @@ def test_settings_of_clients_pass() -> None:
         ({"net": {"max_epochs": -1}}, "max_epochs must be a whole number"),
         ({"val_split": 5}, "val_split must be -1, or a number from 0 to below 1, got 5"),
         ({"val_split": "x"}, "val_split must be -1, or a number"),
+        ({"skip_writer": True}, "skip_writer must not be a setting"),
+        ({"result_compress": "maybe"}, "result_compress must be true or false, got 'maybe'"),
+        ({"save_label": "false"}, "save_label must be true or false, got 'false'"),
+        ({"result_dtype": "int8"}, "result_dtype must be one of uint8, uint16, int16"),
         ({"val_split": float("nan")}, "val_split must be -1, or a number"),
     ],
 )
 def test_setting_that_is_code_or_a_path_is_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused, match=re.escape(message)):
         check_settings(settings)
+
+
+KNOWN = {"models": ["m"], "strategies": ["random"], "scoring": ["m"], "devices": ["cpu", "cuda", "NVIDIA A100"]}
+
+
+@pytest.mark.parametrize("key", ["device", "model", "strategy", "method"])
+def test_name_that_the_server_has_not_is_refused(key: str) -> None:
+    check_settings({"device": "NVIDIA A100", "model": "m", "strategy": "random", "method": "m"}, KNOWN)
+    check_settings({"device": ["cuda:1"], "model": None, "strategy": ""}, KNOWN)
+    for value in ("nonsense", ["nonsense"]):
+        with pytest.raises(Refused, match=f"^{key} must be one of .*, got 'nonsense'"):
+            check_settings({"m": {key: value}}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "asked", "holds", "not_"),
+    [
+        (".png", "", "uint16", "int16"),
+        (".jpg", None, "uint8", "float32"),
+        (".nii.gz", "", "float64", "int8"),
+        ("", "", "uint8", "float64"),
+        (".nii.gz", ".PNG", "uint16", "int32"),
+        (".png", ".seg.nrrd", "INT32", "int64"),
+        (".tif", "", "float32", "float64"),
+        (".png", ".bmp", "uint8", "uint16"),
+    ],
+)
+def test_pixels_that_the_result_cannot_hold_are_refused(suffix: str, asked: Any, holds: str, not_: str) -> None:
+    for dtype in (holds, None, ""):
+        check_result({"result_extension": asked, "result_dtype": dtype}, suffix)
+    with pytest.raises(Refused, match=f"^result_dtype must be one of uint8.* for a result as .*, got '{not_}'"):
+        check_result({"result_extension": asked, "result_dtype": not_}, suffix)
+
+
+def test_settings_deep_in_each_other_are_refused() -> None:
+    assert parsed_settings("params", json.dumps({"lesion": [[1, 2]] * 10_000}))
+    for deep in ("[" * 700 + "]" * 700, '{"a":' * 700 + "1" + "}" * 700):
+        with pytest.raises(Refused, match=r"^params must hold at most 20 lists") as error:
+            parsed_settings("params", f'{{"a": {deep}}}')
+        assert error.value.status == 422
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "1", b"\xff", "[" * 100_000])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bundle.label_server import Address, app_folder, bound_socket, installed_label, links_out, private_folder
+from bundle.label_server import Address, app_folder, bound_socket, installed_label, private_folder
+from bundle.label_server.folders import links_out
 
 
 @pytest.fixture

@@ -85,15 +85,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running_server(python: str, project: Path, folder: Path, *options: str) -> Iterator[Server]:
-    """Starts the script on ``folder/studies``, with ``folder/temporary`` for temporary files, on a free port."""
+def running_server(python: str, project: Path, folder: Path, *options: str, scoring: bool = False) -> Iterator[Server]:
+    """Starts the script on ``folder/studies``, with ``folder/temporary`` for temporary files, on a free port.
+
+    ``scoring``: whether the server starts it by itself.
+    """
     temporary, printed = folder / "temporary", folder / "server.txt"
     temporary.mkdir()
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")} | {
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "TMPDIR": str(temporary),
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": str(scoring).lower(),
     }
     words = [python, str(project / "scripts/label_server.py"), "--studies", "studies", "--port", "0", *options]
     with printed.open("wb") as output:

@@ -244,7 +244,9 @@ def test_a_label_is_a_name(label: Any) -> None:
 @pytest.mark.parametrize("guidance", [{"foreground": [[1, 2]]}, {"box": [1, 2, 3, 4]}, {"background": [[1, 2]]}])
 def test_of_several_names_none_is_chosen(guidance: dict[str, Any]) -> None:
     assert list(read(label=["lesion", "nerve"], nerve=[[1, 2]])) == [2]
-    with pytest.raises(ValueError, match=r"^label must be the name of one structure, got \['lesion', 'nerve'\]; send one"):
+    with pytest.raises(
+        ValueError, match=r"^label must be the name of one structure, got \['lesion', 'nerve'\]; send one"
+    ):
         read(label=["lesion", "nerve"], **guidance)
     with pytest.raises(ValueError, match=r"^label must be the name of a structure, got 5"):
         read(label=[5], **guidance)
