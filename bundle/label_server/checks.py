@@ -46,7 +46,6 @@ CHOICES = {
     "run_id": ("run", "training"),
     "tracking": ("none", "mlflow"),
     "result_extension": RESULT_SUFFIXES,
-    "result_dtype": RESULT_TYPES[".nii"],
     "logging": ("debug", "info", "warning", "error", "critical"),
 }
 """What a setting may be, in lower case, if it is not empty."""

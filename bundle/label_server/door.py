@@ -168,7 +168,7 @@ class Door:
         """Refuses a file that is no image, or of another suffix than the image of that name, of which one is served."""
         name = re.split(r"[/\\]", sent.filename)[-1]
         if not image:
-            self._check_image(f"{key}: the name of the file", name, new=True)
+            self._check_image(f"{key}: the name of the file", sent.filename, new=True)
         image = image or name.replace("".join(PurePath(name).suffixes), "")  # as MONAI Label does
         suffix = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
         there = self.image_path(image)
