@@ -179,9 +179,9 @@ def readable(question: Question, transform: Compose) -> tuple[Question, list[tup
         except Exception as error:  # readers raise many kinds
             unread[place] = (str(item["image"]), reason(error))
     kept = [place for place in range(len(question.items)) if place not in unread]
-    parts = {"items": [question.items[place] for place in kept], "truth": [question.truth[place] for place in kept]}
+    items, truth = [question.items[place] for place in kept], [question.truth[place] for place in kept]
     test = None if question.test is None else [question.test[place] for place in kept]
-    return replace(question, **parts, test=test), list(unread.values())
+    return replace(question, items=items, truth=truth, test=test), list(unread.values())
 
 
 def features_of(
