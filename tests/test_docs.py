@@ -103,7 +103,10 @@ def check_command(words: list[str]) -> None:
         words[1] = words[1].removeprefix("../ultrasound-0.5.2/")  # the options are those of today
         subcommand = [word for word in words[2:3] if not re.search(r"[-/:.]", word)]
         text = help_text(words[1], *subcommand)
-        for flag in (word for word in words if word.startswith("--")):
+        own, more = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+        if more:  # of the training that the script starts
+            check_bundle_run(["run", "training", "--config_file", "configs/train.yaml", *more])
+        for flag in (word for word in own if word.startswith("--")):
             assert flag in text, f"{words[1]} has no option {flag}"
     elif words[:3] == ["pip", "install", "-e"]:
         extra = re.search(r"\[(.+)\]", words[3])
