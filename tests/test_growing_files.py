@@ -50,14 +50,20 @@ def test_a_growing_file_whose_name_was_taken_leaves_the_other_alone(tmp_path: Pa
         OutputFolder(tmp_path).grow("lines")
 
 
+def elsewhere(folder: Path, *steps: str) -> list[str]:
+    """The command of another process that does steps with the outputs in a folder."""
+    code = [
+        "import bundle.files, resource, signal, time",
+        f"folder = bundle.files.OutputFolder({str(folder)!r})",
+        *steps,
+    ]
+    return [sys.executable, "-c", "\n".join(code)]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks of a file")
 def test_what_a_running_process_grows_is_not_taken_over(tmp_path: Path) -> None:
-    code = (
-        "import bundle.files, time\n"
-        f"folder = bundle.files.OutputFolder({str(tmp_path)!r})\n"
-        "folder.grow('lines'); folder.append('lines', b'1'); print('grown', flush=True); time.sleep(600)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+    steps = "folder.grow('lines'); folder.append('lines', b'1'); print('grown', flush=True); time.sleep(600)"
+    with subprocess.Popen(elsewhere(tmp_path, steps), stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == b"grown\n"
@@ -72,16 +78,15 @@ def test_what_a_running_process_grows_is_not_taken_over(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of a process")
 def test_what_a_full_disk_cuts_is_not_added(tmp_path: Path) -> None:
-    code = (
-        "import resource, signal, bundle.files\n"
-        f"folder = bundle.files.OutputFolder({str(tmp_path)!r})\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "folder.grow('lines'); folder.append('lines', b'1' * 1500)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "try: folder.append('lines', b'2' * 1500)\n"
-        "except OSError: print('refused')\n"
+    command = elsewhere(
+        tmp_path,
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+        "folder.grow('lines'); folder.append('lines', b'1' * 1500)",
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))",
+        "try: folder.append('lines', b'2' * 1500)",
+        "except OSError: print('refused')",
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout == "refused\n"
     assert (tmp_path / "lines").read_bytes() == b"1" * 1500
     OutputFolder(tmp_path).grow("lines")
