@@ -16,6 +16,11 @@ from torch import Tensor
 UNKNOWN_SPACING = (math.nan, math.nan)
 
 
+def known_spacing(spacing: Sequence[float]) -> bool:
+    """Whether a spacing of rows and columns is told: two numbers above 0."""
+    return len(spacing) == 2 and all(math.isfinite(s) and s > 0 for s in spacing)
+
+
 def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
     """Size (H', W') of an image (H, W) whose longest side becomes ``side`` pixels; no side falls below one."""
     scale = side / max(shape)
@@ -31,16 +36,18 @@ class Geometry:
         shape: (H, W) of the image, in pixels.
         side: of the square, in pixels.
         spacing: row and column spacing of the image in mm; nan where it is not known.
+        source: where the spacing is from; "" where it is not known.
     """
 
     shape: tuple[int, int]
     side: int
     spacing: tuple[float, float] = UNKNOWN_SPACING
+    source: str = ""
 
     @property
     def known(self) -> bool:
         """Whether lengths in mm can be told."""
-        return all(math.isfinite(s) and s > 0 for s in self.spacing)
+        return known_spacing(self.spacing)
 
     @property
     def window(self) -> tuple[slice, slice]:

@@ -68,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtime", choices=RUNTIMES, default="torch", help="default: %(default)s")
     parser.add_argument("--model_path", type=Path, help="exported model (default: the float32 one in exports)")
     parser.add_argument("--threads", type=_positive, help="of the network (default: the runtime's choice)")
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs="+",
+        metavar="MM",
+        help="mm of a pixel, or of rows and columns, of pictures that do not say",
+    )
     parser.add_argument("--ckpt_path", type=Path, help="weights (default: models/model.pt)")
     return parser
 
@@ -88,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runtime=options.runtime,
             model_path=options.model_path and str(options.model_path),
             runtime_threads=options.threads,
+            spacing=options.spacing,
             ckpt_path=options.ckpt_path and str(options.ckpt_path),
         )
         chosen = {name: getattr(options, name) for name in ("realtime", "rate", "output", "jsonl", "show")}

@@ -19,6 +19,7 @@ LAYERS = {
     "failures": 0,
     "dicom": 0,
     "guidance": 0,
+    "measures": 0,
     "networks": 1,
     "losses": 1,
     "metrics": 1,

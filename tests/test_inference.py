@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
+from skimage.measure import label
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs/inference.yaml")
@@ -130,6 +131,25 @@ def test_probability_maps_agree_with_the_masks(folder: Path, tmp_path: Path, wei
             assert np.array_equal(found["probabilities"].argmax(0), mask), image["file"]
             np.testing.assert_allclose(found["probabilities"].astype(np.float32).sum(0), 1, atol=0.002)
     assert len({Path(image["probabilities"]).name for image in images}) == 3
+
+
+def test_lengths_in_millimeters_where_a_spacing_is_told(folder: Path, tmp_path: Path, weights: Path) -> None:
+    options = {"position": "breast", "check_images": False}
+    (plain, *_) = run(folder, tmp_path / "plain", weights, **options)
+    (told, *_) = run(folder, tmp_path / "told", weights, spacing=[0.5, 0.25], **options)
+    assert plain["areas"]["lesion"]["pixels"] == told["areas"]["lesion"]["pixels"] > 0
+    assert plain["spacing_mm"] == {"row": None, "column": None, "source": None}
+    assert plain["measures"]["lesion"]["width_mm"] is None
+    assert told["spacing_mm"] == {"row": 0.5, "column": 0.25, "source": "--spacing"}
+    assert told["areas"]["lesion"]["mm2"] == pytest.approx(told["areas"]["lesion"]["pixels"] / 8)
+    with Image.open(tmp_path / "told" / told["mask"]) as file:
+        parts = label(np.array(file) == 1, connectivity=2)
+    rows, columns = np.nonzero(parts == np.bincount(parts.ravel())[1:].argmax() + 1)
+    assert told["measures"]["lesion"]["height_mm"] == (np.ptp(rows) + 1) * 0.5
+    assert told["measures"]["lesion"]["width_mm"] == (np.ptp(columns) + 1) * 0.25
+    assert (
+        "Hadlock" in json.loads((tmp_path / "told/predictions.json").read_text())["fetal_head"]["gestational_age_weeks"]
+    )
 
 
 def test_masks_are_upright_and_at_their_place(tmp_path: Path, weights: Path) -> None:

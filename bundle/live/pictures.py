@@ -25,10 +25,12 @@ class Picture:
     Attributes:
         pixels: uint8, (H, W) grey or (H, W, 3) colors in OpenCV's order blue, green, red.
         spacing: row and column spacing in mm, nan when the source does not say.
+        source: where the spacing is from.
     """
 
     pixels: np.ndarray
     spacing: tuple[float, float] = UNKNOWN_SPACING
+    source: str = ""
 
 
 @dataclass(frozen=True)

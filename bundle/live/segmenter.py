@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bundle.engines import PromptedInferer
-from bundle.geometry import Geometry
+from bundle.geometry import UNKNOWN_SPACING, Geometry
 from bundle.live.pictures import Frame, Result
 from bundle.live.vote import TemporalVote
 from bundle.tasks import Asked, Records
 from bundle.tasks.decoding import activated, decoded
 from bundle.transforms.plausibility import implausible_picture, withheld_note
+from bundle.transforms.spacing import OPTION
 from bundle.vocabulary import PROMPTS, UNKNOWN, encode_prompt
 
 
@@ -65,6 +67,7 @@ class FrameSegmenter:
         positions: the position table.
         window: frames of the vote.
         check_images: whether frames that cannot be ultrasound get no result, see ``bundle.transforms.plausibility``.
+        spacing: row and column in mm of pictures that do not say; nan: not known.
 
     Raises:
         ValueError: when a prompt is in no table, or the window is smaller than 1.
@@ -81,8 +84,9 @@ class FrameSegmenter:
         positions: Sequence[str],
         window: int,
         check_images: bool,
+        spacing: tuple[float, float] = UNKNOWN_SPACING,
     ) -> None:
-        self.check_images = check_images
+        self.check_images, self.spacing = check_images, spacing
         self.network, self.inferer, self.letterbox, self.records = network, inferer, letterbox, records
         self.prompts = {name: prompts[name] for name in PROMPTS if name in prompts}
         self.code = torch.tensor([encode_prompt(self.prompts, positions)])
@@ -94,12 +98,18 @@ class FrameSegmenter:
         outputs = self.inferer(self.letterbox(pixels), self.network, prompt=self.code)
         return activated(self.records.tasks, {name: logits[0] for name, logits in outputs.items()})
 
+    def _place(self, frame: Frame) -> Geometry:
+        picture = frame.picture
+        shape = (int(picture.pixels.shape[0]), int(picture.pixels.shape[1]))
+        place = Geometry(shape, self.letterbox.size, picture.spacing, picture.source)
+        return place if place.known else replace(place, spacing=self.spacing, source=OPTION)
+
     def __call__(self, frame: Frame) -> Result:
         """What was found in the frame, on its own grid; nothing where it cannot be ultrasound."""
         start = time.perf_counter()
         pixels, tasks = frame.picture.pixels, self.records.tasks
         reason = implausible_picture(pixels) if self.check_images else ""
-        place = Geometry((int(pixels.shape[0]), int(pixels.shape[1])), self.letterbox.size, frame.picture.spacing)
+        place = self._place(frame)
         asked = Asked(self.prompts.get("position", UNKNOWN))
         if reason:  # the network does not see it, and it has no part in the vote
             found = {task.name: task.withheld(place) for task in tasks}

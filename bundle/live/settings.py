@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 from bundle.live.pictures import cv2
 from bundle.live.segmenter import FrameSegmenter, Letterbox
 from bundle.networks.weights import load_network
+from bundle.transforms.spacing import told_spacing
 from bundle.vocabulary import REQUESTED_PROMPTS, switch
 
 
@@ -52,6 +53,7 @@ def build_segmenter(
         prompts=asked,
         positions=get("positions"),
         window=window,
+        spacing=told_spacing(get("spacing")),
         check_images=switch(get("check_images"), "check_images"),
     )
     segmenter.values(np.zeros((segmenter.letterbox.size,) * 2, np.uint8))  # the first pass is slow: runtimes compile

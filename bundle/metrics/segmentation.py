@@ -27,6 +27,7 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 from torch import Tensor
 
+from bundle.measures import compared
 from bundle.metrics.bootstrap import mean_estimate
 from bundle.vocabulary import UNKNOWN
 
@@ -83,7 +84,8 @@ def segmentation_rows(
             ``patient`` and ``group`` where known.
         structures: name of each structure index; index 0 is background.
         protocol: ``native`` or ``paper``.
-        tolerance: also computes NSD and HD95, which take most of the time; None: neither.
+        tolerance: also computes NSD and HD95, which take most of the time, and in the native protocol the lengths of
+            ``bundle.measures`` in mm of prediction and mask; None: neither.
 
     Raises:
         ValueError: when the prediction and the mask differ in size.
@@ -104,6 +106,9 @@ def segmentation_rows(
         row["other_pixels"] = others
         if tolerance is not None:
             row |= _distances(*masks, spacing=spacing if known else None, tolerance=tolerance)
+            if protocol == "native":
+                plain = [mask[0, 0].numpy() for mask in masks]
+                row |= compared(plain[0], plain[1], spacing if known else None)
         rows.append(row)
     return rows
 

@@ -18,6 +18,8 @@ from bundle.transforms.items import add_note
 from bundle.transforms.letterbox import Letterboxd
 from bundle.vocabulary import ANY_POSITION, REQUESTED_PROMPTS, UNKNOWN
 
+_SPACING = ("row", "column", "source")
+
 
 def activated(tasks: Sequence[Task], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Task -> values of one image's logits; outputs of no task are left out.
@@ -83,7 +85,8 @@ class Decoded(Invertd):
             image = item[orig_key]
             shape, affine = self.letterbox.native(image)
             spacing = item.get("spacing", (torch.nan, torch.nan))
-            place = Geometry(shape, self.letterbox.side, (float(spacing[0]), float(spacing[1])))
+            source = str(getattr(image, "meta", {}).get("spacing_source", ""))
+            place = Geometry(shape, self.letterbox.side, (float(spacing[0]), float(spacing[1])), source)
             asked = Asked(str(item.get("position") or UNKNOWN), item.get("guidance") or {}, item.get("clicks") or {})
             outputs = item[key] if isinstance(item[key], Mapping) else {"seg": item[key]}
             plain = {name: torch.as_tensor(v).as_subclass(torch.Tensor) for name, v in outputs.items()}
@@ -121,10 +124,10 @@ def _letterbox(transform: Compose) -> Letterboxd:
 class Records(Transform):
     """Adds ``result``: what was found in the image, as plain values that go into a JSON.
 
-    ``prompts``, ``spacing_mm`` (row and column), the tasks' records, ``notes`` (see ``items.add_note``), with clicks
-    also ``clicks`` (structure -> number of clicks that counted). ``prediction`` lists names and scores in the form that
-    MONAI Label's clients read. They take its first entry or its highest score for the finding, so without a position
-    its one entry is ``position unknown`` with score 0.
+    ``prompts``, ``spacing_mm`` (row, column, and its source), the tasks' records, ``notes`` (see ``items.add_note``),
+    with clicks also ``clicks`` (structure -> number of clicks that counted). ``prediction`` lists names and scores in
+    the form that MONAI Label's clients read. They take its first entry or its highest score for the finding, so without
+    a position its one entry is ``position unknown`` with score 0.
 
     Where the image is ``withheld``, nothing is reported: no areas, no classes, a mask of background.
 
@@ -159,9 +162,11 @@ class Records(Transform):
         records = [task.record(None if hidden else found.get(task.name), place) for task in self.tasks]
         result = {
             "prompts": {name: item.get(name) or UNKNOWN for name in REQUESTED_PROMPTS},
-            "spacing_mm": {"row": place.spacing[0], "column": place.spacing[1]}
+            "spacing_mm": dict(
+                zip(_SPACING, (*(float(f"{mm:.6g}") for mm in place.spacing), place.source), strict=True)
+            )
             if place.known
-            else dict.fromkeys(("row", "column")),
+            else dict.fromkeys(_SPACING),
             **joined(records),
             "notes": notes,
         }
@@ -190,7 +195,7 @@ class Records(Transform):
         return {
             "notes": "",
             "prompts": {name: item.get(name) or UNKNOWN for name in REQUESTED_PROMPTS},
-            "spacing_mm": {"row": None, "column": None},
+            "spacing_mm": dict.fromkeys(_SPACING),
             **joined(records),
         }
 

@@ -18,6 +18,7 @@ from bundle.metrics import Row, Tolerance, mean_dice, segmentation_rows, segment
 from bundle.metrics.segmentation import PROTOCOLS
 from bundle.networks.heads import MaskHead
 from bundle.palette import hex_color
+from bundle.tasks.measured import Measures
 from bundle.tasks.presence import thresholds
 from bundle.tasks.task import Asked, Target, Task, Widths
 from bundle.transforms.guidance import hold_to_guidance
@@ -62,6 +63,7 @@ class Masks(Task):
         dropout: rate before the classifier, 0 to 1.
         gate: structure -> probability below which it is left out, by the task ``presence``; None: no gate.
         maps: keep probability maps.
+        measures: what is measured in them; None: all but a fetal head.
         tolerance: also scores NSD, with this tolerance, and HD95; None: neither.
         protocol: ``native``; ``paper`` scores in the paper's way as well.
 
@@ -85,6 +87,7 @@ class Masks(Task):
         dropout: float = 0.0,
         gate: Mapping[str, float] | None = None,
         maps: bool | str = False,
+        measures: Measures | None = None,
         tolerance: Tolerance | None = None,
         protocol: str = "native",
     ) -> None:
@@ -96,7 +99,7 @@ class Masks(Task):
         self.criterion = None if criterion is None else PartialLabelLoss(criterion, shown if absent else ())
         self.gate = thresholds(gate, self.structures)
         self.protocols = list(dict.fromkeys(["native", protocol]))
-        self.tolerance = tolerance
+        self.tolerance, self.measures = tolerance, measures or Measures()
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -203,26 +206,19 @@ class Masks(Task):
     # -- results -------------------------------------------------------------------------------------------------------
 
     def blank(self) -> dict[str, Any]:
-        """Areas without a value."""
-        return {"areas": {name: {"pixels": None, "mm2": None} for name in self.structures[1:]}}
+        """What is measured, without values."""
+        return self.measures.blank(self.structures)
 
     def record(self, found: FoundMasks | None, place: Geometry) -> dict[str, Any]:
-        """``areas``: structure -> pixels, and mm2 where the spacing is known."""
-        if found is None:
-            return self.blank()
-        counts = torch.bincount(found.label_map.flatten(), minlength=len(self.structures)).tolist()
-        pixel = place.spacing[0] * place.spacing[1] if place.known else None
-        return {
-            "areas": {
-                name: {"pixels": n, "mm2": None if pixel is None else round(n * pixel, 4)}
-                for name, n in zip(self.structures[1:], counts[1:], strict=True)
-            }
-        }
+        """See :class:`bundle.tasks.measured.Measures`."""
+        return self.blank() if found is None else self.measures.record(found.label_map.numpy(), self.structures, place)
 
     def legend(self) -> dict[str, Any]:
-        """``structures``: value in the mask, name and color."""
-        named = enumerate(self.structures)
-        return {"structures": [{"value": i, "name": name, "color": hex_color(i) if i else None} for i, name in named]}
+        """``structures``: value in the mask, name and color; and how they are measured."""
+        colors = [hex_color(i) if i else None for i in range(len(self.structures))]
+        named = enumerate(zip(self.structures, colors, strict=True))
+        structures = [{"value": i, "name": name, "color": color} for i, (name, color) in named]
+        return {"structures": structures, **self.measures.legend(self.structures)}
 
     def notes(self, found: FoundMasks, asked: Asked) -> list[str]:
         """What of the user's guidance was not followed, or found nothing."""

@@ -11,8 +11,10 @@ from bundle.transforms.prompts import EncodePromptd
 from bundle.transforms.requests import ReadRequestd
 from bundle.transforms.results import ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
+from bundle.transforms.spacing import AssumeSpacingd
 
 __all__ = [
+    "AssumeSpacingd",
     "CheckPlausibled",
     "DrawGuidanced",
     "EncodePromptd",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from monai.transforms import MapTransform
 from scipy.ndimage import binary_fill_holes
 from skimage.morphology import convex_hull_image
 
-from bundle.geometry import UNKNOWN_SPACING
+from bundle.geometry import UNKNOWN_SPACING, known_spacing
 from bundle.transforms.readers import LPS_TO_RAS, Raw, read_file
 
 
@@ -61,26 +60,24 @@ def _planes(pixels: np.ndarray) -> np.ndarray:
     return planes[:1] if all(np.array_equal(planes[0], plane) for plane in planes[1:]) else planes
 
 
-def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], raw: Raw | None) -> dict[str, Any]:
+def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], source: str, raw: Raw | None) -> dict[str, Any]:
     return {
         "filename_or_obj": path,
         "spatial_shape": (int(shape[0]), int(shape[1])),
         "spacing": (float(spacing[0]), float(spacing[1])),
         "study_affine": torch.as_tensor(raw.affine if raw else LPS_TO_RAS),
+        "spacing_source": source if known_spacing(spacing) else "",
         "turned": raw is not None and raw.turned,
         "notes": "; ".join(raw.notes) if raw else "",
     }
 
 
-def _known(spacing: Sequence[float] | None) -> bool:
-    return spacing is not None and len(spacing) == 2 and all(math.isfinite(float(s)) for s in spacing)
-
-
 class LoadUltrasoundd(MapTransform):
     """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey as one channel shown three times.
 
-    Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown), and for
-    writing back ``study_affine`` and ``turned`` as in ``readers.Raw``; ``notes``, what was assumed of the file.
+    Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown) and
+    ``spacing_source`` (attribute of the file, "data list", or "" when unknown), and for writing back
+    ``study_affine`` and ``turned`` as in ``readers.Raw``; ``notes``, what was assumed of the file.
     ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
     tensor instead of a path is taken as read and only gets its meta.
 
@@ -100,14 +97,14 @@ class LoadUltrasoundd(MapTransform):
             given = item.get("spacing")
             if isinstance(item[key], torch.Tensor):
                 image, path = item[key], str(getattr(item[key], "meta", {}).get("filename_or_obj", ""))
-                spacing, raw = UNKNOWN_SPACING, None
+                spacing, source, raw = UNKNOWN_SPACING, "", None
             else:
                 path = str(item[key])
                 raw = read_file(path)
-                image, spacing = to_unit(raw), raw.spacing
-            if given is not None and _known(given):
-                spacing = (float(given[0]), float(given[1]))
-            item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, raw))
+                image, spacing, source = to_unit(raw), raw.spacing, raw.source
+            if given is not None and known_spacing(given):
+                spacing, source = (float(given[0]), float(given[1])), "data list"
+            item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, source, raw))
             item["spacing"] = list(item[key].meta["spacing"])
         return item
 

@@ -61,7 +61,7 @@ def test_outputs_of_a_clip(write_clip: Callable[..., Path], tmp_path: Path) -> N
     assert summary["settings"] == {"realtime": False, "loops": 2, "rate": 20.0}
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(12))
-    assert set(lines[0]) == {"frame", "time", "latency_ms", "classes", "areas", "notes"}
+    assert set(lines[0]) == {"frame", "time", "latency_ms", "classes", "areas", "measures", "notes"}
     assert lines[3]["time"] == 0.15
     # Frames 4 and 5 are brighter than 51 of 255; all of them has 48 x 64 pixels but the dark square of 8 x 8.
     assert [line["areas"]["lesion"]["pixels"] > 2900 for line in lines[:6]] == [False] * 4 + [True] * 2

@@ -174,7 +174,7 @@ def test_pixels_of_one_millimeter_are_no_spacing(server: Server, write: Callable
     """Clients wrap pictures as NIfTI or NRRD that say 1 mm."""
     image = server.study("gray")[0].T
     params = server.infer(file=write(tmp_path / "wrapped.nii.gz", image), position="breast").params
-    assert params["spacing_mm"] == {"row": None, "column": None}
+    assert params["spacing_mm"] == {"row": None, "column": None, "source": None}
     assert {area["mm2"] for area in params["areas"].values()} == {None}
 
 

@@ -66,7 +66,7 @@ def test_area_in_mm2_is_null_without_spacing(writer: Writer, item: Item, run: Ru
     run(writer(), item("a.png", spacing=torch.tensor([float("nan")] * 2)))
     (record,) = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
     assert record["areas"]["head"] == {"pixels": 4, "mm2": None}
-    assert record["spacing_mm"] == {"row": None, "column": None}
+    assert record["spacing_mm"] == {"row": None, "column": None, "source": None}
 
 
 def test_names_are_no_formulas_and_break_no_table(writer: Writer, item: Item, run: Run, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ VALUES = {"cls_breast": torch.tensor([0.125, 0.25, 0.625]), "cls_lung": torch.te
 
 def predicted(*, spacing: tuple[float, float] = (0.5, 0.25), mask: torch.Tensor = MASK, **item: Any) -> dict[str, Any]:
     """An item after the network, as ``Decoded`` gives it."""
-    place = Geometry((3, 5), 8, spacing)
+    place = Geometry((3, 5), 8, spacing, "header")
     position = str(item.get("position") or UNKNOWN)
     asked = Asked(position, item.get("guidance") or {}, item.get("clicks") or {})
     classes = {task.name: task.decode(VALUES, place, asked) for task in TASKS[1:]}
@@ -46,7 +46,7 @@ def described(**item: Any) -> dict[str, Any]:
 
 def test_areas_are_counted_in_pixels_and_square_millimeters() -> None:
     result = described()
-    assert result["spacing_mm"] == {"row": 0.5, "column": 0.25}
+    assert result["spacing_mm"] == {"row": 0.5, "column": 0.25, "source": "header"}
     assert result["areas"] == {
         "lesion": {"pixels": 3, "mm2": 0.375},  # 3 * 0.5 * 0.25
         "nerve": {"pixels": 1, "mm2": 0.125},
@@ -61,7 +61,7 @@ def test_an_absent_structure_has_no_area() -> None:
 @pytest.mark.parametrize("spacing", [(float("nan"),) * 2, (0.5, float("nan"))])
 def test_without_a_spacing_there_are_no_millimeters(spacing: Any) -> None:
     result = described(spacing=spacing)
-    assert result["spacing_mm"] == {"row": None, "column": None}
+    assert result["spacing_mm"] == {"row": None, "column": None, "source": None}
     assert result["areas"] == {"lesion": {"pixels": 3, "mm2": None}, "nerve": {"pixels": 1, "mm2": None}}
 
 

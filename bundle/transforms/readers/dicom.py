@@ -244,7 +244,7 @@ def _read(file: IO[bytes], as_mask: bool) -> Raw:
     if as_mask:
         return Raw(stored, find_spacing(ds, stored)[0])
     raw = dicom_frame(stored, ds)
-    return Raw(raw.pixels, raw.spacing, raw.limits, notes=(*notes, *more, *raw.notes))
+    return Raw(raw.pixels, raw.spacing, raw.limits, notes=(*notes, *more, *raw.notes), source=raw.source)
 
 
 def read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:

@@ -18,13 +18,15 @@ SAME_SPACING = 1e-3  # of two calibrations, relative: an error of 0.2 % of an ar
 MOST = 0.5
 """Share of the image, or of what is not background in it, that calibrated regions must hold to speak for all of it."""
 
+PIXEL_SPACING, REGIONS = "PixelSpacing", "SequenceOfUltrasoundRegions"
+
 EDGES = ("MinY0", "MaxY1", "MinX0", "MaxX1")
 
 Spacing = tuple[float, float]
 
 
-def find_spacing(ds: Any, stored: np.ndarray) -> tuple[Spacing, list[str]]:
-    """Row and column spacing in mm, nan where it is not known, and notes.
+def find_spacing(ds: Any, stored: np.ndarray) -> tuple[Spacing, str, list[str]]:
+    """Row and column spacing in mm, nan where it is not known, the attribute that tells it, and notes.
 
     PixelSpacing, or the calibration in cm that all 2D regions share, which goes first where the two differ. Regions
     speak for the image when they hold most of it, or of what is not background in it.
@@ -37,25 +39,26 @@ def find_spacing(ds: Any, stored: np.ndarray) -> tuple[Spacing, list[str]]:
     found, places, more = _regions(ds)
     notes += more
     if given is not None and all(_same(given, other) for other in found):
-        return given, notes
+        return given, PIXEL_SPACING, notes
     if not found:
-        return UNKNOWN_SPACING, notes
+        return UNKNOWN_SPACING, "", notes
     if not all(_same(found[0], other) for other in found):
-        return UNKNOWN_SPACING, [*notes, "regions of the image have different scales, so that its spacing is not known"]
+        note = "regions of the image have different scales, so that its spacing is not known"
+        return UNKNOWN_SPACING, "", [*notes, note]
     if not _hold_most(places, stored):
         note = "the calibrated region is a small part of the image, so that its spacing is not known"
-        return UNKNOWN_SPACING, [*notes, note]
+        return UNKNOWN_SPACING, "", [*notes, note]
     if given is not None:
         taken, left = (f"{row:.4g} x {column:.4g} mm" for row, column in (found[0], given))
         notes.append(f"PixelSpacing says {left} and the image's region {taken}, which is taken")
-    return found[0], notes
+    return found[0], REGIONS, notes
 
 
 def _pixel_spacing(ds: Any) -> tuple[Spacing | None, list[str]]:
     """PixelSpacing where it says something, and notes."""
-    if entry(ds, "PixelSpacing") is None:
+    if entry(ds, PIXEL_SPACING) is None:
         return None, []
-    given = numbers(ds, "PixelSpacing") or []
+    given = numbers(ds, PIXEL_SPACING) or []
     if len(given) != 2 or min(given) <= 0:
         return None, ["PixelSpacing is not two numbers above 0 and is left out"]
     if by_default(given):
@@ -67,7 +70,7 @@ def _pixel_spacing(ds: Any) -> tuple[Spacing | None, list[str]]:
 def _regions(ds: Any) -> tuple[list[Spacing], list[tuple[slice, slice]], list[str]]:
     """Spacing in mm and place (rows, columns) of each region with scales in cm, and notes."""
     found, places, notes = [], [], []
-    for region in sequence(ds, "SequenceOfUltrasoundRegions"):
+    for region in sequence(ds, REGIONS):
         if any(numbers(region, f"PhysicalUnits{axis}Direction") != [CM_UNIT] for axis in "XY"):
             continue
         row, column = (abs((numbers(region, f"PhysicalDelta{axis}") or [0.0])[0]) * 10 for axis in "YX")

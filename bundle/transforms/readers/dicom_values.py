@@ -165,12 +165,12 @@ def dicom_frame(stored: np.ndarray, ds: Any) -> Raw:
 
     Entries of ``ds`` that say nothing are removed.
     """
-    spacing, notes = find_spacing(ds, stored)
+    spacing, source, notes = find_spacing(ds, stored)
     if text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
         colors = _palette(stored, ds)
-        return Raw(colors, spacing, (0.0, float(np.iinfo(colors.dtype).max)), notes=tuple(notes))
+        return Raw(colors, spacing, (0.0, float(np.iinfo(colors.dtype).max)), notes=tuple(notes), source=source)
     if stored.ndim == 3:
         low, high, more = _own_range(stored, *_stored_range(ds))
-        return Raw(stored, spacing, (low, high), notes=tuple(notes + more))
+        return Raw(stored, spacing, (low, high), notes=tuple(notes + more), source=source)
     values, limits, more = _grey(stored, ds)
-    return Raw(values, spacing, limits, notes=tuple(notes + more))
+    return Raw(values, spacing, limits, notes=tuple(notes + more), source=source)

@@ -32,6 +32,7 @@ class Raw:
     Attributes:
         pixels: upright stored values, (H, W) or (H, W, 3).
         spacing: row and column spacing in mm, nan when the file does not say.
+        source: where in the file the spacing is from.
         limits: stored values that mean 0 and 1; None when the header does not say.
         affine: study indices (x, y, z, 1) to mm, right-anterior-superior, (4, 4); a picture's pixels count as mm that
             run left and posterior, as clients take them.
@@ -45,6 +46,7 @@ class Raw:
     affine: np.ndarray = field(default_factory=LPS_TO_RAS.copy)
     turned: bool = False
     notes: tuple[str, ...] = ()
+    source: str = "header"
 
 
 def by_default(sizes: Sequence[float] | np.ndarray) -> bool:

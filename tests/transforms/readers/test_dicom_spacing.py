@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bundle.transforms import LoadUltrasoundd
 from bundle.transforms.readers import read_file
 from tests.transforms.readers.made_dicom import RAMP, region, save
 
@@ -59,3 +60,18 @@ def test_a_small_region_speaks_for_an_image_that_shows_little_else(tmp_path: Pat
     regions = [region(0.01, 0.01, place=(20, 79, 60, 99))]
     raw = read_file(str(save(tmp_path / "a.dcm", pixels, SequenceOfUltrasoundRegions=regions)))
     assert raw.spacing == pytest.approx((0.1, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("given", "regions", "source"),
+    [
+        ([0.2, 0.1], [], "PixelSpacing"),
+        ([0.2, 0.1], [region(0.01, 0.02, place=WHOLE)], "PixelSpacing"),
+        ([0.3, 0.3], [region(0.01, 0.02, place=WHOLE)], "SequenceOfUltrasoundRegions"),
+        (None, [region(0.01, 0.02, place=WHOLE)], "SequenceOfUltrasoundRegions"),
+        (None, [], ""),
+    ],
+)
+def test_the_attribute_that_tells_is_named(tmp_path: Path, given: Any, regions: list[Any], source: str) -> None:
+    path = save(tmp_path / "a.dcm", RAMP, PixelSpacing=given, SequenceOfUltrasoundRegions=regions or None)
+    assert LoadUltrasoundd()({"image": str(path)})["image"].meta["spacing_source"] == source
