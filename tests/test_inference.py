@@ -140,7 +140,7 @@ def test_lengths_in_millimeters_where_a_spacing_is_told(folder: Path, tmp_path: 
     assert plain["areas"]["lesion"]["pixels"] == told["areas"]["lesion"]["pixels"] > 0
     assert plain["spacing_mm"] == {"row": None, "column": None, "source": None}
     assert plain["measures"]["lesion"]["width_mm"] is None
-    assert told["spacing_mm"] == {"row": 0.5, "column": 0.25, "source": "--spacing"}
+    assert told["spacing_mm"] == {"row": 0.5, "column": 0.25, "source": "user"}
     assert told["areas"]["lesion"]["mm2"] == pytest.approx(told["areas"]["lesion"]["pixels"] / 8)
     with Image.open(tmp_path / "told" / told["mask"]) as file:
         parts = label(np.array(file) == 1, connectivity=2)

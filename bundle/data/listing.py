@@ -11,7 +11,7 @@ from pathlib import Path
 from bundle.data.set_files import has_image_suffix, walk
 from bundle.dicom import PREAMBLE, other_object, starts_as_dicom
 from bundle.failures import named
-from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from bundle.files import CLIP_SUFFIXES, DICOM_SUFFIXES, IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +31,14 @@ LINKS = "links to folders that are read by another way are not followed"
 OTHER_FILES = "files of no image format are passed over"
 
 
-def _why_not(path: str) -> tuple[str, str] | None:
+def _why_not(path: str, clips: bool) -> tuple[str, str] | None:
     """Why a file is no image, as one of the texts above, and what it is; None for an image. ("", "") says nothing."""
     name = os.path.basename(path)
     if name.startswith("."):
         listed = has_image_suffix(name) and not name.startswith("._")  # those are what macOS leaves on other disks
         return (HIDDEN, "") if listed else ("", "")
+    if clips and name.lower().endswith(CLIP_SUFFIXES):
+        return None
     suffixed = has_image_suffix(name)
     if suffixed and not name.lower().endswith(DICOM_SUFFIXES):
         return None
@@ -64,7 +66,7 @@ def _sentences(passed: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, str
     return lines
 
 
-def _sorted_out(top: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
+def _sorted_out(top: Path, clips: bool) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
     """The images below a folder, and the other files by the reason for which they are passed over."""
     found: list[str] = []
     passed: dict[str, list[tuple[str, str]]] = {}
@@ -72,19 +74,23 @@ def _sorted_out(top: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]
     if links:
         passed[LINKS] = [(os.path.relpath(link, top), "") for link in links]
     for path in files:
-        if (why := _why_not(path)) is None:
+        if (why := _why_not(path, clips)) is None:
             found.append(path)
         elif why[0]:
             passed.setdefault(why[0], []).append((os.path.relpath(path, top), why[1]))
     return found, passed
 
 
-def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
+def list_images(dataset_dir: str | Path, *, clips: bool = False) -> list[dict[str, str]]:
     """Every image below a folder, as ``[{"image": path}, ...]`` in sorted order; a single file is taken as it is.
 
     Images are files of a known suffix, and DICOM under any name. DICOM objects without an image, such as the DICOMDIR
     of a disk and its reports, are passed over, as are files of other formats, whatever begins with a dot, and links to
     folders that are read by another way; a line in the log counts and names them.
+
+    Args:
+        dataset_dir: folder, or a file.
+        clips: whether video files are listed too.
 
     Raises:
         FileNotFoundError: when there is no such folder, or no image in it.
@@ -103,7 +109,7 @@ def list_images(dataset_dir: str | Path) -> list[dict[str, str]]:
             f"dataset_dir {dataset_dir or repr('')}: expected a folder with images, got no such folder; correct"
             " --dataset_dir."
         )
-    found, passed = _sorted_out(top)
+    found, passed = _sorted_out(top, clips)
     lines = _sentences(passed)
     if not found:
         others = f"; {'; '.join(lines.values())}" if lines else ""

@@ -34,6 +34,8 @@ def _stem(name: str) -> str:
 def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_dir: str) -> list[dict[str, Any]]:
     """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix if that is unique.
 
+    The output of a clip's frame ends with its number.
+
     Left out, and logged: what lies in ``output_dir``, if that is a folder within ``dataset_dir``; masks and overlays
     beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png``, ``x_restored.png`` beside ``x.png``).
 
@@ -44,7 +46,8 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
         raise ValueError("output_dir must name a folder, got an empty name; correct --output_dir.")
     top, results = Path(dataset_dir).absolute(), Path(output_dir).absolute()
     items = [{**item, "file": _relative(str(item["image"]), top)} for item in data]
-    stems, files = Counter(_stem(item["file"]) for item in items), {item["file"] for item in items}
+    files = {item["file"] for item in items}  # frames of a clip have one
+    stems = Counter(map(_stem, files))
     own = os.path.realpath(results)
     within = not Path(os.path.realpath(top)).is_relative_to(own)  # else all images would be in it
 
@@ -55,21 +58,18 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
         return match is not None and (match[1] in stems or match[1] in files)
 
     kept = [item for item in items if not is_result(item)]
-    if len(kept) < len(items):
-        names = {item["file"] for item in kept}
-        others = named([item["file"] for item in items if item["file"] not in names])
-        logger.info(
-            f"{len(items) - len(kept)} of {len(items)} files are masks of others or earlier results and are left out: "
-            f"{others}."
-        )
+    if left_out := sorted(files - {item["file"] for item in kept}):
+        what = "masks of others or earlier results and are left out"
+        logger.info(f"{len(left_out)} of {len(files)} files are {what}: {named(left_out)}.")
     if items and not kept:
         raise ValueError(
-            f"dataset_dir {top}: expected images, got {len(items)} masks of others or earlier results "
-            f"({named([item['file'] for item in items])}); correct --dataset_dir, or choose an --output_dir elsewhere."
+            f"dataset_dir {top}: expected images, got {len(files)} masks of others or earlier results "
+            f"({named(sorted(files))}); correct --dataset_dir, or choose an --output_dir elsewhere."
         )
     for item in kept:
         stem = _stem(item["file"])
-        item["output"] = stem if stems[stem] == 1 and stem not in files else item["file"]
+        output = stem if stems[stem] == 1 and stem not in files else item["file"]
+        item["output"] = output if item.get("frame") is None else f"{output}_frame{item['frame']:05d}"
     return kept
 
 

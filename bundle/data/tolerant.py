@@ -29,16 +29,24 @@ class TolerantDataset(Dataset):
         data: items with ``image``, a path, and what the transforms need besides.
         transform: transforms, the first to touch ``image`` being ``LoadUltrasoundd``.
         image_size: side of the black image, in pixels.
+        read: puts an image in place of its path, where ``LoadUltrasoundd`` cannot read it; None: it reads all.
     """
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any], *, image_size: int) -> None:
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Any],
+        *,
+        image_size: int,
+        read: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> None:
         super().__init__(data, transform)
-        self.image_size = image_size
+        self.image_size, self.read = image_size, read
 
     def _transform(self, index: int) -> dict[str, Any]:
         item = dict(self.data[index])
         try:
-            return {**self.transform(item), "place": index, "error": ""}
+            return {**self.transform(self.read(item) if self.read else item), "place": index, "error": ""}
         except Exception as error:
             black = torch.zeros(3, self.image_size, self.image_size)
             item["image"] = MetaTensor(black, meta={"filename_or_obj": str(item["image"])})
@@ -69,6 +77,7 @@ class FolderDataset(TolerantDataset):
         position: position prompt of files without their own.
         nature: nature prompt of files without their own.
         task: task prompt of files without their own.
+        read: see :class:`TolerantDataset`.
 
     Raises:
         ValueError: when all images are prompted with organs of which the network reports nothing; and as
@@ -89,6 +98,7 @@ class FolderDataset(TolerantDataset):
         position: str = UNKNOWN,
         nature: str = UNKNOWN,
         task: str = UNKNOWN,
+        read: Callable[[Any], dict[str, Any]] | None = None,
     ) -> None:
         named = name_items(data, dataset_dir=dataset_dir, output_dir=output_dir)
         defaults = {"position": position, "nature": nature, "task": task}
@@ -100,4 +110,4 @@ class FolderDataset(TolerantDataset):
             if all(organs.unanswered([position], organ_points or ()) for position in set(asked)):
                 raise ValueError(f"position: {text}")
             logger.warning(text)
-        super().__init__(items, transform, image_size=image_size)
+        super().__init__(items, transform, image_size=image_size, read=read)

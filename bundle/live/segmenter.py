@@ -20,7 +20,7 @@ from bundle.live.vote import TemporalVote
 from bundle.tasks import Asked, Records
 from bundle.tasks.decoding import activated, decoded
 from bundle.transforms.plausibility import implausible_picture, withheld_note
-from bundle.transforms.spacing import OPTION
+from bundle.transforms.spacing import BY_USER
 from bundle.vocabulary import PROMPTS, UNKNOWN, encode_prompt
 
 
@@ -102,7 +102,7 @@ class FrameSegmenter:
         picture = frame.picture
         shape = (int(picture.pixels.shape[0]), int(picture.pixels.shape[1]))
         place = Geometry(shape, self.letterbox.size, picture.spacing, picture.source)
-        return place if place.known else replace(place, spacing=self.spacing, source=OPTION)
+        return place if place.known else replace(place, spacing=self.spacing, source=BY_USER)
 
     def __call__(self, frame: Frame) -> Result:
         """What was found in the frame, on its own grid; nothing where it cannot be ultrasound."""

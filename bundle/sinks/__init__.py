@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Findings to files: each sink writes one kind of file, and the writer knows none of them by name."""
 
+from bundle.sinks.clips import Clips
 from bundle.sinks.masks import Masks
 from bundle.sinks.overlay import Overlays
 from bundle.sinks.probabilities import Probabilities
@@ -11,6 +12,7 @@ from bundle.sinks.writer import PredictionWriter
 
 __all__ = [
     "Answers",
+    "Clips",
     "Findings",
     "Masks",
     "Overlays",

@@ -20,8 +20,9 @@ _TABLES = ("predictions.json", "predictions.csv")
 class Tables(Sink):
     """Writes ``predictions.json`` and ``predictions.csv`` at the end; until then rows to ``predictions.partial.csv``.
 
-    An interrupted run keeps what it had, and an earlier run's tables. An image's entry has its file, its error, of its
-    ``result`` what ``Run.answers`` names, and the files that other sinks wrote. Nothing of a file's header is written.
+    An interrupted run keeps what it had, and an earlier run's tables. An image's entry has its file, its frame in a
+    clip, its error, of its ``result`` what ``Run.answers`` names, and the files that other sinks wrote. Nothing of a
+    file's header is written.
 
     Under torch.distributed each process has a partial table, ``predictions.partial.<process>.csv`` but for the first
     one, which writes the tables of all images, in the order of the data set.
@@ -38,7 +39,7 @@ class Tables(Sink):
         """Begins the partial table."""
         self.run = run
         self.records: list[tuple[int, dict[str, Any]]] = []  # (place in the data set, entry)
-        self.columns = list(_flat(_record("", "", run.answers.complete, dict.fromkeys(run.kinds))))
+        self.columns = list(flat(_record({"file": ""}, "", run.answers.complete, dict.fromkeys(run.kinds))))
         self.partial = _partial(run)
         run.folder.grow(self.partial)
         run.folder.append(self.partial, csv_table([], self.columns))
@@ -47,9 +48,9 @@ class Tables(Sink):
         """Adds an image's entry."""
         empty = self.run.answers.empty(study.item)
         result = {key: findings.result.get(key, value) for key, value in empty.items()}
-        record = _record(study.item["file"], study.error, result, study.files)
+        record = _record(study.item, study.error, result, study.files)
         with self.lock:
-            self.run.folder.append(self.partial, csv_table([_flat(record)], self.columns, header=False))
+            self.run.folder.append(self.partial, csv_table([flat(record)], self.columns, header=False))
             self.records.append((int(study.item["place"]), record))
 
     def finish(self) -> Sequence[Path]:
@@ -62,7 +63,7 @@ class Tables(Sink):
 
     def _write(self, records: list[dict[str, Any]]) -> list[Path]:
         content = _json_lines({**self.run.head(), "images": records}).encode(errors=ODD_NAMES)
-        contents = (content, csv_table(list(map(_flat, records)), self.columns))
+        contents = (content, csv_table(list(map(flat, records)), self.columns))
         return [self.run.folder.write(name, content) for name, content in zip(_TABLES, contents, strict=True)]
 
 
@@ -70,17 +71,17 @@ def _partial(run: Run) -> str:
     return f"predictions.partial{f'.{run.rank}' if run.rank else ''}.csv"
 
 
-def _record(file: str, error: str, result: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, Any]:
-    """An image's entry."""
-    return {"file": file, "error": error, **result, **files}
+def _record(item: Mapping[str, Any], error: str, result: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, Any]:
+    """An image's entry; ``frame`` is its number in a clip."""
+    return {"file": item["file"], "frame": item.get("frame"), "error": error, **result, **files}
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as one CSV row: nested keys are joined by a dot."""
     row: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):
-            row.update({f"{key}.{name}": v for name, v in _flat(value).items()})
+            row.update({f"{key}.{name}": v for name, v in flat(value).items()})
         else:
             row[key] = value
     return row

@@ -98,12 +98,13 @@ class LoadUltrasoundd(MapTransform):
             if isinstance(item[key], torch.Tensor):
                 image, path = item[key], str(getattr(item[key], "meta", {}).get("filename_or_obj", ""))
                 spacing, source, raw = UNKNOWN_SPACING, "", None
+                told = getattr(item[key], "meta", {}).get("spacing_source") or "data list"
             else:
                 path = str(item[key])
                 raw = read_file(path)
-                image, spacing, source = to_unit(raw), raw.spacing, raw.source
+                image, spacing, source, told = to_unit(raw), raw.spacing, raw.source, "data list"
             if given is not None and known_spacing(given):
-                spacing, source = (float(given[0]), float(given[1])), "data list"
+                spacing, source = (float(given[0]), float(given[1])), told
             item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, source, raw))
             item["spacing"] = list(item[key].meta["spacing"])
         return item

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 from bundle.geometry import UNKNOWN_SPACING, known_spacing
 from bundle.transforms.readers.raw import SPACING_RANGE, believed
 
-OPTION = "--spacing"
+BY_USER = "user"
 """What results name as the source of such a spacing."""
 
 
@@ -32,7 +32,7 @@ def told_spacing(spacing: float | Sequence[float] | str | None) -> tuple[float, 
     least, most = SPACING_RANGE
     raise ValueError(
         f"spacing must be the mm of a pixel, {least:g} to {most:g}, or [row, column], got {spacing!r}; correct"
-        f" {OPTION}."
+        " --spacing."
     )
 
 
@@ -59,6 +59,6 @@ class AssumeSpacingd(MapTransform):
         for key in self.key_iterator(item):
             meta = item[key].meta
             if known_spacing(self.spacing) and not known_spacing(meta["spacing"]):
-                meta["spacing"], meta["spacing_source"] = self.spacing, OPTION
+                meta["spacing"], meta["spacing_source"] = self.spacing, BY_USER
                 item["spacing"] = list(self.spacing)
         return item

@@ -28,7 +28,7 @@ def picture(tmp_path: Path) -> Path:
 def test_a_picture_takes_the_users_spacing(picture: Path, spacing: Any, told: tuple[float, float]) -> None:
     item = loaded(picture, spacing)
     assert tuple(item["spacing"]) == item["image"].meta["spacing"] == told
-    assert item["image"].meta["spacing_source"] == "--spacing"
+    assert item["image"].meta["spacing_source"] == "user"
 
 
 def test_without_one_it_stays_unknown(picture: Path) -> None:

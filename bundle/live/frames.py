@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clips among the images of a folder: an item for each frame, and what reads the frame."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+
+from bundle.data.listing import list_images
+from bundle.files import CLIP_SUFFIXES
+from bundle.live.cine import is_dicom
+from bundle.live.pictures import Picture, cv2
+from bundle.live.sources import DicomSource, open_source
+
+logger = logging.getLogger(__name__)
+
+MOST_FRAMES = 100_000
+"""Of a clip; more are an error in its header, or a film that is better cut."""
+
+KEPT = 64
+"""Frames of a clip that stay in memory, for items that come out of order: several lanes read at once."""
+
+
+def list_frames(dataset_dir: str | Path, *, every: int = 1) -> list[dict[str, Any]]:
+    """The images below a folder as :func:`bundle.data.listing.list_images` lists them, clips frame by frame.
+
+    Clips are video files and DICOM files of several frames. Their items have ``frame`` too, its number from 0. One that
+    cannot be opened keeps an item, of which the reader then says why.
+
+    Args:
+        dataset_dir: folder, or a file.
+        every: every n-th frame of a clip; 0 leaves video files out and DICOM files of several frames unread.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``list_images``; and when ``every`` is no whole number of 0 or more.
+    """
+    if not isinstance(every, int) or isinstance(every, bool) or every < 0:
+        raise ValueError(f"frames must be a whole number, 0 or more, got {every!r}; correct --frames.")
+    items: list[dict[str, Any]] = []
+    clips = frames = 0
+    for item in list_images(dataset_dir, clips=every > 0):
+        count = _frames(item["image"]) if every else None
+        if count is None:
+            items.append(item)
+            continue
+        found = [{**item, "frame": number} for number in range(0, count, every)] or [{**item, "frame": 0}]
+        items += found
+        clips, frames = clips + 1, frames + len(found)
+    if clips:
+        logger.info(f"{frames} frames of {clips} clips{f', every {every}th' if every > 1 else ''}.")
+    return items
+
+
+def _frames(path: str) -> int | None:
+    """Frames of a clip, 0 for one that cannot be opened; None for what is none."""
+    video = path.lower().endswith(CLIP_SUFFIXES)
+    try:
+        if not video:
+            if not is_dicom(Path(path)):
+                return None
+            length = DicomSource(Path(path)).length or 1
+            most = min(MOST_FRAMES, os.path.getsize(path) // 8 + 1)  # a frame has some bytes
+            return length if 1 < length <= most else 0 if length > most else None
+        return min(_grabbed(path), MOST_FRAMES)
+    except (OSError, ValueError, ImportError):
+        return 0 if video else None
+    except Exception:  # what damaged headers make pydicom raise; the reader says what is wrong
+        return None
+
+
+def _grabbed(path: str) -> int:
+    """Frames of a video file, counted: what its header says is often one more or less."""
+    capture = cv2.VideoCapture(path)
+    try:
+        count = 0
+        while count <= MOST_FRAMES and capture.grab():
+            count += 1
+        return count
+    finally:
+        capture.release()
+
+
+class _Clip:
+    """Frames of an open clip, read in order; the last ones stay."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pictures: Iterator[Picture | None] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        source = open_source(self.path)
+        if not isinstance(source, DicomSource) and not self.path.lower().endswith(CLIP_SUFFIXES):
+            raise ValueError(f"{self.path}: expected a clip, got another file; leave --frames out.")
+        self.pictures, self.next = source.pictures(), 0
+        self.kept: deque[tuple[int, Picture | None]] = deque(maxlen=KEPT)
+
+    def frame(self, number: int) -> Picture | None:
+        if self.kept and number < self.kept[0][0]:
+            self.reset()
+        while self.next <= number and self.pictures is not None:
+            try:
+                picture = next(self.pictures)
+            except StopIteration:
+                return None
+            self.kept.append((self.next, picture))
+            self.next += 1
+        return next((picture for place, picture in self.kept if place == number), None)
+
+
+class FrameReader:
+    """Puts a frame of a clip into an item in place of the clip's path; items without ``frame`` stay as they are.
+
+    The frame is read as the live view reads it, with 8 bits. Two clips at most are open in a process.
+    """
+
+    def __init__(self) -> None:
+        self.clips: OrderedDict[str, _Clip] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # loader processes open their own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``image`` (3, H, W) float32 in [0, 1] and its ``spacing``.
+
+        Raises:
+            ImportError, OSError, ValueError: when the clip cannot be opened, or the frame not be read; the file is
+                named.
+        """
+        if item.get("frame") is None:
+            return dict(item)
+        path, number = str(item["image"]), int(item["frame"])
+        with self.lock:
+            picture = self._clip(path).frame(number)
+        if picture is None:
+            raise ValueError(f"{path}: frame {number} cannot be read; convert the clip, or export the frame as PNG.")
+        image = torch.from_numpy(picture.pixels.copy()).to(torch.float32) / 255
+        planes = image.expand(3, -1, -1) if image.dim() == 2 else image.permute(2, 0, 1).flip(0)
+        meta = {"filename_or_obj": path, "spacing_source": picture.source}
+        return {**item, "image": MetaTensor(planes.contiguous(), meta=meta), "spacing": list(picture.spacing)}
+
+    def _clip(self, path: str) -> _Clip:
+        if path not in self.clips:
+            self.clips[path] = _Clip(path)
+        self.clips.move_to_end(path)
+        while len(self.clips) > 2:
+            self.clips.popitem(last=False)
+        return self.clips[path]
