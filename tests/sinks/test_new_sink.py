@@ -107,7 +107,10 @@ def test_sinks_can_be_left_out(infer: Callable[..., Path], off: dict[str, Any]) 
         ({"sinks": "$None"}, "sinks must be a table of names and sinks, got None; switch one off with --sinks#NAME"),
         ({"sinks#mask": 3}, "sinks#mask must be a sink, such as bundle.sinks.Masks, got 3; correct it"),
         (
-            {f"sinks#{name}": "$None" for name in ("mask", "overlay", "probabilities", "tables", "clips", "words", "contents")},
+            {
+                f"sinks#{name}": "$None"
+                for name in ("mask", "overlay", "probabilities", "tables", "clips", "words", "contents")
+            },
             "sinks must hold one that is on, got none",
         ),
         ({"tasks": "$None"}, "tasks must be a table of names and tasks, got None"),

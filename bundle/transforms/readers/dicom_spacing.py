@@ -81,19 +81,24 @@ def _regions(ds: Any) -> tuple[list[Spacing], list[tuple[slice, slice]], list[st
         notes += more
         if not more:
             found.append(spacing)
-            places.append(_place(region, (whole(ds, "Rows"), whole(ds, "Columns"))))
+            shape = (whole(ds, "Rows"), whole(ds, "Columns"))
+            places.append(region_place(region, shape) or (slice(0, shape[0]), slice(0, shape[1])))
     return found, places, notes
 
 
-def _place(region: Any, shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a region; all where it does not say."""
+def region_place(region: Any, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """Rows and columns of a region in an image (H, W); None where it does not say."""
     edges = [numbers(region, f"RegionLocation{edge}") for edge in EDGES]
     if any(edge is None for edge in edges):
-        return slice(0, shape[0]), slice(0, shape[1])
+        return None
     top, bottom, left, right = (int(edge[0]) for edge in edges if edge is not None)
     if bottom <= top or right <= left:
-        return slice(0, shape[0]), slice(0, shape[1])
-    return slice(max(top, 0), max(bottom + 1, 0)), slice(max(left, 0), max(right + 1, 0))
+        return None
+    return _within(top, bottom + 1, shape[0]), _within(left, right + 1, shape[1])
+
+
+def _within(first: int, end: int, size: int) -> slice:
+    return slice(min(max(first, 0), size), min(max(end, 0), size))
 
 
 def _hold_most(places: Sequence[tuple[slice, slice]], stored: np.ndarray) -> bool:

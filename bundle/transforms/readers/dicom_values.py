@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.dataelem import DataElement
 
 from bundle.transforms.readers.dicom_header import entry, numbers, remove, sequence, text, whole
+from bundle.transforms.readers.dicom_regions import without_other_regions
 from bundle.transforms.readers.dicom_spacing import find_spacing
 from bundle.transforms.readers.raw import Raw
 
@@ -163,14 +164,16 @@ def to_rgb(stored: np.ndarray, ybr: bool) -> np.ndarray:
 def dicom_frame(stored: np.ndarray, ds: Any) -> Raw:
     """One decoded frame, (H, W) or RGB (H, W, 3), with the palette, window and calibration of its header.
 
-    Entries of ``ds`` that say nothing are removed.
+    Regions that show no plane are black. Entries of ``ds`` that say nothing are removed.
     """
     spacing, source, notes = find_spacing(ds, stored)
+    more: list[str] = []
     if text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
-        colors = _palette(stored, ds)
-        return Raw(colors, spacing, (0.0, float(np.iinfo(colors.dtype).max)), notes=tuple(notes), source=source)
-    if stored.ndim == 3:
+        values = _palette(stored, ds)
+        limits = (0.0, float(np.iinfo(values.dtype).max))
+    elif stored.ndim == 3:
         low, high, more = _own_range(stored, *_stored_range(ds))
-        return Raw(stored, spacing, (low, high), notes=tuple(notes + more), source=source)
-    values, limits, more = _grey(stored, ds)
-    return Raw(values, spacing, limits, notes=tuple(notes + more), source=source)
+        values, limits = stored, (low, high)
+    else:
+        values, limits, more = _grey(stored, ds)
+    return without_other_regions(Raw(values, spacing, limits, notes=tuple(notes + more), source=source), ds)
