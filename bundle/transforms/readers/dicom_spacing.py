@@ -87,14 +87,15 @@ def _regions(ds: Any) -> tuple[list[Spacing], list[tuple[slice, slice]], list[st
 
 
 def region_place(region: Any, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Rows and columns of a region in an image (H, W); None where it does not say."""
+    """Rows and columns of a region in an image (H, W); None where it does not say, or lies outside."""
     edges = [numbers(region, f"RegionLocation{edge}") for edge in EDGES]
     if any(edge is None for edge in edges):
         return None
     top, bottom, left, right = (int(edge[0]) for edge in edges if edge is not None)
     if bottom <= top or right <= left:
         return None
-    return _within(top, bottom + 1, shape[0]), _within(left, right + 1, shape[1])
+    place = _within(top, bottom + 1, shape[0]), _within(left, right + 1, shape[1])
+    return place if all(part.start < part.stop for part in place) else None
 
 
 def _within(first: int, end: int, size: int) -> slice:

@@ -49,6 +49,7 @@ def test_what_shows_no_plane_is_black(tmp_path: Path, kind: int, data: int, name
         [formed(1, 1, UPPER), formed(2, 1, WHOLE)],  # holds the plane: labeled wrong
         [formed(0, 1, LOWER)],
         [formed(3, 3, (0, 0, 0, 0))],  # does not say where
+        [formed(4, 10, (60, 80, 4, 47))],  # below the image, which was cropped
     ],
 )
 def test_planes_stay_as_they_are(tmp_path: Path, regions: list[Any]) -> None:
