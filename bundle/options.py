@@ -28,7 +28,7 @@ PATHS = {
 }  # fmt: skip
 NAMES = {
     "position", "nature", "task", "runtime", "encoder", "conditioning", "norm", "pooling", "split", "protocol",
-    "allow_leaks", "teacher",
+    "allow_leaks", "teacher", "fetal_head",
 }  # fmt: skip
 TRACKING = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 """Ids that belong to MONAI's ``tracking``; MONAI Label sets them."""
@@ -56,6 +56,7 @@ NUMBERS: dict[str, tuple[bool, float, float]] = {
         (False, 0, math.inf),
     ),
     "patch": (True, 1, math.inf),
+    "frames": (True, 0, math.inf),
     **dict.fromkeys(("patch_ratio", "band_share"), (False, 0, 1)),
     "spectrum_weight": (False, 0, math.inf),
     "layer_decay": (False, 5e-324, 1),

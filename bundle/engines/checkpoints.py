@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from bundle import __version__
 from bundle.described import NotPlain, described_network, plain_values
 from bundle.engines.identity import refusal
-from bundle.engines.running import hold, release
+from bundle.engines.running import hold, model_place, release
 from bundle.files import OutputFolder, sha256, writable_folder
 from bundle.vocabulary import switch
 
@@ -108,7 +108,7 @@ class Checkpoints:
             hold(self.output_dir)
         last = self.output_dir / LAST
         writable_folder(str(self.output_dir))
-        writable_folder(str(self.model_path.parent))
+        model_place(self.model_path)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _exit_on_signal)
         if self.resume:

@@ -12,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bundle.files import writable_folder
+
 logger = logging.getLogger(__name__)
 
 LOCK = ".training.lock"
@@ -45,6 +47,22 @@ def hold(folder: Path) -> None:
         logger.warning(f"{folder} cannot be locked ({error}): start no second training in it.")
         return
     _held[_place(folder)] = lock
+
+
+def model_place(path: Path) -> Path:
+    """``path``, where a model of ours may go: a free name, or that of a checkpoint, which is moved aside then.
+
+    Raises:
+        FileExistsError: when another file is there.
+        OSError: when its folder cannot be written to.
+    """
+    writable_folder(str(path.parent))
+    if path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(2)
+        if start not in (b"PK", b"\x80\x02"):  # archives of torch.save, and its files before PyTorch 1.6
+            raise FileExistsError(f"{path}: expected a checkpoint or no file, got another one; correct --ckpt_path.")
+    return path
 
 
 def probe(folder: Path) -> None:

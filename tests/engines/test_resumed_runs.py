@@ -37,6 +37,14 @@ def with_a_repainted_mask(folder: Path, manifest: dict[str, Any]) -> None:
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
 
 
+def with_an_inverted_image(folder: Path, manifest: dict[str, Any]) -> None:
+    """Its file keeps its size."""
+    image = folder / next(item["image"] for item in manifest["items"] if item["dataset"] == "Breast")
+    content = bytearray(image.read_bytes())
+    content[-20] ^= 255
+    image.write_bytes(content)
+
+
 def test_another_run_is_not_resumed(
     run_training: Train, interruption: Callable[..., str], tmp_path: Path, reasons: Callable[[BaseException], str]
 ) -> None:
@@ -66,6 +74,10 @@ def test_another_run_is_not_resumed(
         ),
         ({"overlays": [str(overlay)]}, r"preprocessing#transforms#5#flip_prob: run has 0\.5, got 0\.75"),
         ({"lr_scheduler#power": 0.5}, r"lr_scheduler#lr_lambdas#0#power: run has 0\.9, got 0\.5"),
+        ({"train#named_handlers#clipping#max_norm": 0.1}, r"settings#max_norm: run has 5\.0, got 0\.1"),
+        ({"train#sampler#seed": 7}, r"settings#sampler#seed: run has 0, got 7"),
+        ({"train#sampler#balance_patients": True}, r"settings#sampler#balance_patients: run has False, got True"),
+        ({"average#decay": 0.1}, r"settings#ema_decay: run has 0\.995, got 0\.1"),
     ]
     for changes, message in cases:
         with pytest.raises(RuntimeError) as caught:
@@ -85,6 +97,7 @@ def test_other_data_does_not_resume_a_run_and_a_copy_does(
         (with_a_changed_class, "training#Breast: run has 6 items .{8}, got 6 items"),
         (with_one_item_less, "training#Limb: run has 4 items .{8}, got 3 items"),
         (with_a_repainted_mask, "validation#Breast: run has 3 items .{8}, got 3 items"),
+        (with_an_inverted_image, "training#Breast: run has 6 items .{8}, got 6 items"),
     ]
     for n, (change, message) in enumerate(cases):
         folder, manifest = copy_data(tiny_data, tmp_path / f"data{n}")

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from bundle.engines import run_folder
-from bundle.engines.running import hold, probe, release
+from bundle.engines.running import hold, model_place, probe, release
 from bundle.files import OutputFolder
 
 
@@ -81,3 +82,12 @@ def test_a_training_of_a_client_waits_for_the_one_that_runs(
         run_folder(str(tmp_path), resume=False)
         assert process.wait(10) == 0
     assert f"another training runs in {tmp_path}; this one waits until it ends" in caplog.text
+
+
+def test_a_file_that_is_no_checkpoint_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "im0.png").write_bytes(b"\x89PNG")
+    with pytest.raises(FileExistsError, match=r"im0\.png: expected a checkpoint or no file, got another one"):
+        model_place(tmp_path / "im0.png")
+    torch.save({"model": {}}, tmp_path / "model.pt")
+    for name in ("model.pt", "new/model.pt"):
+        assert model_place(tmp_path / name) == tmp_path / name
