@@ -17,6 +17,7 @@ from typing import Any
 from bundle.data.given_splits import apply_given
 from bundle.data.known_sets import NO_SET, LeftOut, PublicSet, SetOptions, left_out_files
 from bundle.data.pairing import masks_beside, nameless_masks
+from bundle.data.pixel_sizes import join_spacings
 from bundle.data.set_files import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -175,6 +176,7 @@ def _merge(found: PublicSet, part: PublicSet, *, name: str) -> None:
     One that has a class already is kept twice, for the search of near-duplicates to tell.
     """
     there: dict[str, list[dict[str, Any]]] = {}
+    joined: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for item in found.items:
         if item["dataset"] == name:
             there.setdefault(Path(item["image"]).name, []).append(item)
@@ -194,7 +196,8 @@ def _merge(found: PublicSet, part: PublicSet, *, name: str) -> None:
                 f"{item['split']!r}; correct the lists, or leave out --given-splits."
             )
         twin["class"] = item["class"]
+        joined.append((twin, item))
     for entry in part.datasets.values():
         found.datasets[name] = found.datasets.get(name, {}) | entry
     found.left_out += part.left_out
-    found.notices += part.notices
+    found.notices += part.notices + [f"{name}: {note}" for note in join_spacings(joined)]

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
-from typing import Any
 
 from bundle.data.known_sets import LeftOut, PublicSet
+from bundle.data.partners import Partners
 from bundle.data.set_config import text_lines
-from bundle.data.set_files import IMAGE_FOLDERS, place_of, stem_of
 from bundle.data.splits import SPLITS
 
 
@@ -28,13 +26,14 @@ def apply_given(folder: Path, part: PublicSet, *, name: str) -> None:
     if not lists:
         part.notices.append(f"{folder}: no train.txt, val.txt or test.txt, so it is split like the others")
         return
-    paths, names = _names(part.items, root=folder)
+    items = {Path(item["image"]): item for item in part.items}
+    partners = Partners(items, folder)
     absent = 0
     for split, path in lists.items():
         for _, line in text_lines(path):
-            if not (entry := _entry(line)):
+            if not line.strip():
                 continue
-            found = paths.get(entry) or names.get(entry, [])
+            found = [items[image] for image in partners.find(line)]
             absent += not found
             for item in found:
                 if item.setdefault("split", split) != split:
@@ -49,24 +48,3 @@ def apply_given(folder: Path, part: PublicSet, *, name: str) -> None:
     if unlisted:
         reason = f"{folder}: {len(unlisted)} images are in none of its lists, the first {unlisted[0]['image']}"
         part.left_out.append(LeftOut(name, reason, len(unlisted)))
-
-
-def _names(
-    items: list[dict[str, Any]], *, root: Path
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
-    """Items by place within the set, and by name, each with and without suffix."""
-    paths: dict[str, list[dict[str, Any]]] = {}
-    names: dict[str, list[dict[str, Any]]] = {}
-    for item in items:
-        place = place_of(Path(item["image"]), root)
-        for key in {place, stem_of(place)}:
-            paths.setdefault(key, []).append(item)
-            names.setdefault(key.rpartition("/")[2], []).append(item)
-    return paths, names
-
-
-def _entry(line: str) -> str:
-    """A line of a list as the place of an image within the set."""
-    entry = unicodedata.normalize("NFC", line.strip()).replace("\\", "/").removeprefix("./")
-    first, _, rest = entry.partition("/")
-    return rest if first.lower() in IMAGE_FOLDERS else entry

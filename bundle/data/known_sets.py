@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shlex
@@ -245,30 +244,3 @@ def nested_folder(image: Path, root: Path) -> str:
     """The folder within ``root`` that an image lies in, without parts that only say what they hold; "" for none."""
     parts = place_of(image, root).split("/")[:-1]
     return "/".join(part for part in parts if part.lower() not in (*SPLIT_FOLDERS, "data", "png", "jpg", "dicom"))
-
-
-def read_pixel_sizes(path: Path) -> dict[str, float]:
-    """Image name -> pixel size in mm, from a table with the columns ``filename`` and ``pixel size(mm)``.
-
-    Raises:
-        ValueError: when a column is missing or a size is not a positive number.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = [c for c in reader.fieldnames or [] if re.match(r"pixel[ _]size", c.strip().lower())]
-        if not columns or "filename" not in (reader.fieldnames or []):
-            raise ValueError(
-                f"{path}: expected the columns 'filename' and 'pixel size(mm)', got {reader.fieldnames}; rename them."
-            )
-        sizes = {}
-        for line, row in enumerate(reader, start=2):
-            try:
-                sizes[row["filename"]] = float(row[columns[0]])
-            except (TypeError, ValueError):
-                sizes[row["filename"]] = -1.0
-            if not 0 < sizes[row["filename"]] < float("inf"):
-                raise ValueError(
-                    f"{path}, line {line}: expected a positive pixel size in mm, got {row[columns[0]]!r}; correct the "
-                    "line or remove it."
-                )
-    return sizes

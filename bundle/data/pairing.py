@@ -24,9 +24,13 @@ Without the image's name, ``mask.png`` belongs to the only image of its folder.
 
 @dataclass
 class Pairing:
-    """Images with their masks, in sorted order; and the files that stay without, a sentence each with the reason."""
+    """Images with their masks, in sorted order; and the files that stay without, a sentence each with the reason.
+
+    ``images`` are all images, with masks or without.
+    """
 
     pairs: list[tuple[Path, list[Path]]] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -50,7 +54,7 @@ def pair_files(files: Sequence[Path], *, root: Path) -> Pairing:
     of_mask: dict[str, list[tuple[Path, str]]] = {}
     images_of = Counter(_folder(place) for place in of_image)
     alone = {_folder(place): place for place in of_image if images_of[_folder(place)] == 1}
-    found = Pairing()
+    found = Pairing(images=images)
     for mask in sorted(masks):
         place, number = _image_of(stem_of(place_of(mask, root)), of_image, alone)
         if place in of_image:

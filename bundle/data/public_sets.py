@@ -19,9 +19,9 @@ from bundle.data.known_sets import (
     linked_folders,
     no_images,
     patient_of,
-    read_pixel_sizes,
 )
 from bundle.data.pairing import pair_files
+from bundle.data.pixel_sizes import add_pixel_sizes, pixel_size_tables
 from bundle.data.set_files import counted, images_in, sort_files, subfolders
 from bundle.data.set_tables import mask_entry
 
@@ -77,16 +77,14 @@ def read_hc18(root: str | Path, *, options: SetOptions | None = None) -> PublicS
     folder = _inside(folder, "HC18", contents=("training_set",), release="HC18")
     found = PublicSet(datasets={"HC18": _entry("HC18", known=known, options=options) | {"mask_kind": "outline"}})
     table = folder / "training_set_pixel_size_and_HC.csv"
-    sizes = read_pixel_sizes(table) if table.is_file() else {}
-    if not sizes:
+    tables = [path for path in pixel_size_tables(folder) if path.name.lower() == table.name.lower()]
+    if not tables:
         found.notices.append(f"HC18: no table {table}, so areas and distances will be in pixels")
     if (folder / "test_set").is_dir():
         found.notices.append(f"HC18: {folder / 'test_set'} has no annotations and is left out")
-    _add_pairs(found, folder / "training_set", name="HC18", known=known)
+    images = _add_pairs(found, folder / "training_set", name="HC18", known=known)
     _add_others(found, folder, name="HC18", read=("training_set", "test_set"))
-    for item in found.items:
-        if size := sizes.get(Path(item["image"]).name):
-            item["spacing"] = [size] * 2
+    found.notices += add_pixel_sizes(found.items, tables, images=images, roots=[folder, folder / "training_set"])
     return found
 
 
@@ -94,8 +92,11 @@ def _entry(name: str, *, known: Known, options: SetOptions) -> dict[str, Any]:
     return dataset_entry(known) | mask_entry(name, values=known.structures, options=options)
 
 
-def _add_pairs(found: PublicSet, folder: Path, *, name: str, known: Known, label: str = "") -> None:
-    """Add the images of a folder with the masks beside them, and of one class where ``label`` names it."""
+def _add_pairs(found: PublicSet, folder: Path, *, name: str, known: Known, label: str = "") -> list[Path]:
+    """Add the images of a folder with the masks beside them, and of one class where ``label`` names it.
+
+    Gives all images of the folder.
+    """
     images, others, links = sort_files(folder)
     pairing = pair_files(images, root=folder)
     for file, labels in pairing.pairs:
@@ -106,6 +107,7 @@ def _add_pairs(found: PublicSet, folder: Path, *, name: str, known: Known, label
         found.items.append(item)
     found.left_out += [LeftOut(name, reason) for reason in pairing.left_out]
     found.left_out += no_images(name, others) + linked_folders(name, links)
+    return pairing.images
 
 
 def _add_others(found: PublicSet, folder: Path, *, name: str, read: Sequence[str]) -> None:

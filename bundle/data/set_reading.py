@@ -20,10 +20,10 @@ from bundle.data.known_sets import (
     no_images,
     option,
     patient_of,
-    read_pixel_sizes,
 )
 from bundle.data.manifest import dataset_fault
 from bundle.data.pairing import masks_beside, pair_files
+from bundle.data.pixel_sizes import add_pixel_sizes, pixel_size_tables
 from bundle.data.set_files import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -69,14 +69,12 @@ class SetReader:
         self.faults += missing_words(self.name, known=self.known, count=len(pairing.pairs))
         values = self.attempt(self._structures)
         entry = self.attempt(lambda: mask_entry(self.name, values=values or {}, options=self.options))
-        sizes = self.attempt(self._pixel_sizes) or {}
         self._found.datasets[self.name] = dataset_entry(self.known) | (entry or {})
         self._check(classes=self.options.classes, label_set=self.options.label_set)
         for file, labels in pairing.pairs:
             item = self._add_item(file, root=self.folder)
             item["label"] = str(labels[0]) if len(labels) == 1 else [str(label) for label in labels]
-            if file.name in sizes:
-                item["spacing"] = [sizes[file.name]] * 2
+        self._add_pixel_sizes(pairing.images)
         self._note_nested()
         return self._found
 
@@ -99,6 +97,7 @@ class SetReader:
             for file in images:
                 item = self._add_item(file, root=self.folder / label, label=label)
                 item["class"] = of_folder.get(label, "")
+        self._add_pixel_sizes([file for images in of_label.values() for file in images])
         self._note_nested()
         return self._found
 
@@ -125,9 +124,11 @@ class SetReader:
             self.folder, name=self.name, labels=labels, options=self.options, notices=self._found.notices
         )
 
-    def _pixel_sizes(self) -> dict[str, float]:
-        tables = sorted(path for path in self.folder.glob("*pixel_size*.csv") if path.is_file())
-        return {name: size for table in tables for name, size in read_pixel_sizes(table).items()}
+    def _add_pixel_sizes(self, images: Sequence[Path]) -> None:
+        """Adds the pixel sizes of the set's tables to the items; ``images`` are all of the set."""
+        tables, items = pixel_size_tables(self.folder), self._found.items
+        notes = self.attempt(lambda: add_pixel_sizes(items, tables, images=images, roots=[self.folder]))
+        self._found.notices += notes or []
 
     def attempt(self, step: Callable[[], Result]) -> Result | None:
         """The result of a step, or None when the user has to correct something first."""
