@@ -6,7 +6,8 @@
 A cell is a start, a share of the training patients and a seed. Each is a training by configs/train.yaml of the same
 number of steps, and an evaluation of --split. Smaller shares of a seed are part of larger ones; validation and test
 stay whole. Repeat the command after a stop: finished cells are not run again, and a training goes on where it was.
---only runs the cells whose names match.
+Cells that were trained in another way are refused; with another --split they are scored again. --only runs the cells
+whose names match.
 
 A start is noise, NAME=FILE with weights for the encoder (--encoder_weights), or NAME=ENCODER:FILE for another encoder
 of timm. Options behind -- go to the training.
@@ -18,13 +19,12 @@ Writes curve.csv, with the intervals by patient of each cell, and curve.png, wit
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,11 +32,19 @@ sys.path.insert(0, str(ROOT))
 from bundle.data.manifest import read_datalist  # noqa: E402
 from bundle.data.splits import SPLITS  # noqa: E402
 from bundle.failures import failed  # noqa: E402
-from bundle.files import OutputFolder  # noqa: E402
-from bundle.pretraining.curve import Cell, draw, only_sets, patients, read_cell, real_root, subset  # noqa: E402
+from bundle.files import OutputFolder, sha256  # noqa: E402
+from bundle.pretraining.cells import CellFolder, told_options  # noqa: E402
+from bundle.pretraining.curve import Cell, draw, only_sets, patients, real_root, subset  # noqa: E402
 from bundle.tables import csv_table  # noqa: E402
 
 NOISE = "noise"
+
+
+class Start(NamedTuple):
+    """What an encoder starts from: the options of the training, and the same with the hash of the file in its place."""
+
+    options: list[str]
+    told: dict[str, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,25 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, others: Sequence[str]) -> int:
     if not all(0 < percent <= 100 for percent in args.percents) or min(args.epochs, args.draws) < 1:
         raise ValueError(f"--percents must be above 0 and up to 100, --epochs and --draws 1 or more, got {args}.")
-    manifest = read_datalist(args.dataset_dir / "datalist.json", labels=False)
-    entries = manifest["datasets"].items()
-    names = args.datasets or [name for name, entry in entries if {"label_set", "mask_values"} & set(entry)]
-    chosen, root = only_sets(manifest, names), real_root(args.dataset_dir, manifest)
-    starts = dict(_start(text) for text in args.starts)
     output = OutputFolder(args.output_dir)
     output.check(["curve.csv", "curve.png"])
-    cells = [Cell(start, percent, seed) for seed in args.seeds for percent in args.percents for start in starts]
+    starts = dict(_start(text) for text in args.starts)
+    folders = _folders(args, starts, others)
+    for cell, folder in folders.items():
+        folder.check_training()
+        if _is_run(cell, folder, args.only):
+            folder.check_files()
     rows: list[dict[str, Any]] = []
-    for number, cell in enumerate(cells, start=1):
-        folder, part = (
-            args.output_dir.resolve() / cell.name,
-            subset(chosen, root=root, percent=cell.percent, seed=cell.seed),
-        )
-        if read_cell(folder) is None and re.search(args.only, cell.name):
-            print(f"{cell.name}: cell {number} of {len(cells)}, {patients(part)} patients", flush=True)
-            _train(cell, folder, part, starts[cell.start], args, others)
-        told = {"start": cell.start, "percent": cell.percent, "seed": cell.seed, "patients": patients(part)}
-        rows += [{**told, "split": args.split, **score} for score in read_cell(folder) or ()]
+    for number, (cell, folder) in enumerate(folders.items(), start=1):
+        folder.check_training()
+        if _is_run(cell, folder, args.only):
+            print(f"{cell.name}: cell {number} of {len(folders)}, {patients(folder.part)} patients", flush=True)
+            _train(cell, folder, starts[cell.start], args, others)
+        elif folder.scores() is None:
+            print(f"{cell.name}: not finished for --split {args.split}, left out", flush=True)
+        told = {"start": cell.start, "percent": cell.percent, "seed": cell.seed, "patients": patients(folder.part)}
+        rows += [{**told, "split": args.split, **score} for score in folder.scores() or ()]
     if not rows:
         raise ValueError("finished cells expected, got none; change --only.")
     for file, content in (("curve.csv", csv_table(rows)), ("curve.png", draw(rows))):
@@ -90,58 +97,74 @@ def _run(args: argparse.Namespace, others: Sequence[str]) -> int:
     return 0
 
 
-def _start(text: str) -> tuple[str, list[str]]:
-    """Name of a start, and the options of the training that begins from it."""
+def _folders(args: argparse.Namespace, starts: Mapping[str, Start], others: Sequence[str]) -> dict[Cell, CellFolder]:
+    """The cells and their folders, in the order in which they are run."""
+    manifest = read_datalist(args.dataset_dir / "datalist.json", labels=False)
+    entries = manifest["datasets"].items()
+    names = args.datasets or [name for name, entry in entries if {"label_set", "mask_values"} & set(entry)]
+    chosen, root = only_sets(manifest, names), real_root(args.dataset_dir, manifest)
+    cells = [Cell(start, percent, seed) for seed in args.seeds for percent in args.percents for start in starts]
+    same = {"epochs": args.epochs, "draws": args.draws, "image size": args.image_size}
+    same["options"] = told_options(others, top=ROOT)
+    return {
+        cell: CellFolder(
+            args.output_dir.resolve() / cell.name,
+            part=subset(chosen, root=root, percent=cell.percent, seed=cell.seed),
+            training={"seed": cell.seed, **starts[cell.start].told, **same},
+            split=args.split,
+        )
+        for cell in cells
+    }
+
+
+def _is_run(cell: Cell, folder: CellFolder, only: str) -> bool:
+    return folder.scores() is None and re.search(only, cell.name) is not None
+
+
+def _start(text: str) -> tuple[str, Start]:
+    """Name of a start, and the start."""
     name, _, source = text.partition("=")
     if not re.fullmatch(r"[A-Za-z0-9-]+", name) or (not source and name != NOISE):
         raise ValueError(f"--starts must be noise, NAME=FILE or NAME=ENCODER:FILE, got {text!r}; correct it.")
     if not source:
-        return name, []
+        return name, Start([], {"encoder": "that of the config", "weights of the encoder": NOISE})
     encoder, _, file = source.rpartition(":")
     if not Path(file).is_file():
         raise ValueError(f"--starts {name}: a file of weights expected, got {file}, which is none; correct the path.")
-    return name, ["--encoder_weights", str(Path(file).resolve()), *(["--encoder", encoder] if encoder else [])]
+    options = ["--encoder_weights", str(Path(file).resolve()), *(["--encoder", encoder] if encoder else [])]
+    told = {"encoder": encoder or "that of the config", "weights of the encoder": f"SHA-256 {sha256(file)}"}
+    return name, Start(options, told)
 
 
-def _train(
-    cell: Cell,
-    folder: Path,
-    part: dict[str, Any],
-    start: Sequence[str],
-    args: argparse.Namespace,
-    others: Sequence[str],
-) -> None:
+def _train(cell: Cell, folder: CellFolder, start: Start, args: argparse.Namespace, others: Sequence[str]) -> None:
     """Trains and evaluates a cell, or goes on with it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "datalist.json").write_text(json.dumps(part), encoding="utf-8")
-    weights, run = folder / "model.pt", folder / "run"
-    same = ["--dataset_dir", str(folder), "--ckpt_path", str(weights), "--cache_dir", str(args.output_dir / "cache")]
-    same += ["--bundle_root", str(ROOT), "--image_size", str(args.image_size)]
-    training = ["--output_dir", str(run), "--max_epochs", str(args.epochs), "--samples_per_epoch", str(args.draws)]
-    training += ["--val_interval", str(args.epochs), "--seed", str(cell.seed), *start, *others]
-    resumed = ["--resume", "true"] if (run / "last.pt").is_file() else []
-    if not weights.is_file():
-        _call(["training", "--config_file", _configs("train")], [*same, *training, *resumed], folder / "training.log")
-    evaluation = ["--output_dir", str(folder / "eval"), "--split", args.split]
-    _call(
-        ["--config_file", _configs("train", "evaluate")],
-        [*same[:4], *same[6:8], *evaluation],
-        folder / "evaluation.log",
-    )
-    (folder / "done").write_text("")
+    folder.begin()
+    weights, cache = str(folder.weights), str(args.output_dir.resolve() / "cache")
+    same = ["--dataset_dir", str(folder.path), "--ckpt_path", weights, "--bundle_root", str(ROOT)]
+    training = ["--output_dir", str(folder.path / "run"), "--cache_dir", cache, "--image_size", str(args.image_size)]
+    training += ["--max_epochs", str(args.epochs), "--samples_per_epoch", str(args.draws)]
+    training += ["--val_interval", str(args.epochs), "--seed", str(cell.seed), *start.options, *others]
+    resumed = ["--resume", "true"] if folder.resumable else []
+    if not folder.weights.is_file():
+        _call(
+            ["training", "--config_file", _configs("train")], [*same, *training, *resumed], folder.new_log("training")
+        )
+    evaluation = ["--output_dir", str(folder.path / "eval"), "--split", args.split]
+    _call(["--config_file", _configs("train", "evaluate")], [*same, *evaluation], folder.new_log("evaluation"))
+    folder.finish()
 
 
 def _configs(*names: str) -> str:
     return str([str(ROOT / f"configs/{name}.yaml") for name in names])
 
 
-def _call(what: Sequence[str], options: Sequence[str], log: Path) -> None:
-    with log.open("ab") as file:
+def _call(what: Sequence[str], options: Sequence[str], log: IO[bytes]) -> None:
+    with log:
         command = [sys.executable, "-m", "monai.bundle", "run", *what, *options]
-        if subprocess.run(command, stdout=file, stderr=file, cwd=ROOT).returncode:
-            raise ValueError(
-                f"{log} says why this cell failed: {' '.join(log.read_text(errors='replace').splitlines()[-1:])}"
-            )
+        status = subprocess.run(command, stdout=log, stderr=log, cwd=ROOT).returncode
+    if status:
+        last = Path(log.name).read_text(errors="replace").splitlines()[-1:]
+        raise ValueError(f"{log.name} says why this cell failed: {' '.join(last)}")
 
 
 if __name__ == "__main__":

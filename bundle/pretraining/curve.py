@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -97,14 +96,6 @@ def scores(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _numbers(estimate: Mapping[str, Any]) -> dict[str, Any]:
     return {key: estimate[key] for key in ("value", "low", "high")}
-
-
-def read_cell(folder: Path) -> list[dict[str, Any]] | None:
-    """The scores of a cell that is finished; None for one that is not."""
-    path = folder / "eval" / "summary.json"
-    if not (folder / "done").is_file() or not path.is_file():
-        return None
-    return scores(json.loads(path.read_text(encoding="utf-8")))
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shares of patients are nested and leave the other splits alone; cells are run once."""
 
-import csv
 import itertools
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from bundle.pretraining.curve import Cell, only_sets, patients, subset
+from bundle.tables import read_table
 from tests.pretraining.scripts import load_script
 
 
@@ -66,12 +66,16 @@ def test_cells_are_run_once_and_told_together(
     assert "noise_50_0: cell 1 of 2, 5 patients" in capsys.readouterr().out
     assert script.main([*options, *small]) == 0
     assert "noise_50_0" not in capsys.readouterr().out
-    with (tmp_path / "curve/curve.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(tmp_path / "curve/curve.csv")
     assert {row["percent"] for row in rows} == {"50.0", "100.0"}
     assert {"Breast lesion, Dice", "Breast lesion, false alarms"} <= {row["score"] for row in rows}
     assert (tmp_path / "curve/curve.png").stat().st_size > 5000
     assert json.loads((tmp_path / "curve/noise_100_0/datalist.json").read_text())["items"]
+    assert script.main([*options, "--epochs", "2", *small]) == 2
+    assert "epochs: the cell has 1, got 2" in capsys.readouterr().err
+    assert script.main([*options, "--split", "test", "--only", "_50_", *small]) == 0
+    assert {row["split"] for row in read_table(tmp_path / "curve/curve.csv")} == {"test"}
+    assert not (tmp_path / "curve/noise_50_0/training_2.log").exists()
 
 
 def test_wrong_options_are_named(script: ModuleType, tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
