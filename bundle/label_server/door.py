@@ -41,7 +41,7 @@ from bundle.label_server.requests import (
     check_session,
     read_body,
 )
-from bundle.label_server.studies import study_links_out
+from bundle.label_server.studies import check_replaced, study_links_out
 from bundle.transforms.readers import read_file
 
 TASKS = ("train", "scoring", "batch", "activelearning")
@@ -165,12 +165,17 @@ class Door:
                 check_settings(settings, self.known())
 
     def _check_new_image(self, key: str, image: str, sent: Any) -> None:
-        """Refuses a file that is no image, or of another suffix than the image of that name, of which one is served."""
+        """Refuses a file that is no image, and one that takes the place of another image without saying so."""
         name = re.split(r"[/\\]", sent.filename)[-1]
+        suffix = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
         if not image:
             self._check_image(f"{key}: the name of the file", sent.filename, new=True)
-        image = image or name.replace("".join(PurePath(name).suffixes), "")  # as MONAI Label does
-        suffix = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
+            if name.count(".") > suffix.count("."):
+                raise Refused(
+                    f"{key}: {name!r} must have no dot before its suffix {suffix}: MONAI Label drops what follows the"
+                    " first dot, and images would replace each other; give the image's name, image=NAME."
+                )
+        image = image or name[: -len(suffix)]
         there = self.image_path(image)
         if there and not there.endswith(name[-len(suffix) :]):
             raise Refused(
@@ -186,6 +191,7 @@ class Door:
             except Exception as error:
                 why = reason(error).replace(f"{copy.name}: ", "")
                 raise Refused(f"{key}: {name!r} cannot be read as an image: {why}", status=415) from None
+            check_replaced(self.studies, image, there=there, sent=copy.name)
 
     def _check_asked(self, request: Request, settings: Mapping[str, Any], sent: str) -> None:
         """Refuses a request for a mask of no image, and for pixels that its file cannot hold."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from bundle.label_server.checks import SUFFIXES
 from bundle.label_server.door import Door
-from bundle.label_server.studies import guard_scoring, guard_store
+from bundle.label_server.studies import guard_labels, guard_scoring, guard_store
 
 LABEL_VERSION = "0.8.5"  # whose requests the door knows
 SHUTDOWN = 5  # seconds that open connections get at the end
@@ -163,6 +163,7 @@ def _door(studies: Path, *, private: Path, address: Address) -> Door:
     from monailabel.interfaces.utils.app import app_instance
     from monailabel.utils.others.generic import device_map
 
+    guard_labels(LocalDatastore)
     guard_store(LocalDatastore)
     guard_scoring(MONAILabelApp, studies)
 

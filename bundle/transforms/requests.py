@@ -7,7 +7,7 @@ import base64
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,16 @@ from PIL import Image
 from bundle.files import IMAGE_SUFFIXES, RESULT_SUFFIXES
 from bundle.guidance import Box, Point
 from bundle.transforms.readers import check_size
-from bundle.vocabulary import BACKGROUND, REQUESTED_PROMPTS, UNKNOWN
+from bundle.vocabulary import BACKGROUND, REQUESTED_PROMPTS, UNKNOWN, Organs
 
 GUIDANCE_KEYS = ("foreground", BACKGROUND, "box", "roi", "mask")
+OTHER_KEYS = (
+    "boxes", "bbox", "bboxes", "bounding_box", "rect", "rectangle", "rois", "click", "clicks", "point", "points",
+    "pos_points", "neg_points", "positive", "negative", "positive_points", "negative_points", "point_coords",
+    "point_labels", "foreground_points", "background_points", "scribble", "scribbles", "polygon", "contour", "masks",
+    "mask_input", "guidance",
+)  # fmt: skip
+"""What other tools call guidance, in lower case; here a list or text of that name has no effect."""
 UNNAMED = 0
 """Slot of guidance whose structure the user did not name; the other slots are those structures' indices."""
 
@@ -134,12 +141,13 @@ class ReadRequestd(Transform):
     Reads the dialects of 3D Slicer and OHIF (``{structure: [[x, y, z], ...], "background": [...]}``), of deepgrow
     clients and CVAT (``foreground`` and ``background`` lists, ``label`` names the structure or is absent), boxes
     (``box`` or ``roi``, [x, y, x, y] or 3D Slicer's [x, x, y, y, z, z], of ``label``) and former masks (``mask``, a
-    base64 PNG, of ``label``). A box or mask without ``label`` belongs to the one structure that is clicked at by name,
-    if there is one. Absent and empty keys are no guidance. A click on one structure is a click against every
-    other one that is guided.
+    base64 PNG, of ``label``). ``foreground`` clicks of label background are ``background`` clicks. A box or mask
+    without ``label`` belongs to the one structure that is clicked at by name, if there is one. Absent and empty keys
+    are no guidance. A click on one structure is a click against every other one that is guided.
     MONAI Label's own click transforms take 3D clicks on 3D images, and 2D clicks on 2D images, alone.
 
-    ``guidance_notes`` says which guidance names a structure that the network does not know.
+    ``guidance_notes`` says which guidance names a structure that the network does not know or has a key that is not
+    read, and that the network knows nothing of the position's organ.
 
     ``guidance`` maps a slot (a structure's index, or 0 where none was named) to ``wanted`` and ``unwanted``, lists of
     (row, column), ``box`` and ``mask``, in pixels of the upright image; it is empty without clicks. A
@@ -148,14 +156,24 @@ class ReadRequestd(Transform):
     Args:
         structures: names of the segmentation channels, background first.
         max_clicks: most clicks in one request, all structures together; people need a tenth.
+        organs: what there is to see in each organ; without it, nothing is said about the position.
+        organ_points: organs of which key points are known.
 
     Raises:
         ValueError: in the call, when the image, clicks, a box, a mask or a name are no such thing; says which key.
     """
 
-    def __init__(self, structures: Sequence[str], max_clicks: int = 200) -> None:
+    def __init__(
+        self,
+        structures: Sequence[str],
+        max_clicks: int = 200,
+        *,
+        organs: Organs | None = None,
+        organ_points: Container[str] | None = None,
+    ) -> None:
         self.slots = {name.lower(): i for i, name in enumerate(structures) if name != BACKGROUND}
         self.max_clicks = max_clicks
+        self.organs, self.organ_points = organs, organ_points or ()
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``guidance``."""
@@ -164,19 +182,40 @@ class ReadRequestd(Transform):
         for name in REQUESTED_PROMPTS:
             if isinstance(item.get(name), (list, tuple)):
                 item[name] = item[name][0] if item[name] else UNKNOWN
+        guidance = self._guidance(item)
+        item["guidance_notes"] = [*self._unknown_names(item, guidance), *self._unanswered(item, guidance)]
         item.pop("clicks", None)  # of our own making alone
-        item["guidance"] = self._guidance(item)
-        item["guidance_notes"] = [*self._unknown_names(item)]
+        item["guidance"] = guidance
         return item
 
-    def _unknown_names(self, item: Mapping[str, Any]) -> Iterator[str]:
-        """What names no structure of the network: ``label``, and keys that hold clicks."""
+    def _unknown_names(self, item: Mapping[str, Any], guidance: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+        """What names no structure of the network: ``label``, keys that hold clicks, and other tools' guidance."""
         label = _label(item)
-        if item["guidance"].get(UNNAMED) and isinstance(label, str) and label:
+        unnamed = guidance.get(UNNAMED)
+        clicks_alone = unnamed is not None and unnamed["box"] is None and unnamed["mask"] is None
+        if unnamed and isinstance(label, str) and label and not (clicks_alone and _is_background(label)):
             yield f"{_short(label)} is no structure of this model: what belongs to it counts as unnamed"
         for key, value in item.items():
-            if key not in (*self.slots, *GUIDANCE_KEYS) and _are_points(value):
+            if key in (*self.slots, *GUIDANCE_KEYS):
+                continue
+            if str(key).lower() in OTHER_KEYS and isinstance(value, (str, list, tuple)) and value:
+                yield (
+                    f"{_short(key)} is no guidance that this model takes: it is not used; send a structure's name,"
+                    f" {', '.join(GUIDANCE_KEYS[:-1])} or {GUIDANCE_KEYS[-1]}"
+                )
+            elif _are_points(value):
                 yield f"{_short(key)} is no structure of this model: its clicks are not used"
+
+    def _unanswered(self, item: Mapping[str, Any], guidance: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+        """Why an image of the position has an empty result, if the network knows nothing of that organ."""
+        asked = [*guidance.values()]
+        position = item.get("position")
+        if self.organs is None or not isinstance(position, str) or not position:
+            return
+        if any(said["wanted"] or said["box"] is not None or said["mask"] is not None for said in asked):
+            return
+        if text := self.organs.unanswered([position], self.organ_points):
+            yield f"position: {text}"
 
     def _guidance(self, item: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         self._check_number(item)
@@ -185,12 +224,14 @@ class ReadRequestd(Transform):
             raise ValueError(f"label must be the name of a structure, got {_short(label)}; correct it.")
         wanted = {slot: _points(item.get(name), name) for name, slot in self.slots.items()}
         foreground = _points(item.get("foreground"), "foreground")
+        unwanted = _points(item.get(BACKGROUND), BACKGROUND)
+        if _is_background(label):
+            foreground, unwanted = [], unwanted + foreground
         named = self.slots.get(str(label).lower(), UNNAMED)
         clicked = [slot for slot, points in wanted.items() if points]
         if named == UNNAMED and not foreground and len(clicked) == 1:
             named = clicked[0]
         wanted[named] = wanted.get(named, []) + foreground
-        unwanted = _points(item.get(BACKGROUND), BACKGROUND)
         key = "box" if _given(item.get("box")) else "roi"
         boxes = {named: _box(item[key], key)} if _given(item.get(key)) else {}
         masks = {named: _mask(item["mask"], "mask")} if _given(item.get("mask")) else {}
@@ -224,6 +265,10 @@ def _label(item: Mapping[str, Any]) -> Any:
     """The name that a request gives, also as the one of a list; of a data list it holds mask files."""
     label = item.get("label")
     return label[0] if isinstance(label, (list, tuple)) and len(label) == 1 else label
+
+
+def _is_background(label: Any) -> bool:
+    return isinstance(label, str) and label.lower() == BACKGROUND
 
 
 def _given(value: Any) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +13,19 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 
 from tests.monai_label.client import Server
 from tests.monai_label.raw_requests import png
 
 pytestmark = pytest.mark.label
+
+
+def other() -> bytes:
+    """Another picture than ``png()``."""
+    file = io.BytesIO()
+    Image.new("L", (104, 70), 9).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +69,45 @@ def test_another_suffix_of_a_known_image_is_not_stored(mixed: Server, name: str)
         answer = requests.put(f"{mixed.url}/datastore/", params=query, files={"file": (name, png())}, timeout=60)
         assert (answer.status_code, "image 'gray' is there as gray.png, got" in answer.text) == (409, True), answer.text
     assert requests.put(f"{mixed.url}/datastore/", files={"file": ("gray.png", png())}, timeout=60).ok
+
+
+def put(server: Server, what: str, name: str, content: bytes, **query: str) -> requests.Response:
+    """Sends an image ("file") or a label."""
+    path = "datastore/" if what == "file" else "datastore/label"
+    return requests.put(f"{server.url}/{path}", params=query, files={what: (name, content)}, timeout=60)
+
+
+def test_an_image_with_a_label_is_replaced_by_no_other(mixed: Server) -> None:
+    for name in ("us.2024.01.png", "us.2024.02.png", ".us.png", "us.png.png"):
+        answer = put(mixed, "file", name, png())
+        assert (answer.status_code, "give the image's name, image=NAME" in answer.text) == (400, True), answer.text
+    assert put(mixed, "file", "us.2024.01.png", png(), image="us.2024.01").ok
+    assert put(mixed, "file", "x.png", other(), image="us.2024.01").ok  # no label so far
+    assert put(mixed, "label", "m.png", png(), image="us.2024.01").ok
+    answer = put(mixed, "file", "x.png", png(), image="us.2024.01")
+    assert (answer.status_code, "has labels (final)" in answer.text) == (409, True), answer.text
+    assert put(mixed, "file", "x.png", other(), image="us.2024.01").ok
+    assert (mixed.studies / "us.2024.01.png").read_bytes() == other()
+    assert list(mixed.get("datastore/", output="all")["objects"]["us.2024.01"]["labels"]) == ["final"]
+    mixed.remove_label("us.2024.01")
+    assert put(mixed, "file", "x.png", png(), image="us.2024.01").ok
+    mixed.call("DELETE", "datastore/", params={"id": "us.2024.01"})
+
+
+def test_a_deleted_label_does_not_come_back_as_a_former_one(mixed: Server) -> None:
+    final = mixed.studies / "labels/final"
+    for name in ("m.png", "m.nii.gz", "m.nrrd"):
+        assert put(mixed, "label", name, name.encode(), image="gray").ok
+        assert [path.name for path in final.glob("gray.*")] == [f"gray{name[1:]}"]
+    assert mixed.call("GET", "datastore/label", params={"label": "gray", "tag": "final"}).content == b"m.nrrd"
+    mixed.remove_label("gray")
+    shutil.copy(mixed.studies / "gray.png", mixed.studies / "after.png")
+    end = time.monotonic() + 30
+    while "after" not in (objects := mixed.get("datastore/", output="all")["objects"]):
+        assert time.monotonic() < end, objects
+        time.sleep(0.5)
+    assert (objects["gray"]["labels"], list(final.glob("gray.*"))) == ({}, [])
+    mixed.call("DELETE", "datastore/", params={"id": "after"})
 
 
 def test_many_changes_at_once_leave_the_list_as_the_folder_is(mixed: Server) -> None:

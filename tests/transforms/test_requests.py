@@ -56,6 +56,14 @@ DIALECTS: dict[str, tuple[dict[str, Any], dict[int, dict[str, Any]]]] = {
         {"foreground": [[40, 7, 0]], "label": "spleen"},
         {0: {"wanted": [(7, 40)]}},
     ),
+    "deepgrow, background": (
+        {"foreground": [[40, 7, 0]], "background": [[3, 2]], "label": "Background"},
+        {0: {"unwanted": [(2, 3), (7, 40)]}},
+    ),
+    "deepgrow, background, beside a structure": (
+        {"foreground": [[40, 7]], "label": ["background"], "lesion": [[1, 2]]},
+        {1: {"wanted": [(2, 1)], "unwanted": [(7, 40)]}},
+    ),
     "named clicks add to the structure's own": (
         {"lesion": [[1, 2]], "foreground": [[3, 4]], "label": "lesion"},
         {1: {"wanted": [(2, 1), (4, 3)]}},
@@ -273,19 +281,3 @@ def test_images_and_files_that_cannot_be_are_named(given: dict[str, Any], messag
 def test_files_with_a_suffix_or_an_asked_one_are_read() -> None:
     for given in ({"image_path": "/tmp/a.v2.PNG"}, {"image_path": "/tmp/tmpa1", "result_extension": ".nrrd"}):
         assert read(lesion=[[1, 2]], **given)[1]["wanted"] == [(2, 1)]
-
-
-@pytest.mark.parametrize(
-    ("request_", "notes"),
-    [
-        ({"lesion": [[1, 2]], "label": "lesion"}, []),
-        ({"box": [1, 2, 3, 4], "label": "liver"}, ["'liver' is no structure of this model: what belongs to it"]),
-        ({"foreground": [[1, 2]], "label": "liver"}, ["'liver' is no structure of this model: what belongs to it"]),
-        ({"liver": [[1, 2, 0]], "nerve": [[3, 4]]}, ["'liver' is no structure of this model: its clicks are not used"]),
-        ({"spacing": [[1.0, 0.0, 0.0, 0.0]], "names": ["a"], "label": "", "liver": []}, []),
-    ],
-)
-def test_guidance_for_structures_that_the_model_has_not_is_noted(request_: dict[str, Any], notes: list[str]) -> None:
-    found = ReadRequestd(STRUCTURES)({"image": "a.png", **request_})["guidance_notes"]
-    assert len(found) == len(notes)
-    assert all(note.startswith(expected) for note, expected in zip(found, notes, strict=True))
