@@ -53,7 +53,7 @@ def examine(task: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Examined:
     item, entry = task
     try:
         raw = read_file(item["image"])
-        seen = _read_masks(item, entry, shape=raw.pixels.shape[:2])
+        seen = _read_masks(item, entry, raw=raw)
         picture = cast(Path, _as_file(raw))  # Pillow, which opens it, takes either
         return replace(seen, mark=fingerprint(picture), drawn="class" in item and _is_drawn(raw))
     except Exception as error:  # whatever a file does to a decoder must not cost the others
@@ -66,8 +66,8 @@ def labels_of(item: Mapping[str, Any]) -> list[str]:
     return [label] if isinstance(label, str) else list(label)
 
 
-def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tuple[int, ...]) -> Examined:
-    """What the masks show, and whether one has to be scaled to the image's size (H, W).
+def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, raw: Raw) -> Examined:
+    """What the masks show, and whether one has to be scaled to the image's size.
 
     Raises:
         OSError, ValueError: as ``LoadMaskd``; of values outside the table it says which option helps.
@@ -76,8 +76,14 @@ def _read_masks(item: Mapping[str, Any], entry: Mapping[str, Any], *, shape: tup
         return Examined()
     structures = sorted(set(entry["mask_values"].values()) - {BACKGROUND})
     table = {int(v): 1 + structures.index(s) if s != BACKGROUND else 0 for v, s in entry["mask_values"].items()}
+    meta = {
+        "spatial_shape": raw.pixels.shape[:2],
+        "filename_or_obj": item["image"],
+        "study_affine": raw.affine,
+        "geometry": raw.geometry,
+    }
     loaded = {
-        "image": MetaTensor(torch.zeros(1), meta={"spatial_shape": shape, "filename_or_obj": item["image"]}),
+        "image": MetaTensor(torch.zeros(1), meta=meta),
         "label": paths,
         "mask_values": table,
         "mask_threshold": entry.get("mask_threshold", 0),

@@ -15,6 +15,7 @@ from scipy.ndimage import binary_fill_holes
 from skimage.morphology import convex_hull_image
 
 from bundle.geometry import UNKNOWN_SPACING, known_spacing
+from bundle.transforms.mask_geometry import on_image, same_proportions, scaled
 from bundle.transforms.readers import LPS_TO_RAS, Raw, read_file
 
 
@@ -67,6 +68,7 @@ def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], source: str
         "spacing": (float(spacing[0]), float(spacing[1])),
         "study_affine": torch.as_tensor(raw.affine if raw else LPS_TO_RAS),
         "spacing_source": source if known_spacing(spacing) else "",
+        "geometry": raw.geometry if raw else "",
         "turned": raw is not None and raw.turned,
         "notes": "; ".join(raw.notes) if raw else "",
     }
@@ -77,7 +79,7 @@ class LoadUltrasoundd(MapTransform):
 
     Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown) and
     ``spacing_source`` (attribute of the file, "data list", or "" when unknown), and for writing back
-    ``study_affine`` and ``turned`` as in ``readers.Raw``; ``notes``, what was assumed of the file.
+    ``study_affine``, ``geometry`` and ``turned`` as in ``readers.Raw``; ``notes``, what was assumed of the file.
     ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
     tensor instead of a path is taken as read and only gets its meta.
 
@@ -110,9 +112,9 @@ class LoadUltrasoundd(MapTransform):
         return item
 
 
-def _stored_mask(path: str, table: Mapping[int, int]) -> np.ndarray:
+def _stored_mask(raw: Raw, path: str, table: Mapping[int, int]) -> np.ndarray:
     """Stored values (H, W) of a mask file, as integers."""
-    pixels: np.ndarray = read_file(path, as_mask=True).pixels
+    pixels: np.ndarray = raw.pixels
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise ValueError(
@@ -170,28 +172,16 @@ def _fill_outline(mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _same_proportions(shape: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether one size (H, W) is the other one scaled, as far as whole pixels allow."""
-    scale = max(shape) / max(other)
-    return all(abs(a - b * scale) <= max(1.0, scale) for a, b in zip(shape, other, strict=True))
-
-
-def _scale(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Mask (H, W) of any type at another size, nearest neighbor by pixel centers."""
-    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(np.intp) for n, m in zip(shape, mask.shape, strict=True))
-    scaled: np.ndarray = mask[np.ix_(rows, columns)]
-    return scaled
-
-
 class LoadMaskd(MapTransform):
     """Reads the mask files of an item: MetaTensor (1, H, W) uint8 of structure indices at the image's native size.
 
     Several files are merged, the greater index on top. No file ([] or "") gives background only.
     ``item["mask_values"]`` maps stored values to indices ({} = they are indices); ``item["mask_kind"]`` "outline" is
-    filled. A tensor instead of paths is left as it is. With ``item["mask_scaled"]`` a mask of another size but the
-    image's proportions is scaled to it (nearest neighbor). With ``item["mask_threshold"]`` above 0, that value and all
-    above are the one structure of the table, all below background. 1-bit white is 255 when the table has 255 and not 1,
-    else 1.
+    filled. A tensor instead of paths is left as it is. Where the files of image and mask (NIfTI, NRRD, MetaImage) both
+    tell how they lie, the mask is flipped and transposed to the axes of the image. With ``item["mask_scaled"]`` a mask
+    of another size but the image's proportions is scaled to it (nearest neighbor). With ``item["mask_threshold"]``
+    above 0, that value and all above are the one structure of the table, all below background. 1-bit white is 255 when
+    the table has 255 and not 1, else 1.
 
     Args:
         keys: keys of a path or of a list of paths.
@@ -200,7 +190,7 @@ class LoadMaskd(MapTransform):
 
     Raises:
         OSError: in the call, when a file cannot be read.
-        ValueError: in the call, when a value is outside the table, or sizes differ; files are named.
+        ValueError: in the call, when a value is outside the table, or sizes or places differ; files are named.
     """
 
     def __init__(self, keys: KeysCollection = "label", *, num_structures: int, image_key: str = "image") -> None:
@@ -225,12 +215,13 @@ class LoadMaskd(MapTransform):
         table = self._table(item) if paths else {}
         merged = np.zeros(shape, np.uint8)
         for path in paths:
-            stored = _stored_mask(path, table)
+            raw = read_file(path, as_mask=True)
+            stored = on_image(_stored_mask(raw, path, table), raw, path, image.meta)
             if threshold := int(item.get("mask_threshold", 0)):
                 structure = max(value for value, index in table.items() if index)
                 stored = np.where(stored >= threshold, structure, 0)
-            if item.get("mask_scaled") and _same_proportions(stored.shape, shape):
-                stored = _scale(stored, shape)
+            if item.get("mask_scaled") and same_proportions(stored.shape, shape):
+                stored = scaled(stored, shape)
             if stored.shape != shape:
                 raise ValueError(
                     f"{path}: mask must have the size of its image {image.meta['filename_or_obj']},"

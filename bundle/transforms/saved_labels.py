@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bundle.transforms.loading import LoadMaskd, LoadUltrasoundd, _stored_mask
+from bundle.transforms.readers import read_file
 
 
 class SavedLabelReader:
@@ -29,7 +30,7 @@ class SavedLabelReader:
         Raises:
             OSError, ValueError: when it cannot be read or holds colors or fractions; the file is named.
         """
-        return {int(value) for value in np.unique(_stored_mask(path, {}))}
+        return {int(value) for value in np.unique(_stored_mask(read_file(path, as_mask=True), path, {}))}
 
     def check(self, item: Mapping[str, Any]) -> None:
         """Reads image and label of an item with ``image``, ``label`` and ``mask_values``, and forgets them.

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -103,6 +104,29 @@ def test_what_training_cannot_read_is_left_out_and_counted(jpeg: Path, tmp_path:
     for name, reason in {"a0.bmp": "got [7]", "a1.tif": "got 2 frames", "a2.bmp": "truncated"}.items():
         assert any(name in line and reason in line for line in done.stderr.splitlines())
     assert prepare("--folders", jpeg, "--output", output, "--overwrite", "--skip-unreadable", *TOLD).returncode == 0
+
+
+def test_masks_that_lie_elsewhere_are_left_out_and_mirrored_ones_turned(tmp_path: Path) -> None:
+    folder, output = tmp_path / "root/segmentation/S", tmp_path / "datalist.json"
+    (folder / "masks").mkdir(parents=True)
+    mask = np.zeros((80, 60), np.uint8)  # x first
+    mask[10:41, 20:41] = 255
+    for i, spacing in enumerate([0.2, 0.2, 0.3, 0.2]):
+        picture(tmp_path / f"a{i}.png", seed=i)
+        image = np.asarray(Image.open(tmp_path / f"a{i}.png")).T
+        (folder / "images").mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(image.copy(), np.diag([-0.2, -0.2, 1, 1])), folder / f"images/a{i}.nii.gz")
+        mirrored = np.diag([spacing, -spacing, 1, 1])
+        nibabel.save(nibabel.Nifti1Image(mask[::-1].copy(), mirrored), folder / f"masks/a{i}.nii.gz")
+    done = prepare("--folders", tmp_path / "root", "--output", output, *TOLD)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1].split()[:3] == ["S", "3", "1"]
+    assert "masks/a2.nii.gz: mask must lie on its image" in done.stderr
+    assert "expected pixels of 0.2 x 0.2 mm, got 0.3 x 0.3; resample it to its image" in done.stderr
+    organs = Organs({"breast": {"structures": ["lesion"]}, "indis": {}})
+    for split in ("train", "val", "test"):
+        for item in load_split(output, split=split, organs=organs):
+            assert np.array_equal(LoadMaskd(num_structures=2)(item)["label"][0].numpy(), mask.T // 255)
 
 
 def beside(folders: Path, name: str, *, seed: int) -> Path:

@@ -20,6 +20,7 @@ from bundle.transforms.readers.raw import (
     find_plane,
     from_text,
     take_plane,
+    told_geometry,
     turn_affine,
     unpacked,
     values_beside,
@@ -112,10 +113,13 @@ def _read_array(header: Mapping[str, str], file: IO[bytes], path: str, *, sizes:
     return turned
 
 
+DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
+
+
 def _geometry(header: Mapping[str, str], count: int) -> tuple[list[float], np.ndarray]:
     """Spacing of each axis, and study indices to mm, right-anterior-superior; files run left and posterior."""
     spacing = _numbers(header, "ElementSpacing", "ElementSize")
-    rows = _numbers(header, "TransformMatrix", "Rotation", "Orientation")
+    rows = _numbers(header, *DIRECTIONS)
     directions = np.reshape(rows, (count, count)) if len(rows) == count**2 else np.eye(count)
     origin = _numbers(header, "Offset", "Position", "Origin")
     affine, used = np.eye(4), min(count, 3)
@@ -147,4 +151,6 @@ def read_metaimage(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     across = [sizes_mm[axis] for axis in plane] if len(sizes_mm) == len(sizes) else []
     known = len(across) == 2 and min(across) > 0 and not by_default(across)
     spacing, notes = believed(across[1], across[0]) if known else (UNKNOWN_SPACING, ())
-    return Raw(take_plane(stored, plane, colors), spacing, affine=turn_affine(affine, plane), notes=notes)
+    affine = turn_affine(affine, plane)
+    geometry = told_geometry(affine, plane, directed=any(name in header for name in DIRECTIONS))
+    return Raw(take_plane(stored, plane, colors), spacing, affine=affine, notes=notes, geometry=geometry)

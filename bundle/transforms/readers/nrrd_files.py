@@ -26,6 +26,7 @@ from bundle.transforms.readers.raw import (
     find_plane,
     from_text,
     take_plane,
+    told_geometry,
     turn_affine,
     unpacked,
     values_beside,
@@ -69,7 +70,8 @@ def read_nrrd(file: IO[bytes], path: str, as_mask: bool) -> Raw:
         colors, notes = stored.ndim - 1, ()
     spacing, more = _spacing(header, [first + axis for axis in plane])
     affine = turn_affine(_affine(header, first), plane)
-    return Raw(take_plane(stored, plane, colors), spacing, affine=affine, notes=notes + more)
+    geometry = told_geometry(affine, plane, directed=header.get("space directions") is not None)
+    return Raw(take_plane(stored, plane, colors), spacing, affine=affine, notes=notes + more, geometry=geometry)
 
 
 def _read_header(file: IO[bytes]) -> dict[str, Any]:

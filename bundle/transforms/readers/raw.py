@@ -24,6 +24,9 @@ SPACING_RANGE = (1e-3, 100.0)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
+SIZES, PLACE = "sizes", "place"
+"""What a file tells of its geometry: only how large its pixels are, or also how its axes run."""
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -38,6 +41,7 @@ class Raw:
             run left and posterior, as clients take them.
         turned: the file was not upright and ``pixels`` were turned (EXIF orientation).
         notes: what was assumed where the file does not say, a sentence each.
+        geometry: what the file itself tells of the affine: ``PLACE``, ``SIZES``, or "" for nothing.
     """
 
     pixels: np.ndarray
@@ -47,11 +51,28 @@ class Raw:
     turned: bool = False
     notes: tuple[str, ...] = ()
     source: str = "header"
+    geometry: str = ""
 
 
 def by_default(sizes: Sequence[float] | np.ndarray) -> bool:
     """Whether pixels are 1 x 1, which converters write that know no spacing, whatever unit they name."""
     return bool(np.allclose(sizes, 1.0, rtol=0, atol=1e-6))
+
+
+def told_geometry(affine: np.ndarray, plane: tuple[int, int], *, directed: bool) -> str:
+    """What a file tells of its geometry; nothing where it is the default, pixels of 1 x 1 at 0.
+
+    Args:
+        affine: of :func:`turn_affine`.
+        plane: axes x and y of the array.
+        directed: whether the header tells how the axes run.
+    """
+    axes, flat = np.abs(affine[:3, :2]), by_default(np.linalg.norm(affine[:3, :2], axis=0))
+    if max(plane) > 2 or not np.isfinite(affine).all() or not axes.any(axis=0).all():
+        return ""
+    if flat and (not directed or (np.allclose(axes, np.eye(3, 2)) and not affine[:3, 3].any())):
+        return ""
+    return PLACE if directed else SIZES
 
 
 def believed(row: float, column: float) -> tuple[tuple[float, float], tuple[str, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bundle.failures import clause
 from bundle.geometry import UNKNOWN_SPACING
-from bundle.transforms.readers.raw import Raw, believed, by_default, find_plane, take_plane, turn_affine
+from bundle.transforms.readers.raw import Raw, believed, by_default, find_plane, take_plane, told_geometry, turn_affine
 
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 COLORS_LAST = "the last axis, of length 3, is taken for colors"
@@ -42,7 +42,9 @@ def read_nifti(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     notes = (COLORS_LAST,) if colors == len(shape) - 1 and len(shape) < 5 else ()  # the fifth axis is made for vectors
     spacing, more = _spacing(image, plane)
     affine = turn_affine(np.asarray(image.affine, float), plane)
-    return Raw(take_plane(stored, plane, colors), spacing, affine=affine, notes=notes + more)
+    directed = bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
+    geometry = told_geometry(affine, plane, directed=directed)
+    return Raw(take_plane(stored, plane, colors), spacing, affine=affine, notes=notes + more, geometry=geometry)
 
 
 def _check_gzip(file: IO[bytes], size: int) -> None:
