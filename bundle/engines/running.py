@@ -22,6 +22,9 @@ LOCK = ".training.lock"
 PATIENCE = 10.0
 """Seconds that the loader processes of a killed training may keep the lock."""
 
+MODEL_SUFFIXES = (".pt", ".pth", ".ckpt")
+"""Of files that count as weights, whatever is in them, such as a pointer of Git LFS."""
+
 _held: dict[tuple[int, int], FileLock] = {}  # device and inode of the file -> lock of this process
 
 
@@ -50,14 +53,14 @@ def hold(folder: Path) -> None:
 
 
 def model_place(path: Path) -> Path:
-    """``path``, where a model of ours may go: a free name, or that of a checkpoint, which is moved aside then.
+    """``path``, where a model of ours may go: a free name, or that of another model, which is moved aside then.
 
     Raises:
         FileExistsError: when another file is there.
         OSError: when its folder cannot be written to.
     """
     writable_folder(str(path.parent))
-    if path.is_file():
+    if path.is_file() and path.suffix not in MODEL_SUFFIXES:
         with open(path, "rb") as file:
             start = file.read(2)
         if start not in (b"PK", b"\x80\x02"):  # archives of torch.save, and its files before PyTorch 1.6

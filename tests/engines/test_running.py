@@ -89,5 +89,6 @@ def test_a_file_that_is_no_checkpoint_keeps_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"im0\.png: expected a checkpoint or no file, got another one"):
         model_place(tmp_path / "im0.png")
     torch.save({"model": {}}, tmp_path / "model.pt")
-    for name in ("model.pt", "new/model.pt"):
+    (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1")
+    for name in ("model.pt", "new/model.pt", "pointer.pt"):
         assert model_place(tmp_path / name) == tmp_path / name
