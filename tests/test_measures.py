@@ -80,6 +80,10 @@ def test_the_age_is_hadlocks() -> None:
     assert gestational_age(175) == pytest.approx((20.0178, 18.5378, 21.4978), abs=1e-3)
     # 8.96 + 0.540 * 30 + 0.0003 * 30^3 = 33.26; 2.98 between 30 and 36
     assert gestational_age(300) == pytest.approx((33.26, 30.28, 36.24), abs=1e-3)
+    # 1.19 below 18 weeks, 2.06 between 24 and 30, 2.70 from 36 on
+    assert gestational_age(120) == pytest.approx((15.9584, 14.7684, 17.1484), abs=1e-3)
+    assert gestational_age(250) == pytest.approx((27.1475, 25.0875, 29.2075), abs=1e-3)
+    assert gestational_age(340) == pytest.approx((39.1112, 36.4112, 41.8112), abs=1e-3)
 
 
 @pytest.mark.parametrize("hc_mm", [0, 80, 370])

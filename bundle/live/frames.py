@@ -68,8 +68,15 @@ def _frames(path: str) -> int | None:
                 return None
             length = DicomSource(Path(path)).length or 1
             most = min(MOST_FRAMES, os.path.getsize(path) // 8 + 1)  # a frame has some bytes
-            return length if 1 < length <= most else 0 if length > most else None
-        return min(_grabbed(path), MOST_FRAMES)
+            if length > most:
+                logger.warning(f"{path}: expected {most} frames at most, header tells {length}; the first one is read.")
+                return 0
+            return length if length > 1 else None
+        if (count := _grabbed(path)) > MOST_FRAMES:
+            logger.warning(
+                f"{path}: expected {MOST_FRAMES} frames at most, got more; the rest is left out, cut the film."
+            )
+        return min(count, MOST_FRAMES)
     except (OSError, ValueError, ImportError):
         return 0 if video else None
     except Exception:  # what damaged headers make pydicom raise; the reader says what is wrong

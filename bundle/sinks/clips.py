@@ -53,7 +53,10 @@ class Clips(Sink):
         clips: dict[str, list[tuple[int, bool, dict[str, Any] | None]]] = {}
         for file, number, odd, result in in_order(self.frames):
             clips.setdefault(file, []).append((number, odd, result))
-        if self.run.rank or not clips:
+        if self.run.rank:
+            return []
+        if not clips:
+            self.run.folder.remove(_TABLE)  # an earlier run's would be taken for this one's
             return []
         names = [name for name in flat(self.run.answers.complete) if name != "notes"]
         rows = [_row(file, frames, names) for file, frames in clips.items()]

@@ -82,7 +82,9 @@ def test_a_dicom_file_of_one_frame_is_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("claimed", [10**9, 300_000])
-def test_a_claim_of_countless_frames_makes_one_item(tmp_path: Path, claimed: int) -> None:
+def test_a_claim_of_countless_frames_makes_one_item(
+    tmp_path: Path, claimed: int, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "a.dcm"
     write_dicom(path, np.full((2, 6, 9), 40, np.uint8))
     ds = pydicom.dcmread(path)
@@ -90,6 +92,16 @@ def test_a_claim_of_countless_frames_makes_one_item(tmp_path: Path, claimed: int
     ds.save_as(path)
     (item,) = list_frames(tmp_path)
     assert item["frame"] == 0
+    assert f"a.dcm: expected {min(100_000, path.stat().st_size // 8 + 1)} frames at most, header tells" in caplog.text
+
+
+def test_a_film_that_is_too_long_is_named(
+    write_clip: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(frames=6)
+    monkeypatch.setattr("bundle.live.frames.MOST_FRAMES", 4)
+    assert [item["frame"] for item in list_frames(tmp_path)] == [0, 1, 2, 3]
+    assert "clip.avi: expected 4 frames at most, got more; the rest is left out" in caplog.text
 
 
 def test_a_frame_that_is_not_there_is_named(write_clip: Callable[..., Path]) -> None:
