@@ -147,3 +147,7 @@ def test_a_folder_gets_a_result_for_each_frame_and_each_clip(
     found = [one["classes"]["breast"]["predicted"] for one in images[:3]]
     assert rows["clip.avi"]["classes.breast.predicted"] == max(found, key=found.count)
     assert rows["clip.avi"]["spacing_mm.source"] == "user"
+    for name in ("clip.avi", "cut.mp4"):
+        (tmp_path / "images" / name).unlink()
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert not (tmp_path / "out/clips.csv").exists()  # would be taken for this run's
