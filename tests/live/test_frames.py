@@ -110,6 +110,12 @@ def test_a_frame_that_is_not_there_is_named(write_clip: Callable[..., Path]) -> 
         FrameReader()({"image": str(path), "frame": 7})
 
 
+def infer(options: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
 def test_a_folder_gets_a_result_for_each_frame_and_each_clip(
     write_clip: Callable[..., Path], tmp_path: Path, weights: Path
 ) -> None:
@@ -117,13 +123,11 @@ def test_a_folder_gets_a_result_for_each_frame_and_each_clip(
     write_clip("images/clip.avi", frames=5)
     (tmp_path / "images/cut.mp4").write_bytes(b"no video")
     Image.fromarray(np.full((40, 30), 90, np.uint8)).save(tmp_path / "images/still.png")
-    options = {
+    options: dict[str, object] = {
         "dataset_dir": tmp_path / "images", "output_dir": tmp_path / "out", "ckpt_path": weights, "frames": 2,
         "encoder": "test_convnext", "decoder_channels": 16, "check_images": False, "spacing": 0.5, "position": "breast",
     }  # fmt: skip
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = infer(options)
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
     assert "4 of 5 images done" in said
@@ -147,7 +151,7 @@ def test_a_folder_gets_a_result_for_each_frame_and_each_clip(
     found = [one["classes"]["breast"]["predicted"] for one in images[:3]]
     assert rows["clip.avi"]["classes.breast.predicted"] == max(found, key=found.count)
     assert rows["clip.avi"]["spacing_mm.source"] == "user"
-    for name in ("clip.avi", "cut.mp4"):
-        (tmp_path / "images" / name).unlink()
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    (tmp_path / "images/clip.avi").unlink()
+    (tmp_path / "images/cut.mp4").unlink()
+    assert infer(options).returncode == 0
     assert not (tmp_path / "out/clips.csv").exists()  # would be taken for this run's
