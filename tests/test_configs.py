@@ -41,6 +41,7 @@ CHAINS = {
     "multi_gpu pretrain": ("pretrain.yaml", "multi_gpu_pretrain.yaml"),
     "pretrain latent": ("pretrain.yaml", "pretrain_latent.yaml"),
     "pretrain hierarchy": ("pretrain.yaml", "pretrain_masked.yaml", "pretrain_hierarchy.yaml"),
+    "pretrain masked and distill": ("pretrain.yaml", "pretrain_masked.yaml", "pretrain_and_distill.yaml"),
     "restore": ("train.yaml", "restore.yaml"),
 }
 OWN_VALUES = {

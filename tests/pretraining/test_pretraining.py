@@ -94,6 +94,15 @@ def test_objectives_are_a_block_of_the_config() -> None:
     assert list(parser["objectives"]) == ["distillation"]
 
 
+def test_the_teacher_joins_another_objective(pretrain: Callable[..., Path]) -> None:
+    names = ("pretrain", "pretrain_masked", "pretrain_and_distill")
+    folder = pretrain("run", config_file=[str(ROOT / f"configs/{name}.yaml") for name in names], max_epochs=1)
+    learned = torch.load(folder / "last.pt", weights_only=True)["network"]
+    assert {name.split(".")[1] for name in learned if name.startswith("objectives.")} == {
+        "reconstruction", "distillation",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("momentum", [None, 0.9])
 def test_latent_prediction_goes_on_after_a_stop_to_the_bit(
     pretrain: Callable[..., Path], momentum: float | None
