@@ -20,6 +20,7 @@ LAYERS = {
     "dicom": 0,
     "guidance": 0,
     "measures": 0,
+    "volumes": 0,
     "networks": 1,
     "losses": 1,
     "metrics": 1,
