@@ -46,7 +46,7 @@ def build_segmenter(
     get = parser.get_parsed_content
     asked: dict[str, str] = {name: (prompts or {}).get(name) or get(name) for name in REQUESTED_PROMPTS}
     segmenter = FrameSegmenter(
-        _load(parser, asked["position"]),
+        load_runtime(parser, asked["position"]),
         inferer=get("inferer"),
         letterbox=Letterbox(get("image_size"), mean=get("image_mean"), std=get("image_std")),
         records=get("records"),
@@ -60,7 +60,7 @@ def build_segmenter(
     return segmenter
 
 
-def _load(parser: ConfigParser, position: str) -> Any:
+def load_runtime(parser: ConfigParser, position: str) -> Any:
     """What has ``predict``: the network with its weights, or an exported model.
 
     Raises:
