@@ -21,6 +21,7 @@ LAYERS = {
     "guidance": 0,
     "measures": 0,
     "volumes": 0,
+    "tirads": 0,
     "networks": 1,
     "losses": 1,
     "metrics": 1,
