@@ -14,16 +14,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.data.assemble import Assembly, assemble, write_datalist
+from bundle.data.clip_sets import read_clip_table
 from bundle.data.known_sets import NO_SET, LeftOut
 from bundle.data.manifest import is_manifest
 from bundle.data.other_organs import other_organs
 from bundle.data.points import add_axes, add_points, read_points
 from bundle.data.public_sets import KNOWN, PublicSet, read_busi, read_folders, read_hc18
 from bundle.data.split_table import split_table
-from bundle.data.splits import FRACTIONS, SPLITS
+from bundle.data.splits import FRACTIONS
 from bundle.data.strangers import make_strangers
 from bundle.data.summary import summary_table
-from bundle.data.told import told_options
+from bundle.data.told import told_fractions, told_options
 from bundle.failures import named, one_line
 from bundle.files import OutputFolder
 from bundle.live.sources import spread_frames
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     assembly = assemble(
         _read(options),
         folder=output.parent,
-        fractions=_fractions(options.fractions),
+        fractions=told_fractions(options.fractions),
         seed=options.seed,
         folds=options.folds,
         given=options.given_splits,
@@ -136,6 +137,10 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
         *(partial(read_folders, folder, options=told, given_splits=options.given_splits) for folder in options.folders),
         *(partial(read_hc18, folder, options=told) for folder in options.hc18),
     ]
+    for table in options.clips:
+        folder = Path(options.output).parent / "clips" / Path(table).stem
+        count = options.clip_frames
+        reads.append(partial(read_clip_table, table, folder, options=told, frames=spread_frames, count=count))
     if options.no_organ:
         folder = Path(options.output).parent / "no_organ"
         reads.append(partial(make_strangers, folder, count=options.no_organ, seed=options.seed))
@@ -143,7 +148,7 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
         folder = Path(options.output).parent / "other_organs"
         reads.append(partial(other_organs, options.other_organs, folder, frames=spread_frames))
     if not reads:
-        raise ValueError("expected data, got none; add --busi, --folders or --hc18 with a folder.")
+        raise ValueError("expected data, got none; add --busi, --folders or --hc18 with a folder, or --clips.")
     sets, faults = [], []
     for read in reads:
         try:
@@ -159,15 +164,6 @@ def _read(options: argparse.Namespace) -> list[PublicSet]:
         fault += " (an = in a name is written \\=)." if any("=" in name for name in names) else "."
         raise ValueError("\n".join([*(entry.reason for entry in left_out if entry.whole), fault]))
     return sets
-
-
-def _fractions(values: Sequence[float]) -> dict[str, float]:
-    if not (min(values) >= 0 and abs(sum(values) - 1) <= 1e-6):  # so that nan is none
-        raise ValueError(
-            f"--fractions: expected three shares (train, val, test) from 0 to 1 that add up to 1, got {list(values)}; "
-            "correct them."
-        )
-    return dict(zip(SPLITS, values, strict=True))
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:
@@ -213,16 +209,20 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--busi", action="append", default=[], metavar="DIR", help="the public release of BUSI")
     data.add_argument("--folders", action="append", default=[], metavar="DIR", help="sets in folders")
     data.add_argument("--hc18", action="append", default=[], metavar="DIR", help="the public release of HC18")
+    data.add_argument("--clips", action="append", default=[], metavar="SET.csv", help="clips: file, class, patient")
+    frames = _whole(1, "frames", "1 takes the first")
+    data.add_argument("--clip-frames", type=frames, default=12, metavar="N", help="of a clip (default %(default)s)")
     out = parser.add_argument_group("output")
     out.add_argument("--output", required=True, metavar="FILE", help="the manifest, such as data/real/datalist.json")
     out.add_argument("--overwrite", action="store_true", help="replace the manifest if it exists (never another file)")
     out.add_argument("--skip-unreadable", action="store_true", help="exit with 0 though files had to be left out")
+    processes = _whole(1, "processes", "1 reads in this process")
     data.add_argument(
-        "--workers", type=_workers, default=1, metavar="N", help="processes that read images (default %(default)s)"
+        "--workers", type=processes, default=1, metavar="N", help="processes that read images (default %(default)s)"
     )
     data.add_argument(
         "--no-organ",
-        type=_count,
+        type=_whole(0, "images", "0 makes none"),
         default=0,
         metavar="N",
         help="make N images of no organ beside the manifest, to learn from",
@@ -251,7 +251,12 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         metavar=("TRAIN", "VAL", "TEST"),
         help=f"shares of the images (default {' '.join(map(str, FRACTIONS.values()))})",
     )
-    split.add_argument("--folds", type=_folds, metavar="K", help="add K folds over all but the test split")
+    split.add_argument(
+        "--folds",
+        type=_whole(2, "folds", "leave --folds out for none"),
+        metavar="K",
+        help="add K folds over all but the test split",
+    )
     split.add_argument(
         "--given-splits", action="store_true", help="keep to train.txt, val.txt and test.txt of --folders"
     )
@@ -274,25 +279,16 @@ def _add_told(parser: argparse.ArgumentParser) -> None:
         about.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
 
 
-def _workers(text: str) -> int:
-    workers = int(text)
-    if workers < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more processes, got {workers}; 1 reads in this process")
-    return workers
+def _whole(least: int, what: str, hint: str) -> Callable[[str], int]:
+    """A whole number from ``least`` on, for argparse."""
 
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more {what}, got {value}; {hint}")
+        return value
 
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more images, got {count}; 0 makes none")
-    return count
-
-
-def _folds(text: str) -> int:
-    folds = int(text)
-    if folds < 2:
-        raise argparse.ArgumentTypeError(f"expected 2 or more folds, got {folds}; leave --folds out for none")
-    return folds
+    return number
 
 
 if __name__ == "__main__":

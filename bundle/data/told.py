@@ -10,6 +10,7 @@ from typing import Any
 
 from bundle.data.names import plain_name
 from bundle.data.public_sets import SetOptions
+from bundle.data.splits import SPLITS
 from bundle.described import EXPRESSION_MARKS
 from bundle.vocabulary import BACKGROUND, NATURES, UNKNOWN
 
@@ -119,3 +120,17 @@ def _thresholds(entries: Sequence[str]) -> dict[str, int]:
                 f"--mask-threshold: expected SET=VALUE with a whole number from 1, got {name}={value}; correct it."
             )
     return {name: int(value) for name, value in thresholds.items()}
+
+
+def told_fractions(values: Sequence[float]) -> dict[str, float]:
+    """Split -> share, of ``--fractions``.
+
+    Raises:
+        ValueError: when they are no three shares that add up to 1.
+    """
+    if not (min(values) >= 0 and abs(sum(values) - 1) <= 1e-6):  # so that nan is none
+        raise ValueError(
+            f"--fractions: expected three shares (train, val, test) from 0 to 1 that add up to 1, got {list(values)}; "
+            "correct them."
+        )
+    return dict(zip(SPLITS, values, strict=True))

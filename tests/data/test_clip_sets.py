@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table of clips becomes a data set of frames, in which the clips of a patient stay together."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bundle.data.clip_sets import read_clip_table
+from bundle.data.known_sets import SetOptions
+from scripts.prepare_data import main
+
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+TOLD = SetOptions(position={"Eyes": "eye"}, nature={"Eyes": "organ"})
+
+
+def frames(path: str, count: int) -> Iterator[np.ndarray]:
+    if "cut" in path:
+        raise OSError(f"{path}: expected a video that OpenCV can open, got none; convert it.")
+    for number in range(min(count, 3)):
+        yield np.full((8, 9), 50 * number + 10, np.uint8)
+
+
+def write(folder: Path, *rows: str, head: str = "file,class,patient") -> Path:
+    path = folder / "Eyes.csv"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def test_frames_of_a_patients_clips_are_one_patient(tmp_path: Path) -> None:
+    table = write(tmp_path, "a/1.mp4,detached,p1", "2.mp4,intact,p2", "3.mp4,detached,p1", "cut.mp4,intact,p3")
+    found = read_clip_table(table, tmp_path / "out", options=TOLD, frames=frames, count=2)
+    assert found.datasets == {
+        "Eyes": {"position": "eye", "nature": "organ", "label_set": "eye", "classes": ["detached", "intact"]}
+    }
+    told = [(item["patient"], item["class"], Path(item["image"]).name) for item in found.items]
+    assert told == [
+        ("Eyes/p1", "detached", "00000_f00.png"), ("Eyes/p1", "detached", "00000_f01.png"),
+        ("Eyes/p2", "intact", "00001_f00.png"), ("Eyes/p2", "intact", "00001_f01.png"),
+        ("Eyes/p1", "detached", "00002_f00.png"), ("Eyes/p1", "detached", "00002_f01.png"),
+    ]  # fmt: skip
+    with Image.open(found.items[1]["image"]) as picture:
+        assert picture.getpixel((0, 0)) == 60
+    assert [entry.reason for entry in found.left_out] == [
+        f"{tmp_path / 'cut.mp4'}: expected a video that OpenCV can open, got none; convert it."
+    ]
+    assert found.notices == []
+
+
+def test_columns_have_other_names_and_numbers_stand_for_classes(tmp_path: Path) -> None:
+    table = write(tmp_path, "1.mp4,1", "2.mp4,0", head="Video_Path,Label")
+    told = SetOptions(position=TOLD.position, nature=TOLD.nature, classes={"Eyes": ("intact", "detached")})
+    found = read_clip_table(table, tmp_path / "out", options=told, frames=frames, count=1)
+    assert [(item["patient"], item["class"]) for item in found.items] == [
+        ("Eyes/1.mp4", "detached"), ("Eyes/2.mp4", "intact"),
+    ]  # fmt: skip
+    assert "each clip is taken for one" in found.notices[0]
+
+
+def test_a_set_of_which_something_is_not_known_waits(tmp_path: Path) -> None:
+    table = write(tmp_path, "1.mp4,intact,p")
+    [entry] = read_clip_table(table, tmp_path, options=SetOptions(), frames=frames, count=1).left_out
+    assert entry.whole
+    assert "--position Eyes=breast --nature Eyes=tumor" in entry.reason
+    told = SetOptions(position=TOLD.position, nature=TOLD.nature, classes={"Eyes": ("open", "shut")})
+    [entry] = read_clip_table(table, tmp_path, options=told, frames=frames, count=1).left_out
+    assert "classes open, shut expected, got 'intact'" in entry.reason
+    assert [path.name for path in tmp_path.iterdir()] == ["Eyes.csv"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "head", "reason"),
+    [
+        (["1.mp4,a,p"], "film,class,patient", "a column file or path or"),
+        ([], "file,class,patient", "got no row"),
+        (["1.mp4,,p"], "file,class,patient", "line 2: a file and a class expected"),
+        (["1.mp4,a,p", "1.mp4,a,p"], "file,class,patient", "line 3: 1.mp4 once expected, got it twice"),
+        (["../1.mp4,a,p"], "file,class,patient", r"line 2: a file below .* expected, got ../1.mp4"),
+        (["/etc/passwd,a,p"], "file,class,patient", r"line 2: a file below .* expected, got /etc/passwd"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path: Path, rows: list[str], head: str, reason: str) -> None:
+    table = write(tmp_path, *rows, head=head)
+    with pytest.raises(ValueError, match=reason):
+        read_clip_table(table, tmp_path / "out", options=TOLD, frames=frames, count=1)
+
+
+def test_prepare_data_splits_clips_by_patient(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        writer = cv2.VideoWriter(str(tmp_path / f"{number}.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+        still = rng.integers(0, 255, (8, 12, 3), np.uint8)
+        for _ in range(4):
+            writer.write(cv2.resize(still, (96, 64), interpolation=cv2.INTER_CUBIC))
+            still = np.roll(still, 1, axis=1)
+        writer.release()
+        rows.append(f"{number}.avi,{'detached' if number % 4 < 2 else 'intact'},p{number // 2}")
+    options = [
+        "--clips",
+        str(write(tmp_path, *rows)),
+        "--position",
+        "Eyes=eye",
+        "--nature",
+        "Eyes=organ",
+        "--folds",
+        "2",
+    ]
+    assert main([*options, "--clip-frames", "3", "--output", str(tmp_path / "data/datalist.json")]) == 0
+    manifest = json.loads((tmp_path / "data/datalist.json").read_text())
+    assert len(manifest["items"]) == 36
+    splits: dict[str, set[str]] = {}
+    for item in manifest["items"]:
+        splits.setdefault(item["patient"], set()).add(item["split"])
+        assert (tmp_path / "data" / manifest["root"] / item["image"]).is_file()
+    assert all(len(of_patient) == 1 for of_patient in splits.values())
+    assert set().union(*splits.values()) == {"train", "val", "test"}
