@@ -18,7 +18,7 @@ from bundle.vocabulary import REQUESTED_PROMPTS, encode_prompt
 
 logger = logging.getLogger(__name__)
 
-_RESULT = re.compile(r"(.+)_(mask(_\d+)?|overlay|restored)")
+_RESULT = re.compile(r"((.+?)(_frame\d{5,})?)_(mask(_\d+)?|overlay|restored|sc)")
 
 
 def _relative(path: str, top: Path) -> str:
@@ -37,7 +37,8 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
     The output of a clip's frame ends with its number.
 
     Left out, and logged: what lies in ``output_dir``, if that is a folder within ``dataset_dir``; masks and overlays
-    beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png``, ``x_restored.png`` beside ``x.png``).
+    beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png``, ``x_restored.png`` beside ``x.png``,
+    ``x_sc.dcm`` beside ``x.dcm``, ``x_frame00000_mask.png`` beside ``x.mp4``).
 
     Raises:
         ValueError: when nothing is left, or ``output_dir`` is empty.
@@ -55,7 +56,7 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
         if within and Path(os.path.realpath(item["image"])).is_relative_to(own):
             return True
         match = _RESULT.fullmatch(_stem(item["file"]))
-        return match is not None and (match[1] in stems or match[1] in files)
+        return match is not None and any(name in stems or name in files for name in (match[1], match[2]))
 
     kept = [item for item in items if not is_result(item)]
     if left_out := sorted(files - {item["file"] for item in kept}):

@@ -27,6 +27,10 @@ class Overlays(Sink):
 
     def image(self, study: Study, findings: Findings) -> bytes:
         """The file's content; ``study.item`` has ``picture``, see :class:`bundle.transforms.pictures.KeepPictured`."""
+        return encode_png(self.drawn(study))
+
+    def drawn(self, study: Study) -> np.ndarray:
+        """The picture with what was found over it, (H, W, 3) uint8."""
         found = [(task, study.item["found"].get(task.name)) for task in self.tasks]
         answers = [(task, answer) for task, answer in found if answer is not None]
         picture = study.item["picture"]
@@ -35,7 +39,7 @@ class Overlays(Sink):
         drawn = draw_overlay(picture, mask)
         for task, answer in answers:
             draw_points(drawn, [(row, column) for _, row, column in task.points(answer)])
-        return encode_png(drawn)
+        return drawn
 
 
 def draw_points(image: np.ndarray, points: Sequence[tuple[float, float]]) -> None:

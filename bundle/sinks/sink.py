@@ -112,6 +112,10 @@ class Sink(Protocol):
 
     ending: str = ""
 
+    def names(self, item: Mapping[str, Any]) -> Sequence[str]:
+        """Names of the files that it may write of an image; they are checked before the first is written."""
+        return (f"{item['output']}{self.ending}",) if self.ending else ()
+
     def files(self, run: Run) -> Sequence[str]:
         """Names of the files that it writes once in this process; they are checked before the first is written."""
         return ()

@@ -118,8 +118,7 @@ class PredictionWriter:
         if self.dataloader is not None:
             dataset: Any = self.dataloader.dataset
             for place in self.dataloader.sampler:
-                output = dataset.data[place]["output"]
-                yield from (f"{output}{sink.ending}" for sink in self.sinks.values() if sink.ending)
+                yield from (name for sink in self.sinks.values() for name in sink.names(dataset.data[place]))
         for sink in self.sinks.values():
             yield from sink.files(self.run)
 
@@ -141,7 +140,7 @@ class PredictionWriter:
             content = sink.image(study, findings) if sink.ending else None
             if content is None:
                 continue
-            file = f"{study.item['output']}{sink.ending}"
+            file = sink.names(study.item)[0]
             path = self.output_dir / file
             try:
                 self.run.folder.write(file, content)
