@@ -18,7 +18,7 @@ from bundle.vocabulary import REQUESTED_PROMPTS, encode_prompt
 
 logger = logging.getLogger(__name__)
 
-_RESULT = re.compile(r"((.+?)(_frame\d{5,})?)_(mask(_\d+)?|overlay|restored|sc)")
+_RESULT = re.compile(r"(?P<image>(?P<clip>.+?)(_frame\d{5,})?)_(?P<kind>mask(_\d+)?|overlay|restored|sc)")
 
 
 def _relative(path: str, top: Path) -> str:
@@ -31,14 +31,21 @@ def _stem(name: str) -> str:
     return name[:-7] if name.lower().endswith(".nii.gz") else str(Path(name).with_suffix(""))
 
 
+def _made_of(file: str) -> tuple[str, ...]:
+    """The names that the image has, or the clip, if this is a result of one by its own name."""
+    match = _RESULT.fullmatch(_stem(file))
+    if match is None or (match["kind"] == "sc" and not file.endswith(".dcm")):
+        return ()
+    return match["image"], match["clip"]
+
+
 def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_dir: str) -> list[dict[str, Any]]:
     """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix if that is unique.
 
     The output of a clip's frame ends with its number.
 
     Left out, and logged: what lies in ``output_dir``, if that is a folder within ``dataset_dir``; masks and overlays
-    beside their image (``x_mask.png``, ``x_mask_1.png``, ``x_overlay.png``, ``x_restored.png`` beside ``x.png``,
-    ``x_sc.dcm`` beside ``x.dcm``, ``x_frame00000_mask.png`` beside ``x.mp4``).
+    beside their image (such as ``x_mask.png``, ``x_mask_1.png``, ``x_frame00000_overlay.png``, ``x_sc.dcm``).
 
     Raises:
         ValueError: when nothing is left, or ``output_dir`` is empty.
@@ -55,8 +62,7 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
     def is_result(item: Mapping[str, Any]) -> bool:
         if within and Path(os.path.realpath(item["image"])).is_relative_to(own):
             return True
-        match = _RESULT.fullmatch(_stem(item["file"]))
-        return match is not None and any(name in stems or name in files for name in (match[1], match[2]))
+        return any(name in stems or name in files for name in _made_of(item["file"]))
 
     kept = [item for item in items if not is_result(item)]
     if left_out := sorted(files - {item["file"] for item in kept}):

@@ -28,6 +28,12 @@ def test_masks_and_earlier_results_are_left_out(tmp_path: Path) -> None:
     assert [item["file"] for item in named(tmp_path, *files)] == ["a.png", "lone_mask.png"]
 
 
+def test_results_of_clips_and_dicom_images_are_left_out(tmp_path: Path) -> None:
+    files = ["c.mp4", "c_frame00010_mask.png", "d_frame00010_mask.png", "a.dcm", "a_sc.dcm", "c_frame00010_sc.dcm"]
+    assert [item["file"] for item in named(tmp_path, *files)] == ["c.mp4", "d_frame00010_mask.png", "a.dcm"]
+    assert len(named(tmp_path, "a.png", "a_sc.png")) == 2  # no kind of result
+
+
 def test_results_are_left_out_by_whatever_links_they_are_reached(tmp_path: Path) -> None:
     (tmp_path / "real/images/out").mkdir(parents=True)
     (tmp_path / "alias").symlink_to(tmp_path / "real")
