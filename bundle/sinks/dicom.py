@@ -17,7 +17,7 @@ from bundle.derived import Case, Identity, Shot, capture, presentation, read_hea
 from bundle.derived.case import HAS_HIGHDICOM
 from bundle.failures import one_line
 from bundle.files import sha256
-from bundle.sinks.overlay import Overlays
+from bundle.sinks.overlay import draw_findings
 from bundle.sinks.sink import Findings, Run, Sink, Study, in_order, of_all_processes
 from bundle.tasks import Task
 from bundle.transforms.readers import quiet_reading
@@ -175,7 +175,7 @@ class Captures(DicomObjects):
 
     def __init__(self, identity: Identity, tasks: Sequence[Task]) -> None:
         super().__init__(identity)
-        self.overlays = Overlays(tasks)
+        self.tasks = list(tasks)
 
     def names(self, item: Mapping[str, Any]) -> Sequence[str]:
         """One file for an image or a frame."""
@@ -189,4 +189,4 @@ class Captures(DicomObjects):
 
     def made(self, case: Case, study: Study | None) -> bytes | None:
         """See :func:`bundle.derived.capture.capture`."""
-        return capture(case, self.overlays.drawn(study)) if study is not None else None
+        return capture(case, draw_findings(study, self.tasks)) if study is not None else None

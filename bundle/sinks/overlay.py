@@ -27,19 +27,20 @@ class Overlays(Sink):
 
     def image(self, study: Study, findings: Findings) -> bytes:
         """The file's content; ``study.item`` has ``picture``, see :class:`bundle.transforms.pictures.KeepPictured`."""
-        return encode_png(self.drawn(study))
+        return encode_png(draw_findings(study, self.tasks))
 
-    def drawn(self, study: Study) -> np.ndarray:
-        """The picture with what was found over it, (H, W, 3) uint8."""
-        found = [(task, study.item["found"].get(task.name)) for task in self.tasks]
-        answers = [(task, answer) for task, answer in found if answer is not None]
-        picture = study.item["picture"]
-        regions = (task.regions(answer) for task, answer in answers)
-        mask = next((region.numpy() for region in regions if region is not None), np.zeros(picture.shape[:2], np.uint8))
-        drawn = draw_overlay(picture, mask)
-        for task, answer in answers:
-            draw_points(drawn, [(row, column) for _, row, column in task.points(answer)])
-        return drawn
+
+def draw_findings(study: Study, tasks: Sequence[Task]) -> np.ndarray:
+    """The picture of a study with what was found over it, (H, W, 3) uint8."""
+    found = [(task, study.item["found"].get(task.name)) for task in tasks]
+    answers = [(task, answer) for task, answer in found if answer is not None]
+    picture = study.item["picture"]
+    regions = (task.regions(answer) for task, answer in answers)
+    mask = next((region.numpy() for region in regions if region is not None), np.zeros(picture.shape[:2], np.uint8))
+    drawn = draw_overlay(picture, mask)
+    for task, answer in answers:
+        draw_points(drawn, [(row, column) for _, row, column in task.points(answer)])
+    return drawn
 
 
 def draw_points(image: np.ndarray, points: Sequence[tuple[float, float]]) -> None:
