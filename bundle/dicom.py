@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
 from typing import IO, Any
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 PREAMBLE = 132
 """Bytes that tell a DICOM file: 128 of any content, then DICM."""
+
+MOST_INFLATED = 1 << 29
+"""Bytes that a deflated file may hold; 1 MiB of zeros deflates to 1 KiB."""
 
 SEGMENTATIONS = "1.2.840.10008.5.1.4.1.1.66."  # they have pixels, and are no image of the patient
 
@@ -31,6 +36,53 @@ def is_image_class(name: str) -> bool:
     return "Image Storage" in name
 
 
+def read_entries(file: str | Path | IO[bytes], **options: Any) -> Any:
+    """A file's entries, as ``pydicom.dcmread`` gives them, whether or not it begins as DICOM.
+
+    Args:
+        file: path, or an open file, which is read from where it stands.
+        options: of ``pydicom.dcmread``.
+
+    Raises:
+        ValueError: when a deflated file (PS3.5 section A.5) unpacks to more than ``MOST_INFLATED`` bytes, which pydicom
+            would do at once; and what damaged files make pydicom raise.
+    """
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            _check_inflated(opened)
+    else:
+        start = file.tell()
+        _check_inflated(file)
+        file.seek(start)
+    return pydicom.dcmread(file, force=True, **options)
+
+
+def _check_inflated(file: IO[bytes]) -> None:
+    try:
+        syntax = read_file_meta_info(file).get("TransferSyntaxUID")
+    except Exception:  # damaged, or no such file: dcmread says so
+        return
+    if syntax != DeflatedExplicitVRLittleEndian:
+        return
+    unpacker, packed, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+    while packed and not unpacker.eof:
+        try:
+            size += len(unpacker.decompress(packed, 1 << 20))
+        except zlib.error:
+            return
+        packed = unpacker.unconsumed_tail
+        if size > MOST_INFLATED:
+            raise ValueError(f"deflated DICOM must unpack to {MOST_INFLATED >> 20} MiB at most, got more; export it.")
+
+
+def identity(file: str | Path | IO[bytes]) -> tuple[str, str, str]:
+    """UIDs of the study, the series and the instance of a file; "" where it does not say."""
+    names = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+    header = read_entries(file, stop_before_pixels=True, specific_tags=names)
+    study, series, instance = (str(header.get(name) or "") for name in names)
+    return study, series, instance
+
+
 def other_object(file: str | IO[bytes]) -> str | None:
     """The kind of a DICOM object that is no image: a directory, a report, a PDF, a segmentation.
 
@@ -41,7 +93,7 @@ def other_object(file: str | IO[bytes]) -> str | None:
         if is_image_class(class_name({}, meta)):
             return None
         wanted = ["SOPClassUID", "Rows"]
-        header: Any = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=wanted)
+        header: Any = read_entries(file, stop_before_pixels=True, specific_tags=wanted)
         name = class_name(header, meta)
         segmentation = str(meta.get("MediaStorageSOPClassUID", "")).startswith(SEGMENTATIONS)
         return name if name and (segmentation or ("Rows" not in header and not is_image_class(name))) else None

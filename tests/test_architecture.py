@@ -29,6 +29,7 @@ LAYERS = {
     "transforms": 1,
     "data": 2,
     "derived": 2,
+    "dicomweb": 2,
     "tasks": 3,
     "engines": 4,
     "sinks": 4,

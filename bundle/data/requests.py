@@ -42,7 +42,7 @@ def _made_of(file: str) -> tuple[str, ...]:
 def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_dir: str) -> list[dict[str, Any]]:
     """Items with ``file``, the path below ``dataset_dir``, and ``output``, the same without suffix if that is unique.
 
-    The output of a clip's frame ends with its number.
+    A ``file`` that an item has is kept. The output of a clip's frame ends with its number.
 
     Left out, and logged: what lies in ``output_dir``, if that is a folder within ``dataset_dir``; masks and overlays
     beside their image (such as ``x_mask.png``, ``x_mask_1.png``, ``x_frame00000_overlay.png``, ``x_sc.dcm``).
@@ -53,11 +53,11 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
     if not output_dir:
         raise ValueError("output_dir must name a folder, got an empty name; correct --output_dir.")
     top, results = Path(dataset_dir).absolute(), Path(output_dir).absolute()
-    items = [{**item, "file": _relative(str(item["image"]), top)} for item in data]
+    items = [{**item, "file": item.get("file") or _relative(str(item["image"]), top)} for item in data]
     files = {item["file"] for item in items}  # frames of a clip have one
     stems = Counter(map(_stem, files))
     own = os.path.realpath(results)
-    within = not Path(os.path.realpath(top)).is_relative_to(own)  # else all images would be in it
+    within = top.exists() and not Path(os.path.realpath(top)).is_relative_to(own)  # else all would be in it
 
     def is_result(item: Mapping[str, Any]) -> bool:
         if within and Path(os.path.realpath(item["image"])).is_relative_to(own):

@@ -15,6 +15,7 @@ import torch
 from monai.data import MetaTensor
 
 from bundle.data.listing import list_images
+from bundle.dicomweb.address import is_address
 from bundle.files import CLIP_SUFFIXES
 from bundle.live.cine import is_dicom
 from bundle.live.pictures import Picture, cv2
@@ -35,19 +36,24 @@ def list_frames(dataset_dir: str | Path, *, every: int = 1) -> list[dict[str, An
     Clips are video files and DICOM files of several frames. Their items have ``frame`` too, its number from 0. One that
     cannot be opened keeps an item, of which the reader then says why.
 
+    Of a server's address the instances come first into a private folder. Their items have ``file``, the UIDs of study,
+    series and instance; one that did not come has an item with the reason in ``refused``.
+
     Args:
-        dataset_dir: folder, or a file.
+        dataset_dir: folder, a file, or the address of a DICOMweb server, a study or a series.
         every: every n-th frame of a clip; 0 leaves video files out and DICOM files of several frames unread.
 
     Raises:
         FileNotFoundError, ValueError: see ``list_images``; and when ``every`` is no whole number of 0 or more.
+        ImportError, OSError: see :func:`bundle.dicomweb.retrieval.retrieve`.
     """
     if not isinstance(every, int) or isinstance(every, bool) or every < 0:
         raise ValueError(f"frames must be a whole number, 0 or more, got {every!r}; correct --frames.")
+    listed = _of_server(str(dataset_dir)) if is_address(dataset_dir) else list_images(dataset_dir, clips=every > 0)
     items: list[dict[str, Any]] = []
     clips = frames = 0
-    for item in list_images(dataset_dir, clips=every > 0):
-        count = _frames(item["image"]) if every else None
+    for item in listed:
+        count = _frames(item["image"]) if every and "refused" not in item else None
         if count is None:
             items.append(item)
             continue
@@ -57,6 +63,26 @@ def list_frames(dataset_dir: str | Path, *, every: int = 1) -> list[dict[str, An
     if clips:
         logger.info(f"{frames} frames of {clips} clips{f', every {every}th' if every > 1 else ''}.")
     return items
+
+
+def _of_server(address: str) -> list[dict[str, str]]:
+    """The images of a server, and what did not come."""
+    try:
+        from bundle.dicomweb.retrieval import retrieve
+    except ImportError as error:
+        needed = 'pip install -e ".[dicom]"'
+        raise ImportError(f"dataset_dir {address}: DICOMweb needs {needed} ({error}).") from error
+    came = retrieve(address)
+    top = came.folder
+    refused = [{"image": str(top / name), "file": name, "refused": why} for name, why in came.refused.items()]
+    try:
+        listed = list_images(top)
+    except FileNotFoundError as error:  # none came, or none that is an image
+        if not refused:
+            raise FileNotFoundError(str(error).replace(str(top), address)) from error
+        listed = []
+    found = [{**item, "file": Path(item["image"]).relative_to(top).as_posix()} for item in listed]
+    return sorted(found + refused, key=lambda item: item["file"])
 
 
 def _frames(path: str) -> int | None:
@@ -126,6 +152,8 @@ class _Clip:
 class FrameReader:
     """Puts a frame of a clip into an item in place of the clip's path; items without ``frame`` stay as they are.
 
+    What did not come from a server is refused with the reason.
+
     The frame is read as the live view reads it, with 8 bits. Two clips at most are open in a process.
     """
 
@@ -143,9 +171,11 @@ class FrameReader:
         """The item with ``image`` (3, H, W) float32 in [0, 1] and its ``spacing``.
 
         Raises:
-            ImportError, OSError, ValueError: when the clip cannot be opened, or the frame not be read; the file is
-                named.
+            ImportError, OSError, ValueError: when the clip cannot be opened, the frame not be read, or the file did not
+                come; it is named.
         """
+        if item.get("refused"):
+            raise ValueError(f"{item['image']}: {item['refused']}")
         if item.get("frame") is None:
             return dict(item)
         path, number = str(item["image"]), int(item["frame"])
