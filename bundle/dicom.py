@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pydicom
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 PREAMBLE = 132
@@ -49,21 +49,37 @@ def read_entries(file: str | Path | IO[bytes], **options: Any) -> Any:
     """
     if isinstance(file, (str, Path)):
         with open(file, "rb") as opened:
-            _check_inflated(opened)
+            check_inflated(opened)
     else:
-        start = file.tell()
-        _check_inflated(file)
-        file.seek(start)
+        check_inflated(file)
     return pydicom.dcmread(file, force=True, **options)
 
 
-def _check_inflated(file: IO[bytes]) -> None:
+def check_inflated(file: IO[bytes]) -> None:
+    """Refuses a deflated file that unpacks to too much; the file stands where it stood.
+
+    Raises:
+        ValueError: then, see :func:`read_entries`.
+    """
+    start = file.tell()
     try:
-        syntax = read_file_meta_info(file).get("TransferSyntaxUID")
-    except Exception:  # damaged, or no such file: dcmread says so
-        return
-    if syntax != DeflatedExplicitVRLittleEndian:
-        return
+        syntax = _meta(file).get("TransferSyntaxUID")
+    except Exception:  # damaged, or no DICOM: dcmread says so
+        syntax = None
+    if syntax == DeflatedExplicitVRLittleEndian:
+        _count_inflated(file)
+    file.seek(start)
+
+
+def _meta(file: IO[bytes]) -> Any:
+    """The file meta information of an open file, which then stands behind it."""
+    start = file.tell()
+    if not starts_as_dicom(file.read(PREAMBLE)):
+        file.seek(start)
+    return read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 > 2)
+
+
+def _count_inflated(file: IO[bytes]) -> None:
     unpacker, packed, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
     while packed and not unpacker.eof:
         try:

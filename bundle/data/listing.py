@@ -12,6 +12,7 @@ from bundle.data.set_files import has_image_suffix, walk
 from bundle.dicom import PREAMBLE, other_object, starts_as_dicom
 from bundle.failures import named
 from bundle.files import CLIP_SUFFIXES, DICOM_SUFFIXES, IMAGE_SUFFIXES
+from bundle.transforms.readers import quiet_reading
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +49,18 @@ def _why_not(path: str, clips: bool) -> tuple[str, str] | None:
         with open(path, "rb") as file:
             head = file.read(PREAMBLE)
             dicom = suffixed or starts_as_dicom(head)
-            other = other_object(path) if dicom else None
+            other = _other_object(path) if dicom else None
     except OSError:
         return None if suffixed else (OTHER_FILES, "cannot be opened")
     if dicom:
         return None if other is None else (OTHER_OBJECTS, other)
     kind = next((kind for start, kind in STARTS.items() if head.startswith(start)), None)
     return (OTHER_FILES, "") if kind is None else (UNNAMED, kind)
+
+
+def _other_object(path: str) -> str | None:
+    with quiet_reading(path):  # pydicom's warnings repeat entries
+        return other_object(path)
 
 
 def _sentences(passed: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, str]:
@@ -98,7 +104,7 @@ def list_images(dataset_dir: str | Path, *, clips: bool = False) -> list[dict[st
     """
     top = Path(dataset_dir)
     if top.is_file():
-        if other := other_object(str(top)):
+        if other := _other_object(str(top)):
             raise ValueError(
                 f"dataset_dir {top}: expected an image or a folder, got a {other} object; give the folder of the images"
                 f" instead, --dataset_dir {top.parent}."

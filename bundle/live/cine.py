@@ -3,23 +3,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pydicom
 from monai.utils import optional_import
 
-from bundle.dicom import PREAMBLE, starts_as_dicom
+from bundle.dicom import PREAMBLE, read_entries, starts_as_dicom
 from bundle.files import DICOM_SUFFIXES
 from bundle.live.pictures import Picture
 from bundle.transforms.loading import to_unit
 from bundle.transforms.readers import (
     HEAD,
     Raw,
+    check_frame,
     complete_header,
     dicom_frame,
+    frame_streams,
     is_understood,
     is_ybr,
     lies_high,
@@ -33,7 +36,6 @@ from bundle.transforms.readers import (
 iter_pixels, HAS_ITER_PIXELS = optional_import("pydicom.pixels", name="iter_pixels")
 
 UNDEFINED_LENGTH = b"\xff\xff\xff\xff"
-UNDECODABLE = (AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError, ValueError, OSError, EOFError)
 
 
 def is_dicom(path: Path) -> bool:
@@ -64,14 +66,15 @@ def to_picture(raw: Raw) -> Picture:
     return Picture(np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels), raw.spacing, raw.source)
 
 
-def _open_cine(path: Path) -> tuple[Any, Any, bytes]:
-    """A file's entries, what to decode frames from, and the start of its pixel data if they are compressed.
+def _open_cine(path: Path) -> tuple[Any, Any, bytes, int]:
+    """A file's entries, what to decode frames from, the start of its pixel data if they are compressed, and where.
 
     Frames are decoded from the file, one at a time; from memory where its header does not fit what it holds.
     """
     try:
         with path.open("rb") as file:
-            ds = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            ds = read_entries(file, stop_before_pixels=True)
+            place = file.tell()
             head = file.read(HEAD)  # from the element's tag on
         syntax, implicit = ds.file_meta.TransferSyntaxUID, head[4:6] not in (b"OB", b"OW")
         at = 4 if implicit else 8
@@ -81,7 +84,7 @@ def _open_cine(path: Path) -> tuple[Any, Any, bytes]:
             label = ds.PhotometricInterpretation
             complete_header(ds)
             if ds.PhotometricInterpretation == label:
-                return ds, path, head if syntax.is_encapsulated else b""
+                return ds, path, head if syntax.is_encapsulated else b"", place + at + 4
     except Exception:  # whatever damaged data make pydicom raise: the other way says what is wrong
         pass
     with path.open("rb") as file:
@@ -89,7 +92,17 @@ def _open_cine(path: Path) -> tuple[Any, Any, bytes]:
     complete_header(ds)
     head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
     settle_syntax(ds, head)
-    return ds, ds, head
+    return ds, ds, head, 0
+
+
+def _streams(ds: Any, source: Any, head: bytes, place: int, length: int) -> Iterator[bytes]:
+    """The compressed streams of the frames; nothing where they are not compressed."""
+    if not head:
+        return
+    file: IO[bytes] = source.open("rb") if isinstance(source, Path) else io.BytesIO(ds.PixelData)
+    with file:
+        file.seek(place)
+        yield from frame_streams(file, ds, length)
 
 
 def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
@@ -103,24 +116,29 @@ def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
             f'{path}: DICOM cine needs pydicom 3, got {pydicom.__version__}; run pip install "pydicom>=3".'
         )
     with quiet_reading(str(path)):
-        ds, source, head = _open_cine(path)
+        ds, source, head, place = _open_cine(path)
         ybr = is_ybr(ds.PhotometricInterpretation, head)
         shift = spare_bits(ds)
         bits = ds.BitsStored + shift
         if shift and not any(lies_high(stored, ds) for stored in iter_pixels(source, raw=True, bits_stored=bits)):
             shift, bits = 0, ds.BitsStored
-    number = 0
+    number, streams = 0, _streams(ds, source, head, place, length)
     while number < length:
         try:
             frames = iter_pixels(source, indices=range(number, length), raw=True, bits_stored=bits)
             while number < length:
                 with quiet_reading(str(path)):
+                    if head:
+                        check_frame(next(streams), ds)
                     stored = next(frames, None)
                     if stored is None:
                         return
                     picture = to_picture(dicom_frame(to_rgb(stored >> shift if shift else stored, ybr), ds))
                 number += 1
                 yield picture
-        except UNDECODABLE as error:
+        except StopIteration:
+            number += 1
+            yield ValueError("the file's fragments do not make this frame")
+        except Exception as error:  # what damaged data make pydicom and the decoders raise
             number += 1
             yield error

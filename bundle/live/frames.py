@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,14 @@ logger = logging.getLogger(__name__)
 MOST_FRAMES = 100_000
 """Of a clip; more are an error in its header, or a film that is better cut."""
 
+MOST_PIXELS = 10**11
+"""Of all frames of a clip: 100 000 frames of 1000 x 1000."""
+
 KEPT = 64
 """Frames of a clip that stay in memory, for items that come out of order: several lanes read at once."""
+
+KEPT_BYTES = 1 << 28
+"""That they take at most; 64 frames of 1024 x 1024 in color take 192 MiB."""
 
 
 def list_frames(dataset_dir: str | Path, *, every: int = 1) -> list[dict[str, Any]]:
@@ -92,33 +98,38 @@ def _frames(path: str) -> int | None:
         if not video:
             if not is_dicom(Path(path)):
                 return None
-            length = DicomSource(Path(path)).length or 1
-            most = min(MOST_FRAMES, os.path.getsize(path) // 8 + 1)  # a frame has some bytes
+            source = DicomSource(Path(path))
+            length = source.length or 1
+            most = min(_most(*source.size), os.path.getsize(path) // 8 + 1)  # a frame has some bytes
             if length > most:
                 logger.warning(f"{path}: expected {most} frames at most, header tells {length}; the first one is read.")
                 return 0
             return length if length > 1 else None
-        if (count := _grabbed(path)) > MOST_FRAMES:
-            logger.warning(
-                f"{path}: expected {MOST_FRAMES} frames at most, got more; the rest is left out, cut the film."
-            )
-        return min(count, MOST_FRAMES)
+        return _grabbed(path)
     except (OSError, ValueError, ImportError):
         return 0 if video else None
     except Exception:  # what damaged headers make pydicom raise; the reader says what is wrong
         return None
 
 
+def _most(height: float, width: float) -> int:
+    """Frames of this size that are read at most."""
+    return int(min(MOST_FRAMES, MOST_PIXELS // max(height * width, 1)))
+
+
 def _grabbed(path: str) -> int:
     """Frames of a video file, counted: what its header says is often one more or less."""
     capture = cv2.VideoCapture(path)
     try:
+        most = _most(capture.get(cv2.CAP_PROP_FRAME_HEIGHT), capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         count = 0
-        while count <= MOST_FRAMES and capture.grab():
+        while count <= most and capture.grab():
             count += 1
-        return count
     finally:
         capture.release()
+    if count > most:
+        logger.warning(f"{path}: expected {most} frames at most, got more; the rest is left out, cut the film.")
+    return min(count, most)
 
 
 class _Clip:
@@ -126,27 +137,32 @@ class _Clip:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.pictures: Iterator[Picture | None] | None = None
         self.reset()
 
     def reset(self) -> None:
         source = open_source(self.path)
         if not isinstance(source, DicomSource) and not self.path.lower().endswith(CLIP_SUFFIXES):
             raise ValueError(f"{self.path}: expected a clip, got another file; leave --frames out.")
-        self.pictures, self.next = source.pictures(), 0
-        self.kept: deque[tuple[int, Picture | None]] = deque(maxlen=KEPT)
+        self.source, self.pictures, self.next = source, source.pictures(), 0
+        self.kept: deque[tuple[int, Picture | str]] = deque(maxlen=KEPT)
 
-    def frame(self, number: int) -> Picture | None:
+    def frame(self, number: int) -> Picture | str:
+        """A frame, or the reason why there is none."""
         if self.kept and number < self.kept[0][0]:
             self.reset()
-        while self.next <= number and self.pictures is not None:
+        while self.next <= number:
             try:
                 picture = next(self.pictures)
             except StopIteration:
-                return None
-            self.kept.append((self.next, picture))
+                return "the clip ends before it"
+            self.kept.append((self.next, self.source.reason if picture is None else picture))
             self.next += 1
-        return next((picture for place, picture in self.kept if place == number), None)
+            while len(self.kept) > 1 and self._size() > KEPT_BYTES:
+                self.kept.popleft()
+        return next(picture for place, picture in self.kept if place == number)
+
+    def _size(self) -> int:
+        return sum(picture.pixels.nbytes for _, picture in self.kept if not isinstance(picture, str))
 
 
 class FrameReader:
@@ -181,8 +197,10 @@ class FrameReader:
         path, number = str(item["image"]), int(item["frame"])
         with self.lock:
             picture = self._clip(path).frame(number)
-        if picture is None:
-            raise ValueError(f"{path}: frame {number} cannot be read; convert the clip, or export the frame as PNG.")
+        if isinstance(picture, str):
+            raise ValueError(
+                f"{path}: frame {number} cannot be read: {picture}; convert the clip, or export the frame as PNG."
+            )
         image = torch.from_numpy(picture.pixels.copy()).to(torch.float32) / 255
         planes = image.expand(3, -1, -1) if image.dim() == 2 else image.permute(2, 0, 1).flip(0)
         meta = {"filename_or_obj": path, "spacing_source": picture.source}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from monai.utils import optional_import
 
 from bundle.geometry import UNKNOWN_SPACING
 
+for name, level in (("OPENCV_FFMPEG_LOGLEVEL", "-8"), ("OPENCV_LOG_LEVEL", "SILENT")):
+    os.environ.setdefault(name, level)  # else a damaged clip is told in lines that do not name it; ours does
 cv2, _ = optional_import(
     "cv2",
     descriptor='live images need OpenCV, got none ({}); in the folder of the bundle: pip install -e ".[live]"',

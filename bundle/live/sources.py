@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 
 from bundle.data.listing import list_images
+from bundle.dicom import read_entries
+from bundle.failures import clause
 from bundle.live.cine import cine_pictures, cine_rate, is_dicom, to_picture
 from bundle.live.pictures import Frame, Picture, cv2
 from bundle.transforms.readers import quiet_reading, read_file
@@ -33,6 +34,7 @@ class Source(ABC):
         rate: frames per second, None when the source does not say.
         length: frames of one pass, None when it is not known.
         skipped: how many frames could not be read.
+        reason: why the last of them could not.
         lost: why the stream ended before its end, None when it did not.
         files: that it reads, which no output may replace.
     """
@@ -42,7 +44,7 @@ class Source(ABC):
 
     def __init__(self, *, rate: float | None, length: int | None) -> None:
         self.rate, self.length = rate, length
-        self.skipped = 0
+        self.skipped, self.reason = 0, ""
         self.lost: str | None = None
 
     @abstractmethod
@@ -52,7 +54,8 @@ class Source(ABC):
     def skip(self, name: str, reason: object) -> None:
         """Counts and names a picture that could not be read."""
         self.skipped += 1
-        logger.warning(f"{name}: skipped: {next(iter(str(reason).splitlines()), 'no reason told').rstrip(':')}")
+        self.reason = clause(next(iter(str(reason).splitlines()), "no reason told").rstrip(":"))
+        logger.warning(f"{name}: skipped: {self.reason}")
 
 
 class CaptureSource(Source):
@@ -108,6 +111,9 @@ class CaptureSource(Source):
 class DicomSource(Source):
     """A DICOM file of one or several frames; colors, window and calibration as in ``bundle.transforms.readers``.
 
+    Attributes:
+        size: rows and columns of a frame.
+
     Raises:
         ValueError: when it holds no picture.
         OSError: when it cannot be read.
@@ -118,10 +124,11 @@ class DicomSource(Source):
     def __init__(self, path: Path) -> None:
         self.path, self.files = path, [str(path)]
         with quiet_reading(str(path)):
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        if not header.get("Rows") or not header.get("Columns"):
-            raise ValueError(f"{path}: DICOM file must hold pixel data, got none; export the images themselves.")
-        super().__init__(rate=cine_rate(header), length=int(header.get("NumberOfFrames") or 1))
+            header = read_entries(path, stop_before_pixels=True)
+            if not header.get("Rows") or not header.get("Columns"):
+                raise ValueError(f"{path}: DICOM file must hold pixel data, got none; export the images themselves.")
+            super().__init__(rate=cine_rate(header), length=int(header.get("NumberOfFrames") or 1))
+            self.size = float(header.Rows), float(header.Columns)
 
     def pictures(self) -> Iterator[Picture | None]:
         """One pass over the frames; None for one that could not be decoded."""

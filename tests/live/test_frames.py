@@ -2,6 +2,7 @@
 """Clips among the images of a folder: each frame is an item, read wherever it lies, and a clip has one result."""
 
 import csv
+import io
 import json
 import pickle
 import subprocess
@@ -15,6 +16,8 @@ import pydicom
 import pytest
 import torch
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
 
 from bundle.live.frames import KEPT, FrameReader, list_frames
 from tests.live.test_sources import write_dicom
@@ -106,7 +109,9 @@ def test_a_film_that_is_too_long_is_named(
 
 def test_a_frame_that_is_not_there_is_named(write_clip: Callable[..., Path]) -> None:
     path = write_clip(frames=3)
-    with pytest.raises(ValueError, match=r"clip\.avi: frame 7 cannot be read; convert the clip"):
+    with pytest.raises(
+        ValueError, match=r"clip\.avi: frame 7 cannot be read: the clip ends before it; convert the clip"
+    ):
         FrameReader()({"image": str(path), "frame": 7})
 
 
@@ -155,3 +160,45 @@ def test_a_folder_gets_a_result_for_each_frame_and_each_clip(
     (tmp_path / "images/cut.mp4").unlink()
     assert infer(options).returncode == 0
     assert not (tmp_path / "out/clips.csv").exists()  # would be taken for this run's
+
+
+def test_frames_in_memory_are_few_where_they_are_large(
+    write_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(frames=10)
+    monkeypatch.setattr("bundle.live.frames.KEPT_BYTES", 3 * 48 * 64 * 3)
+    items, read = list_frames(tmp_path), FrameReader()
+    assert [level(read(item)) for item in items] == pytest.approx([20 + 10 * n for n in range(10)], abs=3)
+    (clip,) = read.clips.values()
+    assert [place for place, _ in clip.kept] == [7, 8, 9]
+    assert level(read(items[2])) == pytest.approx(40, abs=3)
+
+
+def test_frames_are_few_where_they_are_large(
+    write_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(frames=6)
+    write_dicom(tmp_path / "a.dcm", np.full((6, 48, 64), 40, np.uint8))
+    monkeypatch.setattr("bundle.live.frames.MOST_PIXELS", 3 * 48 * 64)
+    assert [(Path(item["image"]).name, item["frame"]) for item in list_frames(tmp_path)] == [
+        ("a.dcm", 0), ("clip.avi", 0), ("clip.avi", 1), ("clip.avi", 2),
+    ]  # fmt: skip
+
+
+def test_a_frame_that_unpacks_to_too_much_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 48), 90, np.uint8)).save(buffer, "JPEG")
+    good = buffer.getvalue()
+    place = good.index(b"\xff\xc0") + 5
+    large = good[:place] + b"\xff\x00\xff\x00" + good[place + 4 :]
+    path = tmp_path / "a.dcm"
+    write_dicom(path, np.zeros((3, 32, 48), np.uint8))
+    ds = pydicom.dcmread(path)
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    ds.PixelData = encapsulate([good, large, good])
+    ds["PixelData"].is_undefined_length = True
+    ds.save_as(path)
+    items, read = list_frames(tmp_path), FrameReader()
+    assert read(items[0])["image"].shape == read(items[2])["image"].shape == (3, 32, 48)
+    with pytest.raises(ValueError, match=r"a\.dcm: frame 1 cannot be read: image must have 1 to .* got 65280x65280"):
+        read(items[1])

@@ -12,6 +12,7 @@ from bundle.transforms.readers.dicom import (
     settle_syntax,
     spare_bits,
 )
+from bundle.transforms.readers.dicom_bounds import check_frame, frame_streams
 from bundle.transforms.readers.dicom_header import quiet_reading
 from bundle.transforms.readers.dicom_stream import HEAD, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
@@ -23,9 +24,11 @@ __all__ = [
     "LPS_TO_RAS",
     "MAX_PIXELS",
     "Raw",
+    "check_frame",
     "check_size",
     "complete_header",
     "dicom_frame",
+    "frame_streams",
     "image_digest",
     "image_files",
     "is_understood",

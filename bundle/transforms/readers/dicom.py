@@ -12,7 +12,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from bundle.dicom import PREAMBLE, class_name, is_image_class, starts_as_dicom
+from bundle.dicom import PREAMBLE, check_inflated, class_name, is_image_class, starts_as_dicom
+from bundle.transforms.readers.dicom_bounds import check_frame, frame_streams
 from bundle.transforms.readers.dicom_header import entry, quiet_reading, text, whole
 from bundle.transforms.readers.dicom_spacing import find_spacing
 from bundle.transforms.readers.dicom_stream import END_MARK, HEAD, ITEM, guess_syntax, has_end_mark, is_ybr
@@ -142,6 +143,18 @@ def _check_length(ds: Any, head: bytes) -> list[str]:
     )
 
 
+def _first_frame(ds: Any) -> bytes:
+    """The compressed stream of the frame.
+
+    Raises:
+        ValueError: when the fragments do not give it.
+    """
+    try:
+        return next(frame_streams(ds.PixelData, ds, 1))
+    except Exception as e:  # see _decode
+        raise ValueError(f"DICOM file's fragments of pixel data do not make a frame; {CUT}.") from e
+
+
 def spare_bits(ds: Any) -> int:
     """Bits by which stored samples may lie too high, as HighBit has it; 0 where they cannot.
 
@@ -200,8 +213,9 @@ def parse_dicom(file: IO[bytes]) -> Any:
     """The file's entries, read as it is written where not as it is labeled.
 
     Raises:
-        ValueError: when it is no DICOM file.
+        ValueError: when it is no DICOM file, or a deflated one that unpacks to too much.
     """
+    check_inflated(file)
     failure: Exception | None = None
     try:
         ds: Any = pydicom.dcmread(file, force=True)
@@ -236,6 +250,8 @@ def _read(file: IO[bytes], as_mask: bool) -> Raw:
     head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
     notes += settle_syntax(ds, head)
     notes += _check_length(ds, head)
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        check_frame(_first_frame(ds), ds)
     ybr = is_ybr(text(ds, "PhotometricInterpretation"), head)
     (stored, more), shape = _aligned(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
     if stored.shape not in (shape, (*shape, 3)):

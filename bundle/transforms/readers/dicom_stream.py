@@ -40,7 +40,7 @@ def _first_stream(head: bytes) -> bytes:
     return stream[boxes:] if boxes >= 0 else b""
 
 
-def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+def segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and content of each segment of a header, as far as it is there."""
     at = 2
     while at + 4 <= len(stream) and stream[at] == 0xFF:
@@ -55,7 +55,7 @@ def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
 def _jpeg_is_rgb(stream: bytes) -> bool | None:
     """Whether three components of a JPEG or JPEG-LS stream are RGB; None when it does not tell."""
     jfif = False
-    for marker, content in _segments(stream):
+    for marker, content in segments(stream):
         if marker == 0xEE and content[:5] == b"Adobe" and len(content) >= 12:
             return content[11] == 0
         jfif = jfif or (marker == 0xE0 and content[:4] == b"JFIF")
@@ -73,7 +73,7 @@ def _jpeg_is_rgb(stream: bytes) -> bool | None:
 
 def _j2k_is_rgb(stream: bytes) -> bool | None:
     """Whether a JPEG 2000 stream has its own color transform, which decoders undo; None when it has not."""
-    for marker, content in _segments(stream):
+    for marker, content in segments(stream):
         if marker == 0x52:  # COD: style, progression, layers (2), component transform
             return True if len(content) > 4 and content[4] else None
     return None
@@ -101,6 +101,6 @@ def guess_syntax(head: bytes) -> str | None:
     stream = _first_stream(head)
     if stream.startswith(J2K_START):
         return str(JPEG2000)
-    found = (marker for marker, _ in _segments(stream) if marker in SOF_MARKERS)
+    found = (marker for marker, _ in segments(stream) if marker in SOF_MARKERS)
     syntax = SYNTAXES.get(next(found, 0))
     return None if syntax is None else str(syntax)

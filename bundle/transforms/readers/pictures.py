@@ -14,6 +14,8 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from bundle.transforms.readers.dicom_bounds import check_jpeg
+from bundle.transforms.readers.dicom_stream import JPEG_START
 from bundle.transforms.readers.raw import Raw, check_size
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -207,6 +209,8 @@ def read_picture(file: IO[bytes], path: str, as_mask: bool) -> Raw:
     """A picture, turned upright by its EXIF orientation; transparent pixels on black; a dpi entry is no spacing."""
     content = file.read()
     notes: list[str] = []
+    if content.startswith(JPEG_START):
+        check_jpeg(content)
     if is_png := content[:8] == PNG_START:
         content, notes = check_png(content)
     with Image.open(io.BytesIO(content)) as image:
