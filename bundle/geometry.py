@@ -37,12 +37,26 @@ class Geometry:
         side: of the square, in pixels.
         spacing: row and column spacing of the image in mm; nan where it is not known.
         source: where the spacing is from; "" where it is not known.
+        part: of the image that is in the square: first row, first column, last row + 1, last column + 1; None: all.
     """
 
     shape: tuple[int, int]
     side: int
     spacing: tuple[float, float] = UNKNOWN_SPACING
     source: str = ""
+    part: tuple[int, int, int, int] | None = None
+
+    @property
+    def seen(self) -> tuple[slice, slice]:
+        """Rows and columns of the image that are in the square."""
+        top, left, bottom, right = self.part or (0, 0, *self.shape)
+        return slice(top, bottom), slice(left, right)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(H, W) of what is in the square, in pixels of the image."""
+        rows, columns = self.seen
+        return rows.stop - rows.start, columns.stop - columns.start
 
     @property
     def known(self) -> bool:
@@ -57,15 +71,33 @@ class Geometry:
 
     @property
     def _size(self) -> tuple[int, int]:
-        return longest_to(self.shape, self.side)
+        return longest_to(self.extent, self.side)
 
     def matrix(self) -> Tensor:
         """Points of the square to those of the image, (3, 3) float64."""
         matrix = torch.eye(3, dtype=torch.float64)
-        for axis, (place, native) in enumerate(zip(self.window, self.shape, strict=True)):
-            scale = native / (place.stop - place.start)
-            matrix[axis, axis], matrix[axis, 2] = scale, (scale - 1) / 2 - scale * place.start
+        for axis, (place, native) in enumerate(zip(self.window, self.seen, strict=True)):
+            scale = (native.stop - native.start) / (place.stop - place.start)
+            matrix[axis, axis], matrix[axis, 2] = scale, native.start + (scale - 1) / 2 - scale * place.start
         return matrix
+
+    def nearest_seen(self, points: Tensor) -> Tensor:
+        """Points (N, 2) of the image, or the nearest ones of what is in the square."""
+        first, last = (torch.tensor([n - 0.5 for n in ends]).to(points) for ends in zip(*self._ends, strict=True))
+        return torch.minimum(torch.maximum(points, first), last)
+
+    @property
+    def _ends(self) -> list[tuple[int, int]]:
+        return [(place.start, place.stop) for place in self.seen]
+
+    def on_image(self, values: Tensor) -> Tensor:
+        """Values (..., h, w) of what is in the square on the whole image (..., H, W), zeros beside it."""
+        if self.part is None:
+            return values
+        whole = values.new_zeros(*values.shape[:-2], *self.shape)
+        rows, columns = self.seen
+        whole[..., rows, columns] = values
+        return whole
 
     def to_native(self, points: Tensor) -> Tensor:
         """Points (N, 2) of the square on the image."""

@@ -20,6 +20,7 @@ from bundle.engines.runtimes import RUNTIMES
 from bundle.failures import failed
 from bundle.files import OutputFolder
 from bundle.live import RunOptions, as_text, build_segmenter, check_outputs, open_source, run_live
+from bundle.transforms.seeing.view import VIEW_OPTIONS
 from bundle.vocabulary import REQUESTED_PROMPTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         help="mm of a pixel, or of rows and columns, of pictures that do not say",
     )
     parser.add_argument("--ckpt_path", type=Path, help="weights (default: models/model.pt)")
+    for name, what in VIEW_OPTIONS.items():
+        parser.add_argument(f"--{name}", action="store_const", const=True, help=f"{what} (default: the config's)")
     return parser
 
 
@@ -97,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runtime_threads=options.threads,
             spacing=options.spacing,
             ckpt_path=options.ckpt_path and str(options.ckpt_path),
+            **{name: getattr(options, name) for name in VIEW_OPTIONS},
         )
         chosen = {name: getattr(options, name) for name in ("realtime", "rate", "output", "jsonl", "show")}
         run = RunOptions(loops=options.loop, **chosen)

@@ -31,9 +31,14 @@ class PromptedInferer(Inferer):
         tasks: the declared tasks; one of them at most takes clicks.
         positions: the position table.
         image_channels: channels of the image proper; guidance follows them.
+        side: of the square that the network sees, in pixels; an image that is higher holds several, one below the
+            other: panels of one frame. None: images of any size.
     """
 
-    def __init__(self, tasks: Sequence[Task], positions: Sequence[str], *, image_channels: int = 3) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], positions: Sequence[str], *, image_channels: int = 3, side: int | None = None
+    ) -> None:
+        self.side = side
         self.tasks, self.positions, self.image_channels = list(tasks), list(positions), image_channels
         self.neutral = torch.tensor([encode_prompt({}, positions)])
         self.guided: Any = next((task for task in self.tasks if task.guided), None)
@@ -41,11 +46,11 @@ class PromptedInferer(Inferer):
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args: Any, prompt: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Head -> logits (B, ...).
+        """Head -> logits (B, ...), or (B, P, ...) of images with P panels.
 
         Args:
-            inputs: images (B, 3, H, W), or (B, 3 + 2 * C, H, W) with guidance: for each structure, and first for one
-                that was not named, what is wanted and what is not (``bundle.guidance``).
+            inputs: images (B, 3, H, W), with panels (B, 3, P * H, W), or (B, 3 + 2 * C, H, W) with guidance: for each
+                structure, and first for one that was not named, what is wanted and what is not (``bundle.guidance``).
             network: a :class:`bundle.networks.UPerConvNeXt`.
             args: not used.
             prompt: (B, P); None takes ``inputs.meta["prompt"]``, and without that the neutral prompt.
@@ -56,6 +61,11 @@ class PromptedInferer(Inferer):
         code = (self.neutral if prompt is None else prompt).reshape(-1, self.neutral.shape[1]).to(inputs.device)
         code = code.expand(len(inputs), -1)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        if self.side is not None and image.shape[2] > self.side:
+            panels = torch.stack(torch.split(image, self.side, 2), 1)
+            rows = code.repeat_interleave(panels.shape[1], 0)
+            answers = self(panels.flatten(0, 1), network, prompt=rows)
+            return {name: logits.reshape(*panels.shape[:2], *logits.shape[1:]) for name, logits in answers.items()}
         image, guidance = image[:, : self.image_channels], image[:, self.image_channels :]
         outputs: dict[str, Tensor] = dict(network.predict(image, code))  # type: ignore[operator]
         positions = [self.positions[place] for place in code[:, : len(self.positions)].argmax(1).tolist()]

@@ -57,12 +57,22 @@ class OverlappedEvaluator(SupervisedEvaluator):
     @torch.no_grad()
     def _items(self, items: Items) -> Items:
         """The items of a batch with what the network says of them, postprocessed and written."""
-        inputs, _, args, kwargs = self.prepare_batch(items, self.state.device, self.non_blocking, **self.to_kwargs)
-        outputs = decollate_batch(self.inferer(inputs, self.network, *args, **kwargs))
+        outputs: list[Any] = [None] * len(items)
+        shapes = [tuple(item[Keys.IMAGE].shape) for item in items]  # images of several panels are higher
+        for shape in dict.fromkeys(shapes):
+            places = [place for place, other in enumerate(shapes) if other == shape]
+            for place, output in zip(places, self._outputs([items[place] for place in places]), strict=True):
+                outputs[place] = output
         return [
             self.write(apply_transform(self.finish, {**item, Keys.PRED: output}))
             for item, output in zip(items, outputs, strict=True)
         ]
+
+    def _outputs(self, items: Items) -> list[Any]:
+        """What the network says of items whose images have one size."""
+        inputs, _, args, kwargs = self.prepare_batch(items, self.state.device, self.non_blocking, **self.to_kwargs)
+        outputs: list[Any] = decollate_batch(self.inferer(inputs, self.network, *args, **kwargs))
+        return outputs
 
     def _iteration(self, engine: Engine, batchdata: Items) -> Items:
         return batchdata

@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 from bundle.live.pictures import cv2
 from bundle.live.segmenter import FrameSegmenter, Letterbox
 from bundle.networks.weights import load_network
+from bundle.transforms.seeing.view import VIEW_OPTIONS, Viewer
 from bundle.transforms.spacing import told_spacing
 from bundle.vocabulary import REQUESTED_PROMPTS, switch
 
@@ -31,8 +32,7 @@ def build_segmenter(
         bundle_root: folder with ``configs`` and ``models``.
         prompts: position, nature, task; None or absent is the config's.
         window: frames of the vote; 1 is none.
-        changes: ids of the config -> other values, such as ``ckpt_path``, ``runtime``, ``model_path``,
-            ``runtime_threads``; None is the config's.
+        changes: ids of the config, such as ``ckpt_path`` and ``runtime`` -> other values; None is the config's.
 
     Raises:
         FileNotFoundError: when the weights or the exported model are not there.
@@ -54,6 +54,7 @@ def build_segmenter(
         positions=get("positions"),
         window=window,
         spacing=told_spacing(get("spacing")),
+        viewer=Viewer(**{name: get(name) for name in VIEW_OPTIONS}),
         check_images=switch(get("check_images"), "check_images"),
     )
     segmenter.values(np.zeros((segmenter.letterbox.size,) * 2, np.uint8))  # the first pass is slow: runtimes compile

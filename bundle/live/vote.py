@@ -64,7 +64,7 @@ class TemporalVote:
 
         Args:
             values: task -> values of the frame.
-            shape: (H, W) of the frame.
+            shape: (H, W) of the frame, and of the parts of it that are seen.
         """
         if self.window == 1:
             return dict(values)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,11 +37,30 @@ def activated(tasks: Sequence[Task], logits: Mapping[str, Tensor]) -> dict[str, 
     return {task.name: task.activate(logits[task.name]) for task in tasks if task.name in logits}
 
 
-def decoded(tasks: Sequence[Task], values: Mapping[str, Tensor], place: Geometry, asked: Asked) -> dict[str, Any]:
-    """Task -> what was found in an image."""
+def decoded(
+    tasks: Sequence[Task], values: Sequence[Mapping[str, Tensor]], places: Sequence[Geometry], asked: Asked
+) -> dict[str, Any]:
+    """Task -> what was found in an image.
+
+    Args:
+        tasks: the declared tasks.
+        values: of each panel of the image, task -> activated outputs; one for most images.
+        places: of each panel in its square.
+        asked: what the user says.
+    """
+    told = [task for task in tasks if task.name in values[0]]
+    pooled = {
+        task.name: task.pooled(torch.stack([one[task.name] for one in values]))
+        for task in told
+        if len(values) > 1 and not task.reads_map
+    }
+    panels = [{**one, **pooled} for one in values]
     for task in tasks:
-        asked = task.route(values, asked)
-    found = {task.name: task.decode(values, place, asked) for task in tasks if task.name in values}
+        asked = task.route(panels[0], asked)
+    found = {
+        task.name: task.joined([task.decode(one, place, asked) for one, place in zip(panels, places, strict=True)])
+        for task in told
+    }
     return {task.name: task.confirmed(found[task.name], found) for task in tasks if task.name in found}
 
 
@@ -87,10 +107,12 @@ class Decoded(Invertd):
             spacing = item.get("spacing", (torch.nan, torch.nan))
             source = str(getattr(image, "meta", {}).get("spacing_source", ""))
             place = Geometry(shape, self.letterbox.side, (float(spacing[0]), float(spacing[1])), source)
+            places = [replace(place, part=one.part) for one in self.letterbox.places(image)]
             asked = Asked(str(item.get("position") or UNKNOWN), item.get("guidance") or {}, item.get("clicks") or {})
             outputs = item[key] if isinstance(item[key], Mapping) else {"seg": item[key]}
             plain = {name: torch.as_tensor(v).as_subclass(torch.Tensor) for name, v in outputs.items()}
-            item["found"] = decoded(self.tasks, activated(self.tasks, plain), place, asked)
+            panels = [plain] if len(places) == 1 else [{k: v[n] for k, v in plain.items()} for n in range(len(places))]
+            item["found"] = decoded(self.tasks, [activated(self.tasks, one) for one in panels], places, asked)
             item["geometry"], item["asked"] = place, asked
             item[key] = MetaTensor(_label_map(self.tasks, item["found"], shape)).copy_meta_from(image, keys=["meta"])
             item[key].affine = affine

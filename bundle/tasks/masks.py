@@ -187,10 +187,15 @@ class Masks(Task):
             inside = inside.clone()
             inside[0] += inside[gated].sum(0)
             inside[gated] = 0.0
-        indices = highest_positive(inside[1:] - inside[0], place.shape).cpu()
+        indices = place.on_image(highest_positive(inside[1:] - inside[0], place.extent).cpu())
         if asked.guidance:
             hold_to_guidance(indices.numpy(), asked.guidance, inside[1:].float().cpu().numpy())
-        return FoundMasks(indices, functools.partial(_stretched, inside, place.shape) if self.maps else None)
+        return FoundMasks(indices, functools.partial(_stretched, inside, place) if self.maps else None)
+
+    def joined(self, found: Sequence[FoundMasks]) -> FoundMasks:
+        """The masks of all panels: they do not overlap."""
+        label_map = torch.stack([one.label_map for one in found]).amax(0)
+        return FoundMasks(label_map, functools.partial(_joined, found) if self.maps else None)
 
     def _gated(self, values: Mapping[str, Tensor], asked: Asked) -> list[int]:
         """Structures that are not there, by the task ``presence``; none that a user guides."""
@@ -275,18 +280,21 @@ class Masks(Task):
 
     def summary(self, rows: Sequence[Row], *, resamples: int, seed: int) -> list[dict[str, Any]]:
         """See :func:`bundle.metrics.summarize_segmentation`; the native protocol first."""
-        return [
-            entry
-            for protocol in self.protocols
-            for entry in summarize_segmentation(
-                [row for row in rows if row["protocol"] == protocol], resamples=resamples, seed=seed
-            )
-        ]
+        parts = [[row for row in rows if row["protocol"] == protocol] for protocol in self.protocols]
+        return [entry for part in parts for entry in summarize_segmentation(part, resamples=resamples, seed=seed)]
 
     def tables(self, entries: Sequence[Mapping[str, Any]]) -> list[str]:
         """Overlap, surfaces, and the paper's protocol in a section of its own."""
         return segmentation_tables(entries, self.tolerance)
 
 
-def _stretched(inside: Tensor, shape: tuple[int, int]) -> Tensor:
-    return F.interpolate(inside[None], shape, mode="bilinear")[0].cpu()
+def _stretched(inside: Tensor, place: Geometry) -> Tensor:
+    maps = place.on_image(F.interpolate(inside[None], place.extent, mode="bilinear")[0].cpu())
+    maps[0] = 1 - maps[1:].sum(0)
+    return maps
+
+
+def _joined(found: Sequence[FoundMasks]) -> Tensor:
+    maps = torch.stack([one.maps() for one in found if one.maps is not None]).sum(0)
+    maps[0] -= len(found) - 1  # background beside a panel
+    return maps

@@ -28,8 +28,7 @@ _WINDOW = 2  # places on each side of the highest one whose mean is the point
 class Points(Task):
     """Named points of organs.
 
-    The probabilities of a point's places and of its being nowhere in the image sum to one: the target is a Gaussian
-    round the point, or nowhere. The point is the mean place round the most probable one.
+    The target is a Gaussian round the point, or nowhere; the point found is the mean place round the most probable one.
 
     Args:
         organs: the table of what there is to see.
@@ -208,10 +207,13 @@ class Points(Task):
             probabilities = values[self.name][index]
             probability = float(probabilities.sum())
             if probability >= self.least:
-                row, column = place.to_native(_mean_place(probabilities)[None])[0].tolist()
-                row, column = (min(max(p, -0.5), n - 0.5) for p, n in zip((row, column), place.shape, strict=True))
+                row, column = place.nearest_seen(place.to_native(_mean_place(probabilities)[None]))[0].tolist()
                 found[self.names[index]] = {"row": row, "column": column, "probability": probability}
         return found
+
+    def joined(self, found: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+        """The points of all panels; of one that several show, the most probable."""
+        return dict(sorted((p for one in found for p in one.items()), key=lambda p: p[1]["probability"]))
 
     def confirmed(self, found: dict[str, dict[str, float]], others: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """The points without those of organs that show structures of which the masks have none."""
@@ -290,8 +292,7 @@ def _swapped(one: Tensor, other: Tensor) -> bool:
 def _mean_place(probabilities: Tensor) -> Tensor:
     """Mean place (row, column) in the square, in pixels, round the most probable one of (h, w)."""
     height, width = probabilities.shape
-    best = int(probabilities.argmax())
-    row, column = best // width, best % width
+    row, column = divmod(int(probabilities.argmax()), width)
     rows = torch.arange(max(0, row - _WINDOW), min(height, row + _WINDOW + 1))
     columns = torch.arange(max(0, column - _WINDOW), min(width, column + _WINDOW + 1))
     part = probabilities[rows][:, columns].double().cpu()

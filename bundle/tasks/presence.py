@@ -134,6 +134,10 @@ class Presence(Task):
         values[self._places] = logits.float().sigmoid()
         return values
 
+    def pooled(self, values: Tensor) -> Tensor:
+        """What is in one of the panels is there: the highest probability of P panels."""
+        return values.amax(0)
+
     def decode(self, values: Mapping[str, Tensor], place: Geometry, asked: Asked) -> dict[str, float]:
         """Structure -> probability, of the structures that the position shows and the weights know."""
         probabilities = values[self.name].tolist()

@@ -84,7 +84,11 @@ class Restoration(Task):
     def decode(self, values: Mapping[str, Tensor], place: Geometry, asked: Asked) -> Tensor:
         """What is to be added to the image on its own grid: (H, W) float32, on the CPU."""
         seen = values[self.name][:, place.window[0], place.window[1]]
-        return F.interpolate(seen[None].float(), place.shape, mode="bilinear")[0, 0].cpu()
+        return place.on_image(F.interpolate(seen[None].float(), place.extent, mode="bilinear")[0, 0].cpu())
+
+    def joined(self, found: Sequence[Tensor]) -> Tensor:
+        """What is to be added to all panels: they do not overlap."""
+        return torch.stack(list(found)).sum(0)
 
     # -- results -------------------------------------------------------------------------------------------------------
 

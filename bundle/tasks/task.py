@@ -210,13 +210,16 @@ class Task(ABC):
             asked: what the user says.
         """
 
-    def confirmed(self, found: Any, others: Mapping[str, Any]) -> Any:
-        """What was found, without what other answers speak against.
+    def pooled(self, values: Tensor) -> Tensor:
+        """Values of one image of those of its P panels (P, ...), of a task that reads no map: their mean."""
+        return values.mean(0)
 
-        Args:
-            found: of ``decode``.
-            others: task -> what was found, of all tasks.
-        """
+    def joined(self, found: Sequence[Any]) -> Any:
+        """What was found in an image of what was found in each of its panels, of a task that reads the map."""
+        return found[0]
+
+    def confirmed(self, found: Any, others: Mapping[str, Any]) -> Any:
+        """What was found, without what ``others``, task -> what was found, speak against."""
         return found
 
     def withheld(self, place: Geometry) -> Any:
@@ -234,8 +237,7 @@ class Task(ABC):
         """Plain values with units; keys that tasks share are joined.
 
         Args:
-            found: of ``decode``; None where the image could not be read or shows no ultrasound.
-            place: of the image.
+            found: of ``decode``, ``place`` the image's; None where it could not be read or shows no ultrasound.
         """
 
     def legend(self) -> dict[str, Any]:
@@ -270,8 +272,7 @@ class Task(ABC):
 
     @abstractmethod
     def rows(self, found: Any, item: Mapping[str, Any]) -> list[Row]:
-        """Scores of one image: rows of plain values that begin with ``bundle.metrics.item_origin``; none where the
-        image is not labeled.
+        """Scores of one image, rows of plain values that begin with ``item_origin``; none where it is not labeled.
 
         Args:
             found: of ``decode``.

@@ -11,6 +11,7 @@ from bundle.transforms.prompts import EncodePromptd
 from bundle.transforms.requests import ReadRequestd
 from bundle.transforms.results import ToStudyd
 from bundle.transforms.samples import GreyToRGBd, RandGeometryd, ShrinkSampled
+from bundle.transforms.seeing.view import SelectViewd
 from bundle.transforms.spacing import AssumeSpacingd
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RandDegradeUltrasoundd",
     "RandGeometryd",
     "ReadRequestd",
+    "SelectViewd",
     "ShrinkSampled",
     "ToStudyd",
 ]

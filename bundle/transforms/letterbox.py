@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any image into a square: longest side to a given length, filtered as a smaller grid demands, black round it."""
+"""Any image, or each of its windows, into a square: longest side to a given length, filtered, black round it."""
 
 from __future__ import annotations
 
@@ -71,8 +71,15 @@ def stretch_positive(values: torch.Tensor, shape: Sequence[int]) -> tuple[tuple[
     return (window[0], window[1]), weights[0] @ values @ weights[1].T
 
 
+WINDOWS = "windows"
+"""Key of an image's meta: what is seen of it, boxes of first row, first column, last row + 1 and last column + 1."""
+
+
 class Letterboxd(MapTransform, InvertibleTransform):
     """Images (C, H, W) into the middle of a square (C, S, S): longest side scaled to S, zeros round it; float32.
+
+    Where an image's meta has ``windows``, only these boxes of it, each in a square of its own, one below the other:
+    (C, N * S, S). Their way back leaves zeros beside them. The affine is that of the first one.
 
     A triangle filter as wide as the scaling asks for (``torch.nn.functional.interpolate`` with ``antialias``), which is
     what Pillow's bilinear does. MONAI's ``Resized`` smooths with a Gaussian instead, which takes thirty times as long
@@ -96,7 +103,7 @@ class Letterboxd(MapTransform, InvertibleTransform):
         return item
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """The item with squares (N, S, S) back at the native size (N, H, W) of the image whose history they bear."""
+        """The item with squares back at the native size (C, H, W) of the image whose history they bear."""
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self._unbox(item[key])
@@ -104,25 +111,38 @@ class Letterboxd(MapTransform, InvertibleTransform):
 
     def native(self, image: MetaTensor) -> tuple[tuple[int, int], torch.Tensor]:
         """Size (H, W) and affine (4, 4) that an image had before it came into its square."""
-        height, width = self.get_most_recent_transform(image)[TraceKeys.ORIG_SIZE]
-        shape = (int(height), int(width))
-        back = torch.linalg.inv(to_affine_nd(len(image.affine) - 1, Geometry(shape, self.side).matrix()))
-        return shape, image.affine @ back.to(image.affine)
+        place = self.places(image)[0]
+        back = torch.linalg.inv(to_affine_nd(len(image.affine) - 1, place.matrix()))
+        return place.shape, image.affine @ back.to(image.affine)
+
+    def places(self, image: MetaTensor) -> list[Geometry]:
+        """Where in its image each square of a boxed one is."""
+        step = self.get_most_recent_transform(image)
+        height, width = step[TraceKeys.ORIG_SIZE]
+        windows = step[TraceKeys.EXTRA_INFO][WINDOWS]
+        return self._places((int(height), int(width)), windows)
+
+    def _places(self, shape: tuple[int, int], windows: Sequence[Sequence[int]]) -> list[Geometry]:
+        boxes = [(int(top), int(left), int(bottom), int(right)) for top, left, bottom, right in windows]
+        return [Geometry(shape, self.side, part=box) for box in boxes] or [Geometry(shape, self.side)]
 
     def _box(self, image: torch.Tensor) -> torch.Tensor:
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         shape = (int(plain.shape[1]), int(plain.shape[2]))
         shown = plain[:1] if is_gray(plain) else plain
-        square = torch.zeros(len(plain), self.side, self.side, device=plain.device)
-        rows, columns = Geometry(shape, self.side).window
-        square[:, rows, columns] = shrink(shown[None], longest_to(shape, self.side))[0]
+        windows = image.meta.get(WINDOWS) or [] if isinstance(image, MetaTensor) else []
+        places = self._places(shape, windows)
+        square = torch.zeros(len(plain), len(places) * self.side, self.side, device=plain.device)
+        for one, place in zip(torch.split(square, self.side, 1), places, strict=True):
+            (down, across), (rows, columns) = place.seen, place.window
+            one[:, rows, columns] = shrink(shown[None, :, down, across], longest_to(place.extent, self.side))[0]
         if not isinstance(image, MetaTensor):
             return square
         history = self.track_transform_meta(
             image,
             sp_size=square.shape[1:],
-            affine=Geometry(shape, self.side).matrix(),
-            extra_info={"mode": "bilinear"},  # which MONAI's Invertd changes for masks
+            affine=places[0].matrix(),
+            extra_info={"mode": "bilinear", WINDOWS: windows},  # MONAI's Invertd changes the mode for masks
             orig_size=shape,
             transform_info=self.get_transform_info(),
         )
@@ -131,10 +151,12 @@ class Letterboxd(MapTransform, InvertibleTransform):
 
     def _unbox(self, image: MetaTensor) -> MetaTensor:
         shape, affine = self.native(image)
-        step = self.pop_transform(image)
-        rows, columns = Geometry(shape, self.side).window
-        inside = image.as_tensor()[:, rows, columns]
-        native = F.interpolate(inside[None].float(), shape, mode=step[TraceKeys.EXTRA_INFO]["mode"])[0]
+        places = self.places(image)
+        mode = self.pop_transform(image)[TraceKeys.EXTRA_INFO]["mode"]
+        native = torch.zeros(len(image), *shape, device=image.device)
+        for one, place in zip(torch.split(image.as_tensor(), self.side, 1), places, strict=True):
+            (down, across), (rows, columns) = place.seen, place.window
+            native[:, down, across] = F.interpolate(one[None, :, rows, columns].float(), place.extent, mode=mode)[0]
         out: MetaTensor = MetaTensor(native).copy_meta_from(image)
         out.affine = affine
         return out

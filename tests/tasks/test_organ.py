@@ -85,7 +85,7 @@ def values(organ: list[float]) -> dict[str, torch.Tensor]:
 
 def answers(organ: list[float], asked: Asked, **options: Any) -> dict[str, Any]:
     tasks = [Masks(ORGANS), *class_tasks(ORGANS), Organ(ORGANS, **options)]
-    found = decoded(tasks, values(organ), PLACE, asked)
+    found = decoded(tasks, [values(organ)], [PLACE], asked)
     return {
         "shown": sorted(set(found["seg"].label_map.flatten().tolist()) - {0}),
         "classes": [name for task in tasks[1:3] for name in task.record(found[task.name], PLACE)["classes"]],
@@ -142,7 +142,7 @@ def test_a_note_says_that_the_image_looks_like_another_organ(
     organ: list[float], position: str, notes: list[str]
 ) -> None:
     tasks, asked = [Masks(ORGANS), Organ(ORGANS)], Asked(position)
-    found = decoded(tasks, values(organ), PLACE, asked)
+    found = decoded(tasks, [values(organ)], [PLACE], asked)
     assert Organ(ORGANS).notes(found["organ"], asked) == notes
     item = {"found": found, "geometry": PLACE, "asked": asked}
     assert Records(tasks).result(item)["notes"] == "; ".join(notes)  # a frame of a film has no image

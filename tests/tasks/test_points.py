@@ -119,10 +119,10 @@ def test_points_of_an_organ_need_one_of_its_structures(value: int, present: floa
     seg[value] = 1.0
     values = {"points": points.activate(torch.full((4, 14, 14), 3.0)), "presence": torch.tensor([present])}
     tasks = [points, Masks(ORGANS, gate={"head": 0.5})]
-    assert set(decoded(tasks, {**values, "seg": seg}, Geometry((56, 56), 56), Asked())["points"]) == (
+    assert set(decoded(tasks, [{**values, "seg": seg}], [Geometry((56, 56), 56)], Asked())["points"]) == (
         {"left", "right", "mark", "end"} if seen else {"mark", "end"}
     )
-    assert len(decoded(tasks, values, Geometry((56, 56), 56), Asked())["points"]) == 4  # weights without masks
+    assert len(decoded(tasks, [values], [Geometry((56, 56), 56)], Asked())["points"]) == 4  # weights without masks
 
 
 def test_points_follow_every_resampling() -> None:
