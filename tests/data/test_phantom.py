@@ -42,15 +42,15 @@ def arrays(phantom: Path, item: dict) -> tuple[np.ndarray, np.ndarray]:
 def test_two_processes_at_once_give_one_complete_folder_with_the_same_bytes(phantom, tmp_path):
     root = tmp_path / "data" / "set"
     code = (
-        "import sys; from bundle.data.phantom import datalist_path as d; "
+        "import sys; from bundle.data.phantom import datalist_path as d; print('ready', flush=True); sys.stdin.readline(); "
         f"print(d(sys.argv[1], phantom_dir=sys.argv[1], seed={SEED}, patients={PATIENTS}))"
     )
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen([sys.executable, "-c", code, str(root)], text=True, **pipes) for _ in range(2)]
+    assert [process.stdout.readline() for process in both] == ["ready\n"] * 2  # imports take longer than the work
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
     for process in both:
         out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
