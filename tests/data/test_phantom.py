@@ -42,7 +42,8 @@ def arrays(phantom: Path, item: dict) -> tuple[np.ndarray, np.ndarray]:
 def test_two_processes_at_once_give_one_complete_folder_with_the_same_bytes(phantom, tmp_path):
     root = tmp_path / "data" / "set"
     code = (
-        "import sys; from bundle.data.phantom import datalist_path as d; print('ready', flush=True); sys.stdin.readline(); "
+        "import sys; from bundle.data.phantom import datalist_path as d; "
+        "print('ready', flush=True); sys.stdin.readline(); "
         f"print(d(sys.argv[1], phantom_dir=sys.argv[1], seed={SEED}, patients={PATIENTS}))"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
