@@ -37,6 +37,7 @@ LAYERS = {
     "report": 5,
     "export": 5,
     "live": 5,
+    "identity": 6,
 }
 """Parts that stand in no row are of layer 4."""
 
