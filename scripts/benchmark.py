@@ -32,6 +32,7 @@ PARTS = {
     "live": "a frame of a stream, from pixels to mask and classes",
     "clips": "real clips through scripts/live.py: frames per second, latency, memory",
     "folder": "images per second from files to files",
+    "dicom": "DICOM objects beside PNG files: milliseconds an image",
 }
 
 

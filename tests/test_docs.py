@@ -120,6 +120,8 @@ def check_command(words: list[str]) -> None:
         known += ["git worktree add ../ultrasound-0.5.2 70bc129"]  # the version whose split the results are of
         if words[0] in ("curl", "printf"):
             return  # tests/monai_label sends the requests of the document
+        if words[0] == "dicomweb_client" and words[1] == "--url" and words[3:5] == ["store", "instances"]:
+            return  # tests/derived/test_archive.py stores objects so
         assert shlex.join(words) in known, f"no check for the command {shlex.join(words)!r}"
 
 
