@@ -36,6 +36,7 @@ LABEL_SERVER_SETUP = [
 HOSTS = {
     "arxiv.org",
     "creativecommons.org",
+    "dicom.nema.org",
     "doi.org",
     "github.com",
     "keepachangelog.com",
