@@ -20,6 +20,13 @@ MOST_INFLATED = 1 << 29
 SEGMENTATIONS = "1.2.840.10008.5.1.4.1.1.66."  # they have pixels, and are no image of the patient
 
 
+ULTRASOUND = ("US", "IVUS")
+"""Modalities that are read, whatever the object is called."""
+
+UNDECIDED = ("", "OT", "SC", "DOC")
+"""Modalities of captures that may show ultrasound."""
+
+
 def starts_as_dicom(head: bytes) -> bool:
     """Whether a file with these first ``PREAMBLE`` bytes says that it is DICOM."""
     return head[128:PREAMBLE] == b"DICM"
@@ -100,18 +107,23 @@ def identity(file: str | Path | IO[bytes]) -> tuple[str, str, str]:
 
 
 def other_object(file: str | IO[bytes]) -> str | None:
-    """The kind of a DICOM object that is no image: a directory, a report, a PDF, a segmentation.
+    """The kind of a DICOM object that is no image (a directory, a report, a PDF, a segmentation) or no ultrasound.
 
-    None for an image, and for what does not say what it is.
+    None for an image of ultrasound, for one that may be (a secondary capture), and for what does not say what it is.
     """
     try:
         meta: Any = read_file_meta_info(file)
-        if is_image_class(class_name({}, meta)):
-            return None
-        wanted = ["SOPClassUID", "Rows"]
+        wanted = ["SOPClassUID", "Rows", "Modality"]
         header: Any = read_entries(file, stop_before_pixels=True, specific_tags=wanted)
-        name = class_name(header, meta)
-        segmentation = str(meta.get("MediaStorageSOPClassUID", "")).startswith(SEGMENTATIONS)
-        return name if name and (segmentation or ("Rows" not in header and not is_image_class(name))) else None
+        name, modality = class_name(header, meta), str(header.get("Modality") or "")
+        if str(meta.get("MediaStorageSOPClassUID", "")).startswith(SEGMENTATIONS):
+            return name
+        if not is_image_class(name):
+            return name if name and "Rows" not in header else None
+        if modality in ULTRASOUND or "Ultrasound" in name:
+            return None
+        if "Secondary Capture" in name:
+            return None if modality in UNDECIDED else f"{name} of modality {modality}"
+        return name
     except Exception:  # damaged: the reader says of what kind
         return None

@@ -25,7 +25,7 @@ STARTS = {
 }  # fmt: skip
 """First bytes of pictures that may lie there under another suffix."""
 
-OTHER_OBJECTS = "DICOM objects that are no images are passed over"
+OTHER_OBJECTS = "DICOM objects that are no images of ultrasound are passed over"
 HIDDEN = "hidden images, with a dot before their name, are passed over"
 UNNAMED = "files look like images but have no image's suffix and are left out; rename them to have them read"
 LINKS = "links to folders that are read by another way are not followed"

@@ -153,7 +153,7 @@ def _why_not(path: Path, *, top: Path, masks: set[Path], leave: set[str]) -> str
     if not is_clip(path):
         return _SILENT
     dicom = not path.name.lower().endswith(CLIP_SUFFIXES)
-    return "DICOM objects without an image" if dicom and other_object(str(path)) else ""
+    return "DICOM objects that are no images of ultrasound" if dicom and other_object(str(path)) else ""
 
 
 def _images(path: Path, output: OutputFolder, *, frames: int) -> Iterator[str]:

@@ -16,7 +16,7 @@ US, MULTI, SR, DIRECTORY = "6.1", "3.1", "88.11", "1.2.840.10008.1.3.10"
 KINDS = {"KO": "88.59", "PDF": "104.1", "PR": "11.1", "SEG": "66.4", "PLAN": "481.5", "RAW": "66", "private": "1.2.3"}
 
 
-def write(path: Path, kind: str, *, pixels: bool = False) -> Path:
+def write(path: Path, kind: str, *, pixels: bool = False, modality: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
@@ -24,6 +24,8 @@ def write(path: Path, kind: str, *, pixels: bool = False) -> Path:
     uid = kind if kind.startswith("1.2.") else f"1.2.840.10008.5.1.4.1.1.{kind}"
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = uid
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    if modality:
+        ds.Modality = modality
     if pixels:
         ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = 4, 6, 1, "MONOCHROME2"
         ds.BitsAllocated = ds.BitsStored = 8
@@ -52,13 +54,33 @@ def test_a_dicom_disk_gives_its_images_and_names_the_rest(tmp_path: Path, caplog
         found = names(tmp_path)
     assert found == [f"PAT0/STU0/{n}" for n in ("1.2.840.77", "IM_0001", "IM_0002.dcm", "empty.dcm", "odd.img")]
     (line,) = caplog.messages
-    assert line.startswith("10 DICOM objects that are no images are passed over: DICOMDIR (Media Storage Directory")
+    assert line.startswith(
+        "10 DICOM objects that are no images of ultrasound are passed over: DICOMDIR (Media Storage Directory"
+    )
     for name in (
         "PAT0/SR0/SR000000 (Basic Text SR Storage)",
         "other/SEG (Segmentation Storage)",
         "other/private (1.2.3)",
     ):
         assert name in line
+
+
+def test_images_of_other_modalities_are_passed_over_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "us.dcm", US, pixels=True)
+    write(tmp_path / "ct.dcm", "2", pixels=True, modality="CT")
+    write(tmp_path / "xray.dcm", "1.1", pixels=True, modality="DX")
+    write(tmp_path / "tagged.dcm", "1", pixels=True, modality="US")  # a gateway's class for everything
+    write(tmp_path / "capture.dcm", "7", pixels=True, modality="OT")
+    write(tmp_path / "film.dcm", "7", pixels=True, modality="MG")
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path) == ["capture.dcm", "tagged.dcm", "us.dcm"]
+    (line,) = caplog.messages
+    assert line == (
+        "3 DICOM objects that are no images of ultrasound are passed over: ct.dcm (CT Image Storage), film.dcm"
+        " (Secondary Capture Image Storage of modality MG), xray.dcm (Digital X-Ray Image Storage - For Presentation)."
+    )
+    with pytest.raises(ValueError, match="expected an image or a folder, got a CT Image Storage object"):
+        list_images(tmp_path / "ct.dcm")
 
 
 def test_a_disk_without_images_is_an_error_that_names_what_there_is(tmp_path: Path) -> None:
