@@ -21,6 +21,31 @@ def known_spacing(spacing: Sequence[float]) -> bool:
     return len(spacing) == 2 and all(math.isfinite(s) and s > 0 for s in spacing)
 
 
+@dataclass(frozen=True)
+class Zone:
+    """A part of an image whose pixels have a spacing of their own.
+
+    Attributes:
+        place: rows and columns.
+        spacing: row and column spacing in mm.
+    """
+
+    place: tuple[slice, slice]
+    spacing: tuple[float, float]
+
+    def holds(self, box: tuple[slice, slice]) -> bool:
+        """Whether all of a box lies in it."""
+        return all(
+            zone.start <= part.start and part.stop <= zone.stop for zone, part in zip(self.place, box, strict=True)
+        )
+
+    def touches(self, box: tuple[slice, slice]) -> bool:
+        """Whether a part of a box lies in it."""
+        return all(
+            part.start < zone.stop and zone.start < part.stop for zone, part in zip(self.place, box, strict=True)
+        )
+
+
 def longest_to(shape: Sequence[int], side: int) -> tuple[int, int]:
     """Size (H', W') of an image (H, W) whose longest side becomes ``side`` pixels; no side falls below one."""
     scale = side / max(shape)
@@ -37,6 +62,7 @@ class Geometry:
         side: of the square, in pixels.
         spacing: row and column spacing of the image in mm; nan where it is not known.
         source: where the spacing is from; "" where it is not known.
+        zones: parts with a spacing of their own, where there is none for the whole image.
         part: of the image that is in the square: first row, first column, last row + 1, last column + 1; None: all.
     """
 
@@ -44,6 +70,7 @@ class Geometry:
     side: int
     spacing: tuple[float, float] = UNKNOWN_SPACING
     source: str = ""
+    zones: tuple[Zone, ...] = ()
     part: tuple[int, int, int, int] | None = None
 
     @property
@@ -62,6 +89,17 @@ class Geometry:
     def known(self) -> bool:
         """Whether lengths in mm can be told."""
         return known_spacing(self.spacing)
+
+    def spacing_of(self, box: tuple[slice, slice]) -> tuple[float, float]:
+        """Row and column spacing in mm of what lies within these rows and columns; nan where it is not known.
+
+        That of the zone that holds the box; none where it reaches out of a zone, or into one of another spacing.
+        """
+        touched = [zone for zone in self.zones if zone.touches(box)]
+        if not touched:
+            return self.spacing
+        held = any(zone.holds(box) for zone in touched)
+        return touched[0].spacing if held and len({zone.spacing for zone in touched}) == 1 else UNKNOWN_SPACING
 
     @property
     def window(self) -> tuple[slice, slice]:

@@ -34,6 +34,12 @@ def circumference(long_axis: float, short_axis: float) -> float:
     return math.pi * total * (1 + share / (10 + math.sqrt(4 - share)))
 
 
+def box_of(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a mask (H, W) bool that is not empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def lengths(mask: np.ndarray, spacing: Sequence[float]) -> dict[str, float] | None:
     """The ``LENGTHS`` of the largest connected part of a mask in the unit of the spacing; None for an empty one.
 
@@ -41,10 +47,9 @@ def lengths(mask: np.ndarray, spacing: Sequence[float]) -> dict[str, float] | No
         mask: (H, W) bool.
         spacing: of rows and columns.
     """
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
+    if not mask.any():
         return None
-    shown = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    shown = mask[box_of(mask)]
     parts = regionprops(label(shown, connectivity=2), spacing=tuple(spacing))
     part = max(parts, key=lambda one: float(one.num_pixels))
     top, left, bottom, right = part.bbox

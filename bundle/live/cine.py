@@ -63,7 +63,8 @@ def to_picture(raw: Raw) -> Picture:
         unit = to_unit(raw)
         unit = unit[0] if pixels.ndim == 2 else unit.permute(1, 2, 0)
         pixels = (unit * 255).round().byte().numpy()
-    return Picture(np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels), raw.spacing, raw.source)
+    pixels = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    return Picture(pixels, raw.spacing, raw.source, raw.zones)
 
 
 def _open_cine(path: Path) -> tuple[Any, Any, bytes, int]:

@@ -203,7 +203,7 @@ class FrameReader:
             )
         image = torch.from_numpy(picture.pixels.copy()).to(torch.float32) / 255
         planes = image.expand(3, -1, -1) if image.dim() == 2 else image.permute(2, 0, 1).flip(0)
-        meta = {"filename_or_obj": path, "spacing_source": picture.source}
+        meta = {"filename_or_obj": path, "spacing_source": picture.source, "zones": picture.zones}
         return {**item, "image": MetaTensor(planes.contiguous(), meta=meta), "spacing": list(picture.spacing)}
 
     def _clip(self, path: str) -> _Clip:

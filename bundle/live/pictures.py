@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from monai.utils import optional_import
 
-from bundle.geometry import UNKNOWN_SPACING
+from bundle.geometry import UNKNOWN_SPACING, Zone
 
 for name, level in (("OPENCV_FFMPEG_LOGLEVEL", "-8"), ("OPENCV_LOG_LEVEL", "SILENT")):
     os.environ.setdefault(name, level)  # else a damaged clip is told in lines that do not name it; ours does
@@ -29,11 +29,13 @@ class Picture:
         pixels: uint8, (H, W) grey or (H, W, 3) colors in OpenCV's order blue, green, red.
         spacing: row and column spacing in mm, nan when the source does not say.
         source: where the spacing is from.
+        zones: parts with a spacing of their own, where there is none for the whole picture.
     """
 
     pixels: np.ndarray
     spacing: tuple[float, float] = UNKNOWN_SPACING
     source: str = ""
+    zones: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True)

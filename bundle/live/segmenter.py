@@ -134,7 +134,7 @@ class FrameSegmenter:
     def _place(self, frame: Frame) -> Geometry:
         picture = frame.picture
         shape = (int(picture.pixels.shape[0]), int(picture.pixels.shape[1]))
-        place = Geometry(shape, self.letterbox.size, picture.spacing, picture.source)
+        place = Geometry(shape, self.letterbox.size, picture.spacing, picture.source, picture.zones)
         return place if place.known else replace(place, spacing=self.spacing, source=BY_USER)
 
     def __call__(self, frame: Frame) -> Result:

@@ -105,8 +105,9 @@ class Decoded(Invertd):
             image = item[orig_key]
             shape, affine = self.letterbox.native(image)
             spacing = item.get("spacing", (torch.nan, torch.nan))
-            source = str(getattr(image, "meta", {}).get("spacing_source", ""))
-            place = Geometry(shape, self.letterbox.side, (float(spacing[0]), float(spacing[1])), source)
+            meta = getattr(image, "meta", {})
+            source, zones = str(meta.get("spacing_source", "")), meta.get("zones", ())
+            place = Geometry(shape, self.letterbox.side, (float(spacing[0]), float(spacing[1])), source, zones)
             places = [replace(place, part=one.part) for one in self.letterbox.places(image)]
             asked = Asked(str(item.get("position") or UNKNOWN), item.get("guidance") or {}, item.get("clicks") or {})
             outputs = item[key] if isinstance(item[key], Mapping) else {"seg": item[key]}
@@ -188,7 +189,7 @@ class Records(Transform):
                 zip(_SPACING, (*(float(f"{mm:.6g}") for mm in place.spacing), place.source), strict=True)
             )
             if place.known
-            else dict.fromkeys(_SPACING),
+            else {**dict.fromkeys(_SPACING), "source": place.source if place.zones else None},
             **joined(records),
             "notes": notes,
         }

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bundle.geometry import Geometry
-from bundle.measures import LENGTHS, gestational_age, lengths, reaches_edge
+from bundle.geometry import Geometry, known_spacing
+from bundle.measures import LENGTHS, box_of, gestational_age, lengths, reaches_edge
 
 BIOMETRY = {"hc": "circumference", "bpd": "short_axis", "ofd": "long_axis"}
 """Head circumference, biparietal and occipitofrontal diameter of a fetal head: which length each is."""
@@ -29,7 +29,8 @@ _LEGEND = {
 class Measures:
     """What is measured in a label map: areas, lengths of each structure in mm, and the biometry of a fetal head.
 
-    Nothing is given in mm where the image's spacing is not known, and no age of a head that is cut off.
+    Nothing is given in mm where the spacing is not known of all that the structure's mask lies in, and no age of a head
+    that is cut off.
 
     Args:
         fetal_head: the structure whose ellipse is that of a fetal head's skull; None for none.
@@ -63,16 +64,16 @@ class Measures:
         """
         record = self.blank(structures)
         counts = np.bincount(label_map.ravel(), minlength=len(structures)).tolist()
-        pixel = place.spacing[0] * place.spacing[1] if place.known else None
         for index, name in enumerate(structures[1:], start=1):
             count = counts[index]
-            record["areas"][name] = {"pixels": count, "mm2": None if pixel is None else round(count * pixel, 4)}
+            record["areas"][name] = {"pixels": count, "mm2": 0.0 if place.known and not count else None}
             if not count:
                 continue
             mask = label_map == index
             record["measures"][name]["cut"] = cut = reaches_edge(mask)
-            found = lengths(mask, place.spacing) if place.known else None
-            if found is not None:
+            spacing = place.spacing_of(box_of(mask))
+            if known_spacing(spacing) and (found := lengths(mask, spacing)):
+                record["areas"][name]["mm2"] = round(count * spacing[0] * spacing[1], 4)
                 record["measures"][name] |= {f"{key}_mm": round(value, 3) for key, value in found.items()}
                 if name == self.fetal_head:
                     record["fetal_head"] |= self._head(found, cut)

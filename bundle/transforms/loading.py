@@ -67,7 +67,8 @@ def _meta(path: str, shape: Sequence[int], spacing: Sequence[float], source: str
         "spatial_shape": (int(shape[0]), int(shape[1])),
         "spacing": (float(spacing[0]), float(spacing[1])),
         "study_affine": torch.as_tensor(raw.affine if raw else LPS_TO_RAS),
-        "spacing_source": source if known_spacing(spacing) else "",
+        "zones": raw.zones if raw else (),
+        "spacing_source": source if known_spacing(spacing) or (raw and raw.zones) else "",
         "geometry": raw.geometry if raw else "",
         "turned": raw is not None and raw.turned,
         "notes": "; ".join(raw.notes) if raw else "",
@@ -78,8 +79,8 @@ class LoadUltrasoundd(MapTransform):
     """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey as one channel shown three times.
 
     Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown) and
-    ``spacing_source`` (attribute of the file, "data list", or "" when unknown), and for writing back
-    ``study_affine``, ``geometry`` and ``turned`` as in ``readers.Raw``; ``notes``, what was assumed of the file.
+    ``spacing_source`` (attribute of the file, "data list", or "" when unknown), and for writing back ``study_affine``,
+    ``geometry`` and ``turned``, with ``zones``, as in ``readers.Raw``; ``notes``, what was assumed of the file.
     ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
     tensor instead of a path is taken as read and only gets its meta.
 
@@ -107,7 +108,10 @@ class LoadUltrasoundd(MapTransform):
                 image, spacing, source, told = to_unit(raw), raw.spacing, raw.source, "data list"
             if given is not None and known_spacing(given):
                 spacing, source = (float(given[0]), float(given[1])), told
-            item[key] = MetaTensor(torch.as_tensor(image), meta=_meta(path, image.shape[1:], spacing, source, raw))
+            meta = _meta(path, image.shape[1:], spacing, source, raw)
+            if raw is None and (zones := getattr(image, "meta", {}).get("zones")):
+                meta |= {"zones": zones, "spacing_source": meta["spacing_source"] or told}
+            item[key] = MetaTensor(torch.as_tensor(image), meta=meta)
             item["spacing"] = list(item[key].meta["spacing"])
         return item
 

@@ -115,7 +115,7 @@ def bases() -> dict[str, bytes]:
         "implicit": dicom(syntax=ImplicitVRLittleEndian),
         "deflated": dicom(syntax=DeflatedExplicitVRLittleEndian),
         "jpeg": dicom(syntax=JPEGBaseline8Bit, streams=[jpeg]),
-        "jpeg_cine": dicom(syntax=JPEGBaseline8Bit, streams=[jpeg] * 3, NumberOfFrames=3),
+        "cine": dicom(syntax=JPEGBaseline8Bit, streams=[jpeg] * 3, NumberOfFrames=3),
         "j2k": dicom(syntax=JPEG2000Lossless, streams=[j2k]),
         "rle": rle(),
     }
@@ -123,7 +123,7 @@ def bases() -> dict[str, bytes]:
 
 def claims(good: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     """Sizes that are not there."""
-    plain, cine = good["explicit"], good["jpeg_cine"]
+    plain, cine = good["explicit"], good["cine"]
     for name, rows, columns in (("rows", 65535, 48), ("both", 65535, 65535), ("most", 9000, 9900), ("zero", 0, 48)):
         yield f"claim_{name}.dcm", dicom(Rows=rows, Columns=columns)
         yield (

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from bundle.geometry import Geometry
+from bundle.geometry import Geometry, Zone
 from bundle.tasks.measured import Measures
 from tests.test_measures import ellipse
 
@@ -51,3 +51,42 @@ def test_the_legend_explains_every_figure() -> None:
     record, legend = measures.blank(STRUCTURES), measures.legend(STRUCTURES)
     assert set(record["measures"]["lesion"]) <= set(legend["measures"])
     assert set(record["fetal_head"]) == set(legend["fetal_head"])
+
+
+ZONES = (Zone((slice(0, 400), slice(0, 240)), (0.3, 0.2)), Zone((slice(0, 400), slice(250, 500)), (0.1, 0.1)))
+
+
+def disk(*centers: tuple[int, int]) -> np.ndarray:
+    rows, columns = np.ogrid[:400, :500]
+    disks = [(rows - row) ** 2 + (columns - column) ** 2 <= 400 for row, column in centers]
+    return np.logical_or.reduce(disks).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("center", "row", "column"), [((200, 100), 0.3, 0.2), ((200, 400), 0.1, 0.1), ((200, 20), 0.3, 0.2)]
+)
+def test_a_structure_is_measured_by_the_region_that_it_lies_in(
+    center: tuple[int, int], row: float, column: float
+) -> None:
+    place = Geometry((400, 500), 224, zones=ZONES)
+    record = Measures().record(disk(center), STRUCTURES, place)
+    count = int(disk(center).sum())
+    assert record["areas"]["lesion"] == {"pixels": count, "mm2": round(count * row * column, 4)}
+    assert record["measures"]["lesion"]["height_mm"] == pytest.approx(41 * row)
+    assert record["measures"]["lesion"]["width_mm"] == pytest.approx(41 * column)
+
+
+@pytest.mark.parametrize("centers", [[(200, 245)], [(200, 100), (200, 400)], [(200, 232)], [(200, 259)]])
+def test_a_structure_across_two_regions_has_no_millimeters(centers: list[tuple[int, int]]) -> None:
+    record = Measures("lesion").record(disk(*centers), STRUCTURES, Geometry((400, 500), 224, zones=ZONES))
+    assert record["areas"]["lesion"] == {"pixels": int(disk(*centers).sum()), "mm2": None}
+    assert {v for key, v in record["measures"]["lesion"].items() if key != "cut"} == {None}
+    assert set(record["fetal_head"].values()) == {None}
+
+
+def test_what_lies_in_no_region_has_the_spacing_that_the_user_tells() -> None:
+    zones = (Zone((slice(0, 100), slice(0, 500)), (0.3, 0.2)),)
+    told = Geometry((400, 500), 224, (0.5, 0.5), "user", zones)
+    assert told.spacing_of((slice(100, 200), slice(0, 10))) == (0.5, 0.5)
+    assert told.spacing_of((slice(0, 100), slice(0, 10))) == (0.3, 0.2)
+    assert np.isnan(told.spacing_of((slice(99, 200), slice(0, 10)))).all()

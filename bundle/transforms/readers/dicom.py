@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import IO, Any
 
 import numpy as np
@@ -260,7 +261,7 @@ def _read(file: IO[bytes], as_mask: bool) -> Raw:
     if as_mask:
         return Raw(stored, find_spacing(ds, stored)[0])
     raw = dicom_frame(stored, ds)
-    return Raw(raw.pixels, raw.spacing, raw.limits, notes=(*notes, *more, *raw.notes), source=raw.source)
+    return replace(raw, notes=(*notes, *more, *raw.notes))
 
 
 def read_dicom(file: IO[bytes], path: str, as_mask: bool) -> Raw:

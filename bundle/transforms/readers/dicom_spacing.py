@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bundle.geometry import UNKNOWN_SPACING
+from bundle.geometry import UNKNOWN_SPACING, Zone
 from bundle.transforms.readers.dicom_header import entry, numbers, sequence, whole
 from bundle.transforms.readers.raw import believed, by_default
 
@@ -25,11 +25,11 @@ EDGES = ("MinY0", "MaxY1", "MinX0", "MaxX1")
 Spacing = tuple[float, float]
 
 
-def find_spacing(ds: Any, stored: np.ndarray) -> tuple[Spacing, str, list[str]]:
-    """Row and column spacing in mm, nan where it is not known, the attribute that tells it, and notes.
+def find_spacing(ds: Any, stored: np.ndarray) -> tuple[Spacing, str, list[str], tuple[Zone, ...]]:
+    """Row and column spacing in mm, nan where it is not known, the attribute that tells it, notes, and zones.
 
     PixelSpacing, or the calibration in cm that all 2D regions share, which goes first where the two differ. Regions
-    speak for the image when they hold most of it, or of what is not background in it.
+    speak for the image when they hold most of it, or of what is not background in it; else each for itself, as a zone.
 
     Args:
         ds: the file's entries.
@@ -39,19 +39,26 @@ def find_spacing(ds: Any, stored: np.ndarray) -> tuple[Spacing, str, list[str]]:
     found, places, more = _regions(ds)
     notes += more
     if given is not None and all(_same(given, other) for other in found):
-        return given, PIXEL_SPACING, notes
+        return given, PIXEL_SPACING, notes, ()
     if not found:
-        return UNKNOWN_SPACING, "", notes
+        return UNKNOWN_SPACING, "", notes, ()
+    zones = tuple(map(Zone, places, found))
     if not all(_same(found[0], other) for other in found):
-        note = "regions of the image have different scales, so that its spacing is not known"
-        return UNKNOWN_SPACING, "", [*notes, note]
+        note = "regions of the image have different scales, and only what lies in one of them is measured in mm: "
+        return UNKNOWN_SPACING, REGIONS, [*notes, note + "; ".join(map(_told, zones))], zones
     if not _hold_most(places, stored):
-        note = "the calibrated region is a small part of the image, so that its spacing is not known"
-        return UNKNOWN_SPACING, "", [*notes, note]
+        note = "a small part of the image is calibrated, and only what lies there is measured in mm: "
+        return UNKNOWN_SPACING, REGIONS, [*notes, note + "; ".join(map(_told, zones))], zones
     if given is not None:
         taken, left = (f"{row:.4g} x {column:.4g} mm" for row, column in (found[0], given))
         notes.append(f"PixelSpacing says {left} and the image's region {taken}, which is taken")
-    return found[0], REGIONS, notes
+    return found[0], REGIONS, notes, ()
+
+
+def _told(zone: Zone) -> str:
+    (rows, columns), (row, column) = zone.place, zone.spacing
+    where = f"rows {rows.start} to {rows.stop - 1}, columns {columns.start} to {columns.stop - 1}"
+    return f"{row:.4g} x {column:.4g} mm in {where}"
 
 
 def _pixel_spacing(ds: Any) -> tuple[Spacing | None, list[str]]:

@@ -166,7 +166,7 @@ def dicom_frame(stored: np.ndarray, ds: Any) -> Raw:
 
     Regions that show no plane are black. Entries of ``ds`` that say nothing are removed.
     """
-    spacing, source, notes = find_spacing(ds, stored)
+    spacing, source, notes, zones = find_spacing(ds, stored)
     more: list[str] = []
     if text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
         values = _palette(stored, ds)
@@ -176,4 +176,6 @@ def dicom_frame(stored: np.ndarray, ds: Any) -> Raw:
         values, limits = stored, (low, high)
     else:
         values, limits, more = _grey(stored, ds)
-    return without_other_regions(Raw(values, spacing, limits, notes=tuple(notes + more), source=source), ds)
+    return without_other_regions(
+        Raw(values, spacing, limits, notes=tuple(notes + more), source=source, zones=zones), ds
+    )

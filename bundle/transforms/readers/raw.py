@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.geometry import UNKNOWN_SPACING
+from bundle.geometry import UNKNOWN_SPACING, Zone
 
 MAX_PIXELS = 89_478_485
 """Largest image read, in pixels: the level at which Pillow warns of a decompression bomb (12 000 x 7 456)."""
@@ -41,6 +41,7 @@ class Raw:
             run left and posterior, as clients take them.
         turned: the file was not upright and ``pixels`` were turned (EXIF orientation).
         notes: what was assumed where the file does not say, a sentence each.
+        zones: parts with a spacing of their own, where the file tells none for the whole image.
         geometry: what the file itself tells of the affine: ``PLACE``, ``SIZES``, or "" for nothing.
     """
 
@@ -52,6 +53,7 @@ class Raw:
     notes: tuple[str, ...] = ()
     source: str = "header"
     geometry: str = ""
+    zones: tuple[Zone, ...] = ()
 
 
 def by_default(sizes: Sequence[float] | np.ndarray) -> bool:
