@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import pydicom
-from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 PREAMBLE = 132
@@ -16,6 +18,8 @@ PREAMBLE = 132
 
 MOST_INFLATED = 1 << 29
 """Bytes that a deflated file may hold; 1 MiB of zeros deflates to 1 KiB."""
+
+LARGE_READ = 1 << 20
 
 SEGMENTATIONS = "1.2.840.10008.5.1.4.1.1.66."  # they have pixels, and are no image of the patient
 
@@ -43,6 +47,22 @@ def is_image_class(name: str) -> bool:
     return "Image Storage" in name
 
 
+class BoundedFile(io.BufferedReader):
+    """A file that is opened to be read, of which a large read asks for no more than is there.
+
+    Python allocates what a read asks for, and readers ask for the length that an entry claims.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, ``size`` at most."""
+        if size is not None and size > LARGE_READ:
+            size = min(size, max(os.fstat(self.fileno()).st_size - self.tell(), 0))
+        return super().read(size)
+
+
 def read_entries(file: str | Path | IO[bytes], **options: Any) -> Any:
     """A file's entries, as ``pydicom.dcmread`` gives them, whether or not it begins as DICOM.
 
@@ -55,10 +75,9 @@ def read_entries(file: str | Path | IO[bytes], **options: Any) -> Any:
             would do at once; and what damaged files make pydicom raise.
     """
     if isinstance(file, (str, Path)):
-        with open(file, "rb") as opened:
-            check_inflated(opened)
-    else:
-        check_inflated(file)
+        with BoundedFile(file) as opened:
+            return read_entries(opened, **options)
+    check_inflated(file)
     return pydicom.dcmread(file, force=True, **options)
 
 
@@ -106,24 +125,33 @@ def identity(file: str | Path | IO[bytes]) -> tuple[str, str, str]:
     return study, series, instance
 
 
-def other_object(file: str | IO[bytes]) -> str | None:
+def other_object(path: str) -> str | None:
     """The kind of a DICOM object that is no image (a directory, a report, a PDF, a segmentation) or no ultrasound.
 
     None for an image of ultrasound, for one that may be (a secondary capture), and for what does not say what it is.
     """
     try:
-        meta: Any = read_file_meta_info(file)
-        wanted = ["SOPClassUID", "Rows", "Modality"]
-        header: Any = read_entries(file, stop_before_pixels=True, specific_tags=wanted)
-        name, modality = class_name(header, meta), str(header.get("Modality") or "")
+        with BoundedFile(path) as file:
+            if not starts_as_dicom(file.read(PREAMBLE)):
+                return None
+            file.seek(0)
+            meta = _meta(file)
+            file.seek(0)
+            wanted = ["SOPClassUID", "Rows", "Modality"]
+            header = read_entries(file, stop_before_pixels=True, specific_tags=wanted)
         if str(meta.get("MediaStorageSOPClassUID", "")).startswith(SEGMENTATIONS):
-            return name
-        if not is_image_class(name):
-            return name if name and "Rows" not in header else None
-        if modality in ULTRASOUND or "Ultrasound" in name:
-            return None
-        if "Secondary Capture" in name:
-            return None if modality in UNDECIDED else f"{name} of modality {modality}"
-        return name
+            return class_name(header, meta)
+        return _other_kind(class_name(header, meta), header)
     except Exception:  # damaged: the reader says of what kind
         return None
+
+
+def _other_kind(name: str, header: Any) -> str | None:
+    modality = str(header.get("Modality") or "")
+    if not is_image_class(name):
+        return name if name and "Rows" not in header else None
+    if modality in ULTRASOUND or "Ultrasound" in name:
+        return None
+    if "Secondary Capture" in name:
+        return None if modality in UNDECIDED else f"{name} of modality {modality}"
+    return name

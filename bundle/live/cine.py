@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 from monai.utils import optional_import
 
-from bundle.dicom import PREAMBLE, read_entries, starts_as_dicom
+from bundle.dicom import PREAMBLE, BoundedFile, read_entries, starts_as_dicom
 from bundle.files import DICOM_SUFFIXES
 from bundle.live.pictures import Picture
 from bundle.transforms.loading import to_unit
@@ -73,7 +73,7 @@ def _open_cine(path: Path) -> tuple[Any, Any, bytes, int]:
     Frames are decoded from the file, one at a time; from memory where its header does not fit what it holds.
     """
     try:
-        with path.open("rb") as file:
+        with BoundedFile(path) as file:
             ds = read_entries(file, stop_before_pixels=True)
             place = file.tell()
             head = file.read(HEAD)  # from the element's tag on
@@ -88,7 +88,7 @@ def _open_cine(path: Path) -> tuple[Any, Any, bytes, int]:
                 return ds, path, head if syntax.is_encapsulated else b"", place + at + 4
     except Exception:  # whatever damaged data make pydicom raise: the other way says what is wrong
         pass
-    with path.open("rb") as file:
+    with BoundedFile(path) as file:
         ds = parse_dicom(file)
     complete_header(ds)
     head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
@@ -100,7 +100,7 @@ def _streams(ds: Any, source: Any, head: bytes, place: int, length: int) -> Iter
     """The compressed streams of the frames; nothing where they are not compressed."""
     if not head:
         return
-    file: IO[bytes] = source.open("rb") if isinstance(source, Path) else io.BytesIO(ds.PixelData)
+    file: IO[bytes] = BoundedFile(source) if isinstance(source, Path) else io.BytesIO(ds.PixelData)
     with file:
         file.seek(place)
         yield from frame_streams(file, ds, length)
@@ -116,14 +116,21 @@ def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
         raise ValueError(
             f'{path}: DICOM cine needs pydicom 3, got {pydicom.__version__}; run pip install "pydicom>=3".'
         )
+    with BoundedFile(path) as file:
+        yield from _pictures(file, path, length)
+
+
+def _pictures(file: BoundedFile, path: Path, length: int) -> Iterator[Picture | Exception]:
     with quiet_reading(str(path)):
         ds, source, head, place = _open_cine(path)
+        streams = _streams(ds, source, head, place, length)
+        source = file if source is path else source
         ybr = is_ybr(ds.PhotometricInterpretation, head)
         shift = spare_bits(ds)
         bits = ds.BitsStored + shift
         if shift and not any(lies_high(stored, ds) for stored in iter_pixels(source, raw=True, bits_stored=bits)):
             shift, bits = 0, ds.BitsStored
-    number, streams = 0, _streams(ds, source, head, place, length)
+    number = 0
     while number < length:
         try:
             frames = iter_pixels(source, indices=range(number, length), raw=True, bits_stored=bits)

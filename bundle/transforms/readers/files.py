@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bundle.dicom import PREAMBLE, starts_as_dicom
+from bundle.dicom import PREAMBLE, BoundedFile, starts_as_dicom
 from bundle.failures import clause
 from bundle.files import DICOM_SUFFIXES, IMAGE_SUFFIXES, METAIMAGE_SUFFIXES, NIFTI_SUFFIXES, sha256
 from bundle.transforms.readers.dicom import read_dicom
@@ -82,7 +82,7 @@ def image_digest(path: str | Path) -> str:
 def _read(path: str, as_mask: bool) -> Raw:
     """Reads a file; errors name it."""
     try:
-        with open(path, "rb") as file:
+        with BoundedFile(path) as file:
             return _pick_reader(file, path)(file, path, as_mask)
     except UnidentifiedImageError as e:
         raise OSError(

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What compressed frames may claim; tests/hostile runs inference over whole folders of such files."""
 
+import contextlib
 import io
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from pydicom.uid import (
 )
 
 from bundle.dicom import identity, read_entries
+from bundle.live.frames import FrameReader, list_frames
 from bundle.transforms.readers import check_frame, read_file
 from bundle.transforms.readers.dicom_bounds import check_jpeg
 from tests.transforms.readers.made_dicom import jpeg, save
@@ -123,3 +126,27 @@ def test_fragments_that_make_no_frame_are_named(tmp_path: Path) -> None:
     path.write_bytes(content[:table] + struct.pack("<I", 0xF0000000) + content[table + 4 :])
     with pytest.raises(ValueError, match=r"a\.dcm: DICOM file"):
         read_file(str(path))
+
+
+@pytest.mark.parametrize("length", [0xF0000000, 0x7FFFFFFE])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_claim_of_gigabytes_allocates_nothing(tmp_path: Path, length: int, frames: int) -> None:
+    path = save(tmp_path / "a.dcm", jpeg(GREY), shape=GREY.shape, syntax=JPEGBaseline8Bit, NumberOfFrames=frames)
+    content = path.read_bytes()
+    fragment = content.index(b"\xff\xd8\xff") - 4
+    text = content.index(b"\x28\x00\x02\x00")  # in front of SamplesPerPixel
+    for name, claimed_file in (
+        ("fragment", content[:fragment] + struct.pack("<I", length) + content[fragment + 4 :]),
+        ("text", content[:text] + b"\x08\x00\x15\x11UT\0\0" + struct.pack("<I", length) + content[text:]),
+    ):
+        path = tmp_path / f"{name}.dcm"
+        path.write_bytes(claimed_file)
+        tracemalloc.start()
+        try:
+            reader = FrameReader()
+            for item in list_frames(path):
+                with contextlib.suppress(ValueError):
+                    read_file(str(path)) if "frame" not in item else reader(item)
+            assert tracemalloc.get_traced_memory()[1] < 20e6
+        finally:
+            tracemalloc.stop()
