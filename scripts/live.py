@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="video file, DICOM file, folder of images, or index of a camera, such as 0")
+    parser.add_argument(
+        "source", help="video file, DICOM file, folder of images, DICOMweb address, or index of a camera, such as 0"
+    )
     for name, values in (
         ("position", "organ"),
         ("nature", "tumor or organ"),

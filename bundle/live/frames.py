@@ -15,7 +15,7 @@ import torch
 from monai.data import MetaTensor
 
 from bundle.data.listing import list_images
-from bundle.dicomweb.address import is_address
+from bundle.dicomweb import is_address, retrieve
 from bundle.files import CLIP_SUFFIXES
 from bundle.live.cine import is_dicom
 from bundle.live.pictures import Picture, cv2
@@ -73,11 +73,6 @@ def list_frames(dataset_dir: str | Path, *, every: int = 1) -> list[dict[str, An
 
 def _of_server(address: str) -> list[dict[str, str]]:
     """The images of a server, and what did not come."""
-    try:
-        from bundle.dicomweb.retrieval import retrieve
-    except ImportError as error:
-        needed = 'pip install -e ".[dicom]"'
-        raise ImportError(f"dataset_dir {address}: DICOMweb needs {needed} ({error}).") from error
     came = retrieve(address)
     top = came.folder
     refused = [{"image": str(top / name), "file": name, "refused": why} for name, why in came.refused.items()]

@@ -15,6 +15,7 @@ import numpy as np
 
 from bundle.data.listing import list_images
 from bundle.dicom import read_entries
+from bundle.dicomweb import is_address, retrieve
 from bundle.failures import clause
 from bundle.live.cine import cine_pictures, cine_rate, is_dicom, to_picture
 from bundle.live.pictures import Frame, Picture, cv2
@@ -170,17 +171,32 @@ class FolderSource(Source):
                 yield picture
 
 
+def _of_server(address: str) -> Source:
+    """What a DICOMweb server sends: an instance, or a folder of them; what does not come is skipped by name."""
+    came = retrieve(address)
+    files = [path for path in came.folder.rglob("*") if path.is_file()]
+    if not files:
+        raise OSError(f"{address}: expected instances, got none: {next(iter(came.refused.values()))}.")
+    source = DicomSource(files[0]) if len(files) == 1 else FolderSource(came.folder)
+    for name, reason in came.refused.items():
+        source.skip(name, reason)
+    return source
+
+
 def open_source(name: str) -> Source:
-    """The source that a path or a camera's index names.
+    """The source that a path, an address or a camera's index names.
 
     Args:
-        name: video file, DICOM file, folder of images, or digits: index of a camera.
+        name: video file, DICOM file, folder of images, address of a DICOMweb server, a study, a series or an instance,
+            or digits: index of a camera.
 
     Raises:
         FileNotFoundError: when there is no such file or folder, or no image in the folder.
         OSError: when the file or the camera cannot be opened.
         ValueError: when a DICOM file holds no picture.
     """
+    if is_address(name):
+        return _of_server(name)
     path = Path(name)
     if name and path.is_dir():
         return FolderSource(path)

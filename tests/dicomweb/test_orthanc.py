@@ -17,6 +17,7 @@ import requests
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian
 
+from bundle.live import open_source
 from bundle.live.frames import list_frames
 from tests.live.test_sources import write_dicom
 
@@ -115,6 +116,16 @@ def test_a_server_a_series_and_an_instance_are_read(study: str) -> None:
         files(f"{study}/series/1.2.1.3")
     with pytest.raises(OSError, match="expected instances, got none: the server lists no instances of ultrasound"):
         files(f"{top}/studies/9.9.9")
+
+
+@pytest.mark.usefixtures("_known")
+def test_the_live_view_plays_a_clip_and_stills_of_a_server(study: str) -> None:
+    clip = open_source(f"{study}/series/1.2.1.2")
+    assert (clip.kind, clip.length) == ("dicom", 3)
+    assert all(picture is not None and picture.pixels.shape == (48, 64) for picture in clip.pictures())
+    stills = open_source(f"{study}/series/1.2.1.1")
+    assert (stills.kind, stills.length, stills.skipped) == ("folder", 2, 0)
+    assert len([picture for picture in stills.pictures() if picture is not None]) == 2
 
 
 @pytest.mark.usefixtures("_known")
