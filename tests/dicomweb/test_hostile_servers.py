@@ -20,7 +20,7 @@ from bundle.dicomweb.session import BoundedSession
 from bundle.live.frames import FrameReader, list_frames
 from tests.live.test_sources import write_dicom
 
-Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
+Serve = Callable[[Callable[[BaseHTTPRequestHandler], object]], str]
 STUDY, SERIES, GOOD, BAD = "1.2", "1.2.3", "1.2.3.4", "1.2.3.5"
 PIXELS = np.full((1, 8, 12), 90, np.uint8)
 
@@ -111,7 +111,7 @@ def redirect(place: str) -> Callable[[BaseHTTPRequestHandler], None]:
 
 LIES: dict[str, tuple[Callable[[BaseHTTPRequestHandler], None], str]] = {
     "html": (lambda r: send(r, b"<html>log in</html>", "text/html"), r"must send multipart/related or .*'text/html'"),
-    "no type": (lambda r: (r.send_response(200), r.end_headers()), r"must send multipart/related or .*, sends ''"),  # type: ignore[func-returns-value]
+    "no type": (lambda r: (r.send_response(200), r.end_headers()), r"must send multipart/related or .*, sends ''"),
     "error": (lambda r: send(r, b"", status=500), "the server fails with status 500"),
     "not there": (lambda r: send(r, b"", status=404), "the server answers with status 404"),
     "forbidden": (lambda r: send(r, b"", status=401), r"refuses access \(status 401\)"),
@@ -274,7 +274,7 @@ def test_a_token_is_sent_and_a_netrc_file_does_not_replace_it(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("DICOMWEB_TOKEN", "abc.def")
     seen = []
-    url = serve(lambda request: (seen.append(request.headers["Authorization"]), listing(request))[0])  # type: ignore[func-returns-value]
+    url = serve(lambda request: (seen.append(request.headers["Authorization"]), listing(request))[0])
     assert list(Server(parse_address(url)).studies()) == [STUDY]
     assert set(seen) == {"Bearer abc.def"}
 
