@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,38 +62,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(args: argparse.Namespace, finder: TextFinder | None) -> int:
     folder = OutputFolder(args.output_dir) if args.output_dir else None
-    read, load = FrameReader(), LoadUltrasoundd()
+    read, load, masks = FrameReader(), LoadUltrasoundd(), _masks(args.masks)
     print("frame, sectors (rows, columns), confidence, pixels of text and marks" + _counted(args.masks))
     for item in list_frames(args.images, every=args.frames):
+        file = os.path.relpath(item["image"], args.images) if args.images.is_dir() else args.images.name
+        name = _name(file, item.get("frame"))
         try:
             image: Tensor = load(read(item))["image"].as_tensor()
         except (ImportError, OSError, ValueError) as error:
-            print(f"{item['file']}: {error}")
+            print(f"{name}: {error}")
             continue
         sectors = find_sectors(image)
         letters = marks(image) if finder is None else strokes(image, finder(image)) | marks(image)
         boxes = " ".join(f"{s.box[0]}-{s.box[2]},{s.box[1]}-{s.box[3]} ({s.confidence:.2f})" for s in sectors) or "none"
-        print(f"{_name(item)}: {boxes}; {letters.sum()}{_outside(item, args.masks, sectors, letters)}")
+        print(f"{name}: {boxes}; {letters.sum()}{_outside(masks.get(name), sectors, letters)}")
         if folder is not None:
             draw = functools.partial(_draw, image=image, sectors=sectors, letters=letters)
-            folder.write(f"{_name(item)}_view.png", draw)
+            folder.write(f"{name}_view.png", draw)
     return 0
 
 
-def _name(item: Mapping[str, Any]) -> str:
-    frame = item.get("frame")
-    return str(item["output"] if frame is None or "_frame" in item["output"] else f"{item['output']}_frame{frame:05d}")
+def _name(file: str, frame: int | None) -> str:
+    return file if frame is None else f"{file}_frame{frame:05d}"
 
 
 def _counted(masks: Path | None) -> str:
     return "; pixels of structures, outside of the sectors, on letters" if masks else ""
 
 
-def _outside(item: Mapping[str, Any], masks: Path | None, sectors: Sequence[Sector], letters: np.ndarray) -> str:
+def _masks(folder: Path | None) -> dict[str, Path]:
+    """Frame -> mask, of the results of an inference."""
+    if folder is None:
+        return {}
+    records = json.loads((folder / "predictions.json").read_text())["images"]
+    return {_name(one["file"], one.get("frame")): folder / one["mask"] for one in records if one["mask"]}
+
+
+def _outside(path: Path | None, sectors: Sequence[Sector], letters: np.ndarray) -> str:
     """How many pixels of a predicted mask there are, outside of the sectors, and on letters."""
-    if masks is None:
+    if path is None:
         return ""
-    mask = np.asarray(Image.open(masks / f"{_name(item)}_mask.png")) > 0
+    mask = np.asarray(Image.open(path)) > 0
     inside = np.logical_or.reduce([s.mask for s in sectors]) if sectors else np.ones_like(mask)
     return f"; {mask.sum()}, {(mask & ~inside).sum()}, {(mask & letters).sum()}"
 

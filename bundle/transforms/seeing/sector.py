@@ -34,6 +34,8 @@ THIN = 5  # radius of what is removed: lines of text, bars, scales
 LEAST = 0.04  # share of the frame that a sector has at least
 HOLLOW = 0.35  # share of its hull that holds echoes at least
 ALIGNED = 0.06  # of a sector's width, by which ends of a part above or below it may differ, such as of a skin line
+WITHIN = 0.9  # share of the columns of a part above or below a sector that are the sector's, at least, to belong to it
+SIZABLE = 0.1  # and its share of the sector's size at least: text and bars have less
 SIMILAR = 0.6  # ratio of heights, and of widths, from which on sectors with a gap between them are panels
 
 TREND = 15  # rows of the frame over which a column's mean and deviation are taken off, so that its speckle is left
@@ -134,6 +136,10 @@ def _hulls(closed: np.ndarray, opened: np.ndarray) -> list[tuple[np.ndarray, flo
     for number in sorted([largest, *beside], key=lambda n: places[n][1].start):
         part = labels == number + 1
         part |= _aligned(closed & ~opened, places[number]) | _aligned(opened & ~part, places[number])
+        for other, place in enumerate(places):
+            size = (labels[place] == other + 1).sum()
+            if _is_under(place, places[number]) and size >= SIZABLE * (labels == number + 1).sum():
+                part |= labels == other + 1
         hull = convex_hull_image(part)
         found.append((hull, float(part[hull].mean())))
     return found
@@ -146,6 +152,12 @@ def _alike(one: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
     apart = one[1].stop <= other[1].start or other[1].stop <= one[1].start
     alike = min(heights) >= SIMILAR * max(heights) and min(widths) >= SIMILAR * max(widths)
     return bool(apart and alike and common >= SIMILAR * min(heights))
+
+
+def _is_under(one: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
+    """Whether the columns of one part are columns of the other, which are parted by dark rows or shadows."""
+    common = min(one[1].stop, other[1].stop) - max(one[1].start, other[1].start)
+    return bool(common >= WITHIN * (one[1].stop - one[1].start))
 
 
 def _aligned(others: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:

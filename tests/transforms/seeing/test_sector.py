@@ -65,3 +65,16 @@ def test_what_the_header_says_is_found_in_real_frames(real_data: Path) -> None:
     assert (left.box[3], right.box[1]) == (336, 336)
     (fan,) = find_sectors(to_unit(read_file(str(dicom_folder / "pydicomdata_OBXXXX1A.dcm"))))
     assert np.abs(np.subtract(fan.box, (60, 120, 519, 801))).max() <= 15
+
+
+def test_what_lies_under_a_shadow_belongs_to_the_sector() -> None:
+    """The lower part of a head, say, narrower than what is above the dark rows."""
+    screen = make_screen("linear", np.random.default_rng(5))
+    (truth,) = screen.sectors
+    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+    middle, width = (rows[0] + rows[-1]) // 2, columns[-1] - columns[0]
+    screen.pixels[middle : middle + 40, columns[0] : columns[-1] + 1] = 0
+    screen.pixels[middle:, columns[0] : columns[0] + width // 5] = 0
+    (sector,) = find_sectors(image_of(screen))
+    assert sector.box[2] >= rows[-1] - 6
+    assert sector.mask[middle + 60 : rows[-1] - 6, columns[0] + width // 3 : columns[-1] - 6].all()
