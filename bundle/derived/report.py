@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from monai.utils import optional_import
 from pydicom.sr.codedict import codes
 from pydicom.uid import UltrasoundMultiFrameImageStorage
@@ -63,6 +64,7 @@ def report(case: Case) -> bytes | None:
         procedure_reported=dicom_code(ULTRASONOGRAPHY),
         imaging_measurements=groups,
         title=dicom_code(MEASUREMENT_REPORT),
+        referenced_images=[case.source],  # the image library, by which viewers find the source
     )
     made = sr.ComprehensiveSR(
         evidence=[case.source],
@@ -127,28 +129,37 @@ def _measured(result: Mapping[str, Any], name: str, probability: float | None) -
 
 
 def _fetal_head(case: Case, shot: Shot) -> Any | None:
-    """The biometry of a fetal head (TID 1501); None where there is none."""
-    sr, record = highdicom.sr, shot.result.get("fetal_head", {})
+    """The biometry of a fetal head; None where there is none."""
+    record = shot.result.get("fetal_head", {})
     measured = [
-        sr.Measurement(dicom_code(code), record[key], dicom_code(WEEKS if key.endswith("weeks") else MM))
+        (code, record[key], WEEKS if key.endswith("weeks") else MM)
         for key, code in HEAD_CODES.items()
         if record.get(key) is not None
     ]
-    if not measured:
-        return None
-    return sr.MeasurementsAndQualitativeEvaluations(
-        measurements=measured,
-        source_images=[sr.SourceImageForMeasurementGroup(**_reference(case, shot))],
-        **_common(case, "fetal_head"),
-    )
+    return _of_image(case, shot, "fetal_head", measured) if measured else None
 
 
 def _answer(case: Case, shot: Shot, name: str, concept: Code, value: Code, probability: float) -> Any:
-    """One answer on the whole image, and its probability (TID 1501)."""
-    sr = highdicom.sr
+    """One answer on the whole image, and its probability."""
+    said = highdicom.sr.QualitativeEvaluation(dicom_code(concept), dicom_code(value))
+    return _of_image(case, shot, name, [(PROBABILITY, probability, NO_UNIT)], said)
+
+
+def _of_image(case: Case, shot: Shot, name: str, measured: Sequence[tuple[Code, float, Code]], *said: Any) -> Any:
+    """Numbers and answers of a whole image or frame (TID 1501).
+
+    Numbers name the region that they are from, which is all of the image: OHIF 3.13 shows nothing of a report with a
+    group that has no region.
+    """
+    sr, (height, width) = highdicom.sr, shot.mask.shape
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height), (0, 0)], np.float32)
+    region = sr.CoordinatesForMeasurement("POLYLINE", corners, sr.SourceImageForRegion(**_reference(case, shot)))
     return sr.MeasurementsAndQualitativeEvaluations(
-        measurements=[sr.Measurement(dicom_code(PROBABILITY), probability, dicom_code(NO_UNIT))],
-        qualitative_evaluations=[sr.QualitativeEvaluation(dicom_code(concept), dicom_code(value))],
+        measurements=[
+            sr.Measurement(dicom_code(what), value, dicom_code(unit), referenced_coordinates=[region])
+            for what, value, unit in measured
+        ],
+        qualitative_evaluations=said,
         source_images=[sr.SourceImageForMeasurementGroup(**_reference(case, shot))],
         **_common(case, name),
     )

@@ -99,6 +99,15 @@ def test_the_outline_lies_on_the_source(case: Cases, loaded: Loaded) -> None:
     assert "ReferencedFrameNumber" not in image
 
 
+def test_viewers_find_the_source_and_a_region_in_every_group(case: Cases, loaded: Loaded) -> None:
+    made = loaded(report(case(keep=True)))
+    (library,) = items(made, "Image Library Group")
+    assert library.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.840.999.1.33333"
+    for name in ("breast", "fetal_head", "organ", "nerve"):
+        number = next(item for item in groups(made)[name][0].ContentSequence if item.ValueType == "NUM")
+        assert number.ContentSequence[0].GraphicData == [0, 0, 56, 0, 56, 40, 0, 40, 0, 0]  # all of the image
+
+
 def test_no_millimeters_without_a_spacing(case: Cases, loaded: Loaded) -> None:
     shot = Shot(None, blobs(), result(blobs(), spacing=None))
     found = groups(loaded(report(replace(case(), shots=[shot]))))
