@@ -21,7 +21,8 @@ def segmentation(case: Case) -> bytes | None:
     """A Segmentation object (PS3.3 A.51) of the structures found; None where there are none.
 
     Segments are numbered from 1, in the order of the structures, without those that were not found; their labels are
-    the structures' names. highdicom makes it of one frame; those of a clip are added to it.
+    the structures' names. highdicom makes it of one frame; those of a clip are added to it. The spacing is that of the
+    source: highdicom does not read Pixel Measures that lack a slice thickness, which ultrasound has not.
     """
     seen = np.zeros(256, bool)
     for shot in case.shots:
@@ -45,8 +46,6 @@ def segmentation(case: Case) -> bytes | None:
     if first.frame is not None:
         _add_frames(made, case.shots, segments, len(found))
     made.PatientOrientation = None
-    if (measures := _pixel_measures(first)) is not None:
-        made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = [measures]
     return case.finished(made)
 
 
@@ -70,16 +69,6 @@ def _described(case: Case, index: int, number: int) -> Dataset:
         display_color=highdicom.color.CIELabColor.from_rgb(*color(index)),
     )
     return description
-
-
-def _pixel_measures(shot: Shot) -> Dataset | None:
-    """The item of Pixel Measures (PS3.3 C.7.6.16.2.1); None where the spacing is not known."""
-    spacing = shot.result["spacing_mm"]
-    if spacing["row"] is None:
-        return None
-    measures = Dataset()
-    measures.PixelSpacing = [spacing["row"], spacing["column"]]
-    return measures
 
 
 def _add_frames(made: Dataset, shots: Sequence[Shot], segments: np.ndarray, count: int) -> None:

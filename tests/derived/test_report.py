@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import highdicom
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -106,6 +108,14 @@ def test_viewers_find_the_source_and_a_region_in_every_group(case: Cases, loaded
     for name in ("breast", "fetal_head", "organ", "nerve"):
         number = next(item for item in groups(made)[name][0].ContentSequence if item.ValueType == "NUM")
         assert number.ContentSequence[0].GraphicData == [0, 0, 56, 0, 56, 40, 0, 40, 0, 0]  # all of the image
+
+
+def test_highdicom_reads_it(case: Cases) -> None:
+    content = highdicom.sr.srread(io.BytesIO(report(case()) or b"")).content
+    (lesion, head) = content.get_planar_roi_measurement_groups()
+    assert (lesion.finding_type.meaning, head.finding_type.meaning) == ("Lesion", "Head")
+    assert lesion.get_measurements()[0].value == result(blobs())["areas"]["lesion"]["mm2"]
+    assert len(content.get_image_measurement_groups()) == 4
 
 
 def test_no_millimeters_without_a_spacing(case: Cases, loaded: Loaded) -> None:

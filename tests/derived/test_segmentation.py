@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 from collections.abc import Callable
 
+import highdicom
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
@@ -34,7 +36,6 @@ def test_an_image_reads_back_equal(case: Cases, loaded: Loaded) -> None:
     assert np.array_equal(label_maps(made)[None], blobs())
     assert made.SegmentationType == "BINARY"
     assert made.SegmentsOverlap == "NO"
-    assert list(made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing) == [0.5, 0.2]
     assert made.SourceImageSequence[0].ReferencedSOPClassUID == UltrasoundImageStorage
 
 
@@ -74,6 +75,19 @@ def test_a_structure_that_is_missing_in_the_middle_leaves_no_gap(case: Cases, lo
     made = loaded(segmentation(case(masks={1: mask})))
     assert [(s.SegmentNumber, s.SegmentLabel) for s in made.SegmentSequence] == [(1, "nerve")]
     assert np.array_equal(label_maps(made)[1], mask == 3)
+
+
+def test_highdicom_reads_them(case: Cases) -> None:
+    image = highdicom.seg.segread(io.BytesIO(segmentation(case()) or b""))
+    assert [image.get_segment_description(number).segment_label for number in image.segment_numbers] == [
+        "lesion",
+        "head",
+    ]
+    masks = {0: blobs(), 3: np.roll(blobs(), 3, axis=1)}
+    clip = highdicom.seg.segread(io.BytesIO(segmentation(case(masks=masks)) or b""))
+    source = clip.SourceImageSequence[0].ReferencedSOPInstanceUID
+    found = clip.get_pixels_by_source_frame(source, [1, 4], combine_segments=True)
+    assert np.array_equal(found, np.stack(list(masks.values())))
 
 
 def test_nothing_found_is_no_object(case: Cases) -> None:
