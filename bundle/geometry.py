@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,6 +65,7 @@ class Geometry:
         source: where the spacing is from; "" where it is not known.
         zones: parts with a spacing of their own, where there is none for the whole image.
         part: of the image that is in the square: first row, first column, last row + 1, last column + 1; None: all.
+        picture: the image, (H, W) or (H, W, C) uint8, for what is measured in it; None where it is not at hand.
     """
 
     shape: tuple[int, int]
@@ -72,6 +74,7 @@ class Geometry:
     source: str = ""
     zones: tuple[Zone, ...] = ()
     part: tuple[int, int, int, int] | None = None
+    picture: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def seen(self) -> tuple[slice, slice]:

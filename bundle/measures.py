@@ -58,6 +58,21 @@ def lengths(mask: np.ndarray, spacing: Sequence[float]) -> dict[str, float] | No
     return dict(zip(LENGTHS, (*axes, circumference(*axes), *extent), strict=True))
 
 
+def depth(mask: np.ndarray, skin: np.ndarray, row_spacing: float) -> float | None:
+    """From the skin straight down to the nearest pixel of a mask, in the unit of the spacing; None beside the sector.
+
+    Args:
+        mask: (H, W) bool.
+        skin: (W,) row in which the sector begins in each column; nan where it is not.
+        row_spacing: of rows.
+    """
+    columns = mask.any(0) & np.isfinite(skin)
+    if not columns.any():
+        return None
+    rows = np.maximum(mask.argmax(0)[columns] - skin[columns], 0)
+    return float(rows.min()) * row_spacing
+
+
 def compared(pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None) -> dict[str, float | None]:
     """Lengths in mm of a prediction and of the mask that it is held against: ``circumference_mm``, ``true_...`` etc.
 

@@ -134,7 +134,8 @@ class FrameSegmenter:
     def _place(self, frame: Frame) -> Geometry:
         picture = frame.picture
         shape = (int(picture.pixels.shape[0]), int(picture.pixels.shape[1]))
-        place = Geometry(shape, self.letterbox.size, picture.spacing, picture.source, picture.zones)
+        known = (picture.spacing, picture.source, picture.zones)
+        place = Geometry(shape, self.letterbox.size, *known, picture=picture.pixels)
         return place if place.known else replace(place, spacing=self.spacing, source=BY_USER)
 
     def __call__(self, frame: Frame) -> Result:

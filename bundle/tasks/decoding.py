@@ -107,7 +107,8 @@ class Decoded(Invertd):
             spacing = item.get("spacing", (torch.nan, torch.nan))
             meta = getattr(image, "meta", {})
             source, zones = str(meta.get("spacing_source", "")), meta.get("zones", ())
-            place = Geometry(shape, self.letterbox.side, (float(spacing[0]), float(spacing[1])), source, zones)
+            spaced = (float(spacing[0]), float(spacing[1]))
+            place = Geometry(shape, self.letterbox.side, spaced, source, zones, picture=item.get("picture"))
             places = [replace(place, part=one.part) for one in self.letterbox.places(image)]
             asked = Asked(str(item.get("position") or UNKNOWN), item.get("guidance") or {}, item.get("clicks") or {})
             outputs = item[key] if isinstance(item[key], Mapping) else {"seg": item[key]}

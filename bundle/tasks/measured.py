@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from bundle.geometry import Geometry, known_spacing
-from bundle.measures import LENGTHS, box_of, gestational_age, lengths, reaches_edge
+from bundle.measures import LENGTHS, box_of, depth, gestational_age, lengths, reaches_edge
+from bundle.transforms.seeing.sector import skin_line
 
 BIOMETRY = {"hc": "circumference", "bpd": "short_axis", "ofd": "long_axis"}
 """Head circumference, biparietal and occipitofrontal diameter of a fetal head: which length each is."""
@@ -22,6 +23,7 @@ _LEGEND = {
     "circumference_mm": "of that ellipse (Ramanujan 1914, second approximation)",
     "width_mm": "extent along the rows",
     "height_mm": "extent along the columns, which is depth where the probe is at the top",
+    "depth_mm": "from the top of the sector, which is the skin, down the column to the nearest point of the structure",
     "cut": "the structure reaches an edge of the image, so that the figures are of what is seen",
 }
 
@@ -41,7 +43,7 @@ class Measures:
 
     def blank(self, structures: Sequence[str]) -> dict[str, Any]:
         """The record without values."""
-        empty = {**{f"{name}_mm": None for name in LENGTHS}, "cut": None}
+        empty = {**{f"{name}_mm": None for name in LENGTHS}, "depth_mm": None, "cut": None}
         record: dict[str, Any] = {
             "areas": {name: {"pixels": None, "mm2": None} for name in structures[1:]},
             "measures": {name: dict(empty) for name in structures[1:]},
@@ -64,6 +66,7 @@ class Measures:
         """
         record = self.blank(structures)
         counts = np.bincount(label_map.ravel(), minlength=len(structures)).tolist()
+        skin = None
         for index, name in enumerate(structures[1:], start=1):
             count = counts[index]
             record["areas"][name] = {"pixels": count, "mm2": 0.0 if place.known and not count else None}
@@ -75,6 +78,10 @@ class Measures:
             if known_spacing(spacing) and (found := lengths(mask, spacing)):
                 record["areas"][name]["mm2"] = round(count * spacing[0] * spacing[1], 4)
                 record["measures"][name] |= {f"{key}_mm": round(value, 3) for key, value in found.items()}
+                if place.picture is not None:
+                    skin = skin_line(place.picture) if skin is None else skin
+                    below = depth(mask, skin, spacing[0])
+                    record["measures"][name]["depth_mm"] = None if below is None else round(below, 3)
                 if name == self.fetal_head:
                     record["fetal_head"] |= self._head(found, cut)
         return record

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+from bundle.data.phantom.frames import make_screen
 from bundle.geometry import Geometry, Zone
 from bundle.tasks.measured import Measures
 from tests.test_measures import ellipse
@@ -22,6 +23,30 @@ def test_a_head_gets_its_biometry() -> None:
     weeks = 8.96 + 0.054 * record["fetal_head"]["hc_mm"] + 0.0003 * (record["fetal_head"]["hc_mm"] / 10) ** 3
     assert record["fetal_head"]["gestational_age_weeks"] == pytest.approx(weeks, abs=0.01)
     assert record["measures"]["lesion"]["long_axis_mm"] is None
+
+
+@pytest.mark.parametrize("kind", ["linear", "convex", "phased", "panels", "cropped"])
+def test_depth_counts_from_where_the_sector_begins(kind: str) -> None:
+    for seed in range(2):
+        screen = make_screen(kind, np.random.default_rng([seed, 3]))
+        sector = screen.sectors[-1]
+        columns = np.flatnonzero(sector.any(0))
+        column = int(np.quantile(columns, 0.6))
+        top = int(sector[:, column].argmax())
+        label_map = np.zeros(sector.shape, np.uint8)
+        label_map[top + 60 : top + 90, column : column + 1] = 1
+        place = Geometry((sector.shape[0], sector.shape[1]), 224, (0.2, 0.3), "user", picture=screen.pixels)
+        found = Measures().record(label_map, STRUCTURES, place)["measures"]["lesion"]["depth_mm"]
+        assert found == pytest.approx(60 * 0.2, abs=2.0), seed  # the point of a phased fan is 10 pixels off at most
+
+
+def test_no_depth_without_a_sector_or_a_picture() -> None:
+    label_map = ellipse().astype(np.uint8)
+    for picture in (None, np.zeros((400, 500), np.uint8)):
+        place = Geometry((400, 500), 224, (0.3, 0.3), picture=picture)
+        found = Measures().record(label_map, STRUCTURES, place)["measures"]["lesion"]
+        assert found["depth_mm"] is None
+        assert found["long_axis_mm"] == pytest.approx(90, abs=0.1)
 
 
 def test_a_head_that_is_cut_has_no_age() -> None:

@@ -38,6 +38,8 @@ WITHIN = 0.9  # share of the columns of a part above or below a sector that are 
 SIZABLE = 0.1  # and its share of the sector's size at least: text and bars have less
 SIMILAR = 0.6  # ratio of heights, and of widths, from which on sectors with a gap between them are panels
 
+SPECKLE = 5  # side of the square, in pixels of the frame, over which echoes are told from a grain of noise
+
 TREND = 15  # rows of the frame over which a column's mean and deviation are taken off, so that its speckle is left
 SMALLEST = 128  # side of a sector, in pixels of the frame, in which a seam is looked for at least
 STRETCHES = 6  # of a column that are correlated each
@@ -87,6 +89,29 @@ def find_sectors(image: Tensor) -> list[Sector]:
     if len(sectors) == 1 and (seam := _seam(gray[0].numpy(), sectors[0].box)):
         sectors = [_cut(sectors[0], slice(0, seam)), _cut(sectors[0], slice(seam, None))]
     return sectors if sum(float(sector.mask.mean()) for sector in sectors) >= LEAST else []
+
+
+def skin_line(picture: np.ndarray) -> np.ndarray:
+    """Row in which the sector begins in each column of a frame, (W,) float, where the probe touches the skin.
+
+    nan in columns beside the sector, and everywhere if none is found.
+
+    Args:
+        picture: (H, W) or (H, W, C) uint8.
+    """
+    planes = torch.from_numpy(np.ascontiguousarray(picture)).float() / 255
+    image = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)
+    gray = image.mean(0).numpy()
+    lit = gray > np.percentile(gray[::3, ::3], DARK) + LIT
+    echoes = (
+        ndimage.uniform_filter(lit.astype(np.float32), SPECKLE) > DENSE
+    )  # the outline is straight where a fan is not
+    first = np.full(gray.shape[1], np.nan)
+    for sector in find_sectors(image):
+        seen = sector.mask & echoes
+        columns = seen.any(0)
+        first[columns] = seen.argmax(0)[columns]
+    return first
 
 
 def _area(parts: list[tuple[np.ndarray, float]]) -> int:

@@ -10,7 +10,7 @@ import torch
 from bundle.data.phantom.frames import KINDS, Screen, make_screen
 from bundle.transforms.loading import to_unit
 from bundle.transforms.readers import read_file
-from bundle.transforms.seeing.sector import find_sectors
+from bundle.transforms.seeing.sector import find_sectors, skin_line
 
 
 def image_of(screen: Screen) -> torch.Tensor:
@@ -78,3 +78,16 @@ def test_what_lies_under_a_shadow_belongs_to_the_sector() -> None:
     (sector,) = find_sectors(image_of(screen))
     assert sector.box[2] >= rows[-1] - 6
     assert sector.mask[middle + 60 : rows[-1] - 6, columns[0] + width // 3 : columns[-1] - 6].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_skin_is_where_the_echoes_begin(kind: str) -> None:
+    for seed in range(2):
+        screen = make_screen(kind, np.random.default_rng([seed, 3]))
+        whole = np.logical_or.reduce(screen.sectors)
+        columns = np.flatnonzero(whole.any(0))
+        inner = columns[len(columns) // 10 : -len(columns) // 10]
+        error = np.abs(skin_line(screen.pixels)[inner] - whole.argmax(0)[inner])
+        assert np.nanmedian(error) <= 1
+        assert np.nanmax(error) <= 10
+    assert np.isnan(skin_line(np.zeros((60, 80), np.uint8))).all()
