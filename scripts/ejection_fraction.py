@@ -45,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    views = [read_view(args.results, files, structure=args.structure) for files in (args.four, args.two) if files]
+    read = [read_view(args.results, files, structure=args.structure) for files in (args.four, args.two) if files]
+    views = [view for view, _ in read]
     found = volumes(views)
+    found["notes"] += [note for _, notes in read for note in notes]
     for phase in PHASES:
         axes = ", ".join(f"{axis:.1f}" for axis in found[phase]["long_axes_mm"])
         print(f"{phase}: {found[phase]['volume_ml']:.1f} mL, axis {axes} mm: {', '.join(found[phase]['images'])}")

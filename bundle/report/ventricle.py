@@ -18,6 +18,9 @@ from bundle.palette import hex_color
 from bundle.report.pictures import png
 from bundle.volumes import AXES_AGREE, DISKS, Disks, disks, ejection_fraction, ventricle
 
+SEEN = 0.1
+"""Share of the largest area of a clip below which a frame does not count: what is found there are stray pixels."""
+
 PHASES = ("end-diastolic", "end-systolic")
 
 
@@ -40,56 +43,91 @@ class Outline:
     cut: Disks
 
 
-def read_view(results: Path, files: Sequence[str], *, structure: str) -> tuple[Outline, Outline]:
-    """The end-diastolic and the end-systolic outline of one view.
+def read_view(results: Path, files: Sequence[str], *, structure: str) -> tuple[tuple[Outline, Outline], list[str]]:
+    """The end-diastolic and the end-systolic outline of one view, and notes.
+
+    What counts is in the mask files, which may be the user's own. Of a clip, the frames with the largest and with the
+    smallest area are taken; those below ``SEEN`` of the largest are left out, with a note.
 
     Args:
         results: folder of an inference.
-        files: as in its tables: two images, end-diastole first, or one clip, of whose frames that with the largest
-            area of the structure is end-diastole and that with the smallest one end-systole.
+        files: as in its tables: two images, end-diastole first, or one clip.
         structure: the ventricle's name.
 
     Raises:
-        ValueError: when the folder holds no such results, the structure is not found, or no spacing is known.
+        ValueError: when the folder holds no such results or masks, the structure is not found, or no spacing is known.
     """
-    path = results / "predictions.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        value = {one["name"]: int(one["value"]) for one in told["structures"]}.get(structure, 0)
-        images = [one for one in told["images"] if one["file"] in files]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: results of an inference expected, got {error!r}; run inference first.") from error
-    if not value:
-        names = ", ".join(one["name"] for one in told["structures"][1:])
-        raise ValueError(f"{path}: structure {structure!r} expected, got {names}; correct --structure.")
-    if missing := [file for file in files if file not in {one["file"] for one in images}]:
-        raise ValueError(f"{path}: image {missing[0]} expected, got results without it; correct the name.")
-    seen = [one for one in images if not one["error"] and (one["areas"][structure]["pixels"] or 0) > 0]
+    value, images = _told(results / "predictions.json", files, structure)
+    masks = [(one, _mask(results, one, value)) for one in images]
+    seen = sorted(((int(mask.sum()), one, mask) for one, mask in masks if mask.any()), key=lambda part: -part[0])
+    notes = []
     if len(files) == 1:
-        seen.sort(key=lambda one: -one["areas"][structure]["pixels"])
-        pair = [seen[0], seen[-1]] if len(seen) > 1 else seen
+        kept = [part for part in seen if part[0] >= SEEN * seen[0][0]]
+        if left_out := len(seen) - len(kept):
+            notes = [f"{files[0]}: {left_out} frames with less than a tenth of the largest area are left out"]
+        seen = [kept[0], kept[-1]] if len(kept) > 1 else kept
     else:
-        pair = [one for file in files for one in seen if one["file"] == file]
-    if len(pair) != 2:
+        seen.sort(key=lambda part: files.index(part[1]["file"]))
+    if len(seen) != 2:
         raise ValueError(
-            f"{path}: {structure} in two images, or in two frames of a clip, expected, got {len(pair)} of"
+            f"{results}: {structure} in two images, or in two frames of a clip, expected, got {len(seen)} of"
             f" {', '.join(files)}; choose others, or correct the masks."
         )
-    first, second = (_outline(results, one, value=value) for one in pair)
-    return first, second
+    first, second = (_outline(one, mask) for _, one, mask in seen)
+    return (first, second), notes
 
 
-def _outline(results: Path, one: Mapping[str, Any], *, value: int) -> Outline:
+def _told(path: Path, files: Sequence[str], structure: str) -> tuple[int, list[dict[str, Any]]]:
+    """The structure's value, and the entries of the files that have a mask."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        names = {one["name"]: int(one["value"]) for one in told["structures"]}
+        images = [one for one in told["images"] if one["file"] in files and not one["error"] and one.get("mask")]
+        listed = {one["file"] for one in told["images"]}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: results of an inference expected, got {error!r}; run inference first.") from error
+    if not names.get(structure):
+        known = ", ".join(name for name, value in names.items() if value)
+        raise ValueError(f"{path}: structure {structure!r} expected, got {known}; correct --structure.")
+    if missing := [file for file in files if file not in listed]:
+        raise ValueError(f"{path}: image {missing[0]} expected, got results without it; correct the name.")
+    if len(set(files)) < len(files):
+        raise ValueError(f"{path}: two images of a view expected, got {files[0]} twice; name both phases.")
+    return names[structure], images
+
+
+def _mask(results: Path, one: Mapping[str, Any], value: int) -> np.ndarray:
+    """Where an image's mask file has the structure's value, (H, W) bool."""
+    path = results / one["mask"]
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture)
+        shown = _size(results / one["overlay"]) if one.get("overlay") else pixels.shape[1::-1]
+    except OSError as error:
+        raise ValueError(f"{path}: mask expected, got {error}; run inference again, or put yours there.") from error
+    if pixels.ndim != 2:
+        raise ValueError(f"{path}: one channel of structure values expected, got {pixels.shape[2]}; save it as gray.")
+    if shown != pixels.shape[1::-1]:
+        sizes = [f"{width} x {height} pixels" for width, height in (shown, pixels.shape[1::-1])]
+        raise ValueError(f"{path}: {sizes[0]} as the image has expected, got {sizes[1]}; save the mask at that size.")
+    found = pixels == value
+    if not found.any() and (others := sorted(set(np.unique(pixels).tolist()) - {0})) and max(others) > 127:
+        raise ValueError(f"{path}: value {value} for the structure expected, got {others}; save it with that value.")
+    return np.asarray(found)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def _outline(one: Mapping[str, Any], mask: np.ndarray) -> Outline:
     name = one["file"] if one.get("frame") is None else f"{one['file']} frame {one['frame']}"
-    spacing, mask = one["spacing_mm"], one.get("mask")
+    spacing = one["spacing_mm"]
     if spacing["row"] is None:
         raise ValueError(f"{name}: spacing expected, got none, so that nothing is in mm; infer with --spacing.")
-    if not mask:
-        raise ValueError(f"{name}: mask expected, got none; run inference with its masks.")
-    with Image.open(results / mask) as picture:
-        found = np.asarray(picture) == value
     mm = float(spacing["row"]), float(spacing["column"])
-    return Outline(name, found, mm, spacing["source"], disks(found, mm))
+    return Outline(name, mask, mm, spacing["source"], disks(mask, mm))
 
 
 def volumes(views: Sequence[tuple[Outline, Outline]]) -> dict[str, Any]:

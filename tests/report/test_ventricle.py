@@ -87,6 +87,38 @@ def test_a_clip_tells_its_phases_by_the_area(tmp_path: Path) -> None:
     assert found["ejection_fraction_percent"] == pytest.approx(100 * (1 - 17**2 / 25**2), abs=0.6)
 
 
+def test_masks_of_ones_own_count_whatever_was_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_results(tmp_path, {f"a4c.avi {i}": np.zeros(SHAPE, bool) for i in range(4)})
+    for number, mask in enumerate((apical(80.0, 17.0), apical(90.0, 25.0), apical(3.0, 2.0), apical(85.0, 20.0))):
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / f"a4c.avi {number}_mask.png")
+    assert main([str(tmp_path), "--structure", "lv", "--four", "a4c.avi"]) == 0
+    found = json.loads((tmp_path / "ejection_fraction.json").read_text())
+    assert found["end-diastolic"]["images"] == ["a4c.avi frame 1"]
+    assert found["end-systolic"]["images"] == ["a4c.avi frame 0"]
+    assert "note: a4c.avi: 1 frames with less than a tenth of the largest area are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.zeros((240, 200, 3), np.uint8), "ed1.png_mask.png: one channel of structure values expected, got 3"),
+        (apical(90, 25).astype(np.uint8) * 255, r"ed1.png_mask.png: value 1 for the structure expected, got [255]"),
+        (apical(90, 25)[::2, ::2].astype(np.uint8), "200 x 240 pixels as the image has expected, got 100 x 120 pixels"),
+    ],
+)
+def test_masks_that_are_none_are_named(
+    results: Path, pixels: np.ndarray, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads((results / "predictions.json").read_text())
+    for one in told["images"][:4]:
+        one["overlay"] = f"{one['file']}_overlay.png"
+        Image.fromarray(np.zeros((*SHAPE, 3), np.uint8)).save(results / one["overlay"])
+    (results / "predictions.json").write_text(json.dumps(told))
+    Image.fromarray(pixels).save(results / "ed1.png_mask.png")
+    assert main([str(results), "--structure", "lv", "--four", "ed1.png", "es1.png"]) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_a_foreshortened_view_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks = {"ed1.png": apical(90, 25), "es1.png": apical(80, 18), "ed2.png": apical(75, 25), "es2.png": apical(78, 18)}
     write_results(tmp_path, masks)
@@ -102,6 +134,7 @@ def test_a_foreshortened_view_is_noted(tmp_path: Path, capsys: pytest.CaptureFix
         (["--structure", "lv", "--four", "ed1.png", "no.png"], "image no.png expected"),
         (["--structure", "lv", "--four", "ed1.png", "broken.png"], "in two images, or in two frames"),
         (["--structure", "lv", "--four", "ed1.png"], "got 1 of ed1.png"),
+        (["--structure", "lv", "--four", "ed1.png", "ed1.png"], "got ed1.png twice"),
         (["--structure", "lv", "--four", "es1.png", "ed1.png"], "end-diastolic volume must be the larger one"),
     ],
 )  # fmt: skip
