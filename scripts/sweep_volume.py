@@ -15,6 +15,7 @@ Writes masks (NAME_mask.png), slices.csv, volume.json and sweep.png, outlines on
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,25 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         clicks: dict[int, list[tuple[float, float]]] = {}
         for number, x, y in args.click:
+            if not all(map(math.isfinite, (number, x, y))) or number != int(number):
+                raise ValueError(
+                    f"click must be a whole slice and a place, got {number:g} {x:g} {y:g}; correct --click."
+                )
             clicks.setdefault(int(number), []).append((y, x))
         spacing = args.spacing if args.spacing is None or len(args.spacing) > 1 else args.spacing[0]
-        sweep = Sweep(
-            ROOT,
-            args.sweep,
-            structure=args.structure,
-            position=args.position,
-            spacing=spacing,
-            ckpt_path=args.ckpt_path,
-        )
-        found = measure(
-            sweep, clicks, distance=args.slice_distance, first=args.first, last=args.last, output_dir=args.output_dir
-        )
+        changes = {"position": args.position, "spacing": spacing, "ckpt_path": args.ckpt_path}
+        sweep = Sweep(ROOT, args.sweep, structure=args.structure, output_dir=args.output_dir, **changes)
+        found = measure(sweep, clicks, distance=args.slice_distance, first=args.first, last=args.last)
     except Exception as error:
         return failed(error, status=2)
     print(
         f"{args.structure}: {found['volume_ml']:.3f} mL in {found['slices']} of {len(sweep)} slices"
         f" ({found['first_slice']} to {found['last_slice']}), spacing of {found['spacing_source']}"
     )
+    for note in found["notes"]:
+        print(f"note: {note}")
     print(f"written: {args.output_dir}")
     return 0
 

@@ -17,6 +17,7 @@ from skimage.transform import resize
 from skimage.util import montage
 from tqdm import tqdm
 
+from bundle.data.requests import name_items
 from bundle.engines.batches import prepare_items
 from bundle.files import OutputFolder
 from bundle.guidance import middle
@@ -65,18 +66,19 @@ class Sweep:
         bundle_root: folder with ``configs`` and ``models``.
         source: clip, DICOM file of several frames, or folder of slices in the order of their names.
         structure: which is wanted.
+        output_dir: folder of the results; earlier ones beside the slices are no slices.
         changes: ids of configs/inference.yaml -> other values; None is the config's.
 
     Raises:
         FileNotFoundError: when there is no such source, or no weights.
-        ValueError: when the network knows no such structure, or the source is one image.
+        ValueError: when the network knows no such structure, or the source is one image, or several sweeps.
     """
 
-    def __init__(self, bundle_root: str | Path, source: str | Path, *, structure: str, **changes: Any) -> None:
-        self.structure = structure
-        self.items = sorted(list_frames(source), key=lambda item: (natural(str(item["image"])), item.get("frame") or 0))
-        if len(self.items) < 2:
-            raise ValueError(f"{source}: a sweep of two slices or more expected, got {len(self.items)}; give another.")
+    def __init__(
+        self, bundle_root: str | Path, source: str | Path, *, structure: str, output_dir: str | Path, **changes: Any
+    ) -> None:
+        self.structure, self.output_dir = structure, output_dir
+        self.items = _slices(Path(source), output_dir)
         self.names = [_name(item) for item in self.items]
         if twice := [name for name in self.names if self.names.count(name) > 1]:
             raise ValueError(f"{source}: slices with names of their own expected, got {twice[0]} twice; rename them.")
@@ -123,6 +125,28 @@ class Sweep:
         )
 
 
+def _slices(source: Path, output_dir: str | Path) -> list[dict[str, Any]]:
+    """The slices of one sweep in order, without earlier results."""
+    named = name_items(list_frames(source), dataset_dir=str(source), output_dir=str(output_dir))
+    items = [item for item in named if not _is_own_picture(Path(item["image"]))]
+    items.sort(key=lambda item: (natural(str(item["image"])), item.get("frame") or 0))
+    sweeps = {
+        str(item["image"]) if item.get("frame") is not None else str(Path(item["image"]).parent) for item in items
+    }
+    if len(sweeps) > 1:
+        first, second = sorted(sweeps)[:2]
+        raise ValueError(
+            f"{source}: one sweep expected, got {len(sweeps)}, such as {first} and {second}; give one of them."
+        )
+    if len(items) < 2:
+        raise ValueError(f"{source}: a sweep of two slices or more expected, got {len(items)}; give another.")
+    return items
+
+
+def _is_own_picture(path: Path) -> bool:
+    return path.name == _FILES[-1] and (path.parent / _FILES[0]).is_file()
+
+
 def _name(item: Mapping[str, Any]) -> str:
     frame = "" if item.get("frame") is None else f"_frame{item['frame']:05d}"
     return f"{Path(item['image']).stem}{frame}"
@@ -147,6 +171,11 @@ def propagate(
         ValueError: when a clicked slice is not there, or nothing is found at a click.
     """
     last = len(sweep) - 1 if last is None else last
+    if not 0 <= first <= last < len(sweep):
+        raise ValueError(
+            f"first and last slice must be from 0 to {len(sweep) - 1} and in order, got {first} and {last}; correct"
+            " --first and --last."
+        )
     if outside := [number for number in clicks if not first <= number <= last]:
         raise ValueError(f"clicked slices must be from {first} to {last}, got {outside[0]}; correct the click.")
     starts = sorted(clicks)
@@ -181,7 +210,6 @@ def measure(
     clicks: Mapping[int, Sequence[tuple[float, float]]],
     *,
     distance: float,
-    output_dir: str | Path,
     first: int = 0,
     last: int | None = None,
 ) -> dict[str, Any]:
@@ -191,7 +219,6 @@ def measure(
         sweep: the slices.
         clicks: see :func:`propagate`; so are first and last.
         distance: between neighboring slices, in mm.
-        output_dir: folder of the files.
         first, last: slices that are looked at.
 
     Raises:
@@ -200,25 +227,32 @@ def measure(
     """
     if not 0 < distance < math.inf:
         raise ValueError(f"slice_distance must be above 0 mm, got {distance:g}; correct --slice_distance.")
-    folder = OutputFolder(output_dir, sources=[item["image"] for item in sweep.items])
+    folder = OutputFolder(sweep.output_dir, sources=[item["image"] for item in sweep.items])
     folder.check([*_FILES, *(f"{name}_mask.png" for name in sweep.names)])
     found: dict[int, Slice] = {}
     with tqdm(total=len(sweep), unit="slice", desc=sweep.structure) as bar:
         for number, one in propagate(sweep, clicks, first=first, last=last):
+            if one.area is None:
+                raise ValueError(f"{one.name}: spacing expected, got none, so that nothing is in mL; give --spacing.")
             found[number] = one
             bar.update()
     shown = dict(sorted(found.items()))
-    if unknown := [one.name for one in shown.values() if one.area is None]:
-        raise ValueError(f"{unknown[0]}: spacing expected, got none, so that nothing is in mL; give --spacing.")
-    volume = _volume(sweep, shown, clicks, distance)
+    bounds = (first, len(sweep) - 1 if last is None else last)
+    volume = _volume(sweep, shown, clicks, distance, bounds)
     _write(folder, sweep, shown)
     folder.write("volume.json", (json.dumps(volume, indent=2) + "\n").encode())
     return volume
 
 
 def _volume(
-    sweep: Sweep, shown: Mapping[int, Slice], clicks: Mapping[int, Sequence[tuple[float, float]]], distance: float
+    sweep: Sweep,
+    shown: Mapping[int, Slice],
+    clicks: Mapping[int, Sequence[tuple[float, float]]],
+    distance: float,
+    bounds: tuple[int, int],
 ) -> dict[str, Any]:
+    ends = (("first", min(shown), bounds[0]), ("last", max(shown), bounds[1]))
+    reached = [f"it reaches the {end} slice that was looked at" for end, number, bound in ends if number == bound]
     return {
         "structure": sweep.structure,
         "volume_ml": round(of_slices([one.area or 0.0 for one in shown.values()], distance), 4),
@@ -229,6 +263,7 @@ def _volume(
         "spacing_source": ", ".join(sorted({one.source for one in shown.values()})),
         "clicks": {str(number): [[x, y] for y, x in points] for number, points in sorted(clicks.items())},
         "method": "sum of the areas times the distance (Cavalieri)",
+        "notes": [f"{text}: the volume is of what is seen" for text in reached],
     }
 
 

@@ -118,7 +118,7 @@ def _mask(results: Path, one: Mapping[str, Any], value: int) -> np.ndarray:
 
 def _size(path: Path) -> tuple[int, int]:
     with Image.open(path) as picture:
-        return picture.size
+        return int(picture.size[0]), int(picture.size[1])
 
 
 def _outline(one: Mapping[str, Any], mask: np.ndarray) -> Outline:

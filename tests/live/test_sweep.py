@@ -3,6 +3,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,31 @@ def test_bounds_hold_and_take_the_masks_of_an_earlier_run_away(slices: Path, tmp
     assert sorted(path.name for path in tmp_path.glob("*_mask.png")) == [f"slice{n}_mask.png" for n in (10, 8, 9)]
 
 
+def test_what_is_cut_by_the_bounds_is_noted(slices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(slices, tmp_path, *CLICK, "--first", "8") == 0
+    said = capsys.readouterr().out
+    assert "note: it reaches the first slice that was looked at: the volume is of what is seen" in said
+    assert "last slice that" not in said
+
+
+def test_earlier_results_beside_the_slices_are_no_slices(slices: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(slices, own)
+    assert run(own, own, *CLICK) == 0
+    first = json.loads((own / "volume.json").read_text())
+    assert run(own, own, *CLICK) == 0
+    assert run(own, tmp_path / "other", *CLICK) == 0
+    assert json.loads((own / "volume.json").read_text()) == first
+    assert json.loads((tmp_path / "other/volume.json").read_text()) == first
+
+
+def test_two_sweeps_are_not_one(slices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "AB":
+        shutil.copytree(slices, tmp_path / "both" / name)
+    assert run(tmp_path / "both", tmp_path / "out", *CLICK) == 2
+    assert "one sweep expected, got 2, such as" in capsys.readouterr().err
+
+
 def test_slices_between_two_clicks_belong_to_the_nearer_one(slices: Path, tmp_path: Path) -> None:
     assert run(slices, tmp_path, *CLICK, "--click", "6", "90", "75") == 0
     numbers = [int(row["slice"]) for row in read_table(tmp_path / "slices.csv")]
@@ -83,6 +109,10 @@ def test_slices_between_two_clicks_belong_to_the_nearer_one(slices: Path, tmp_pa
     ("options", "reason"),
     [
         (["--click", "40", "90", "75"], "clicked slices must be from 0 to 18, got 40"),
+        (["--click", "4.7", "90", "75"], "click must be a whole slice and a place, got 4.7 90 75"),
+        (["--click", "nan", "90", "75"], "click must be a whole slice and a place, got nan 90 75"),
+        ([*CLICK, "--first", "-4"], "first and last slice must be from 0 to 18 and in order, got -4 and 18"),
+        ([*CLICK, "--last", "40"], "first and last slice must be from 0 to 18 and in order, got 0 and 40"),
         ([*CLICK, "--last", "4"], "clicked slices must be from 0 to 4, got 9"),
         ([*CLICK, "--structure", "liver"], "structure must be one of"),
         ([*CLICK, "--slice_distance", "0"], "slice_distance must be above 0 mm, got 0"),
