@@ -16,7 +16,7 @@ import numpy as np
 from bundle.derived import Case, Identity, Shot, capture, presentation, read_header, report, segmentation
 from bundle.derived.case import HAS_HIGHDICOM
 from bundle.failures import one_line
-from bundle.files import sha256
+from bundle.files import CLIP_SUFFIXES, sha256
 from bundle.sinks.overlay import draw_findings
 from bundle.sinks.sink import Findings, Run, Sink, Study, in_order, of_all_processes
 from bundle.tasks import Task
@@ -83,6 +83,8 @@ class DicomObjects(Sink):
         if study.item.get("frame") is None:
             shot = Shot(None, findings.mask, findings.result)
             return self._object(path, study.item, [shot], study)
+        if path.lower().endswith(CLIP_SUFFIXES):  # a film's frames would be kept for nothing
+            return None
         kept = {key: study.item[key] for key in ("file", "output", "frame", "place")}
         mask = zlib.compress(findings.mask.tobytes(), 1)
         with self.lock:

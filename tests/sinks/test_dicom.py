@@ -76,6 +76,15 @@ def test_frames_of_a_clip_share_their_objects(writer: Writer, item: Item, run: R
     assert sources == [1, 3, 1, 3]  # lesion in both, head in both
 
 
+def test_a_film_gets_none(writer: Writer, item: Item, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/c.mp4").write_bytes(b"no DICOM" * 40)
+    made = sinks()
+    run(writer(**made), item("c.mp4", frame=0, output="c_frame00000"))
+    assert objects(tmp_path) == []
+    assert [sink.frames for sink in made.values()] == [[]] * 4
+
+
 def test_an_object_of_an_earlier_run_does_not_stay_where_nothing_is_found(
     writer: Writer, item: Item, run: Run, tmp_path: Path
 ) -> None:
