@@ -18,7 +18,7 @@ from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 from bundle import __version__
 from bundle.codes import Code
-from bundle.derived.identity import Identity
+from bundle.derived.identity import IDENTIFYING, Identity
 
 highdicom, HAS_HIGHDICOM = optional_import("highdicom")
 logging.getLogger("highdicom").setLevel(logging.ERROR)  # it logs UIDs, and names that it takes for odd
@@ -76,8 +76,7 @@ class Case:
         highdicom 0.28 takes no multi-frame source without a coordinate system; see :meth:`finished`.
         """
         source = Dataset()
-        for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-                        "StudyDate", "StudyTime", "ReferringPhysicianName"):  # fmt: skip
+        for keyword in IDENTIFYING:
             setattr(source, keyword, "")
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             setattr(source, keyword, self.identity.of_source(self.header, keyword, self.file))

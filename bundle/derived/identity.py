@@ -24,7 +24,7 @@ IDENTIFYING = (
 """Of the modules Patient and General Study (PS3.3 C.7.1.1, C.7.2.1): what leads an object back into its study."""
 
 REMOVED = "New UIDs; patient and study left out"
-"""DeidentificationMethod, of at most 64 characters a value."""
+"""DeidentificationMethod."""
 
 _KINDS = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
 _UTF_8 = "ISO_IR 192"
@@ -95,7 +95,7 @@ class Identity:
         patient = self.uid("patient", *(told if any(told) else [self.of_source(header, "StudyInstanceUID", file)]))
         made.PatientName, made.PatientID = f"ANON^{patient[-12:]}", f"ANON{patient[-12:]}"
         made.PatientIdentityRemoved = "YES"
-        made.DeidentificationMethod = REMOVED[:64]
+        made.DeidentificationMethod = REMOVED
         made.LongitudinalTemporalInformationModified = "REMOVED"
 
 
