@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle.derived import Case, Identity, Shot, read_header
+from bundle.derived import Case, Identity, Shot, capture, read_header
 from tests.derived.conftest import STRUCTURES, WEIGHTS, result
 from tests.derived.test_identity import OBJECTS
 
@@ -40,8 +40,10 @@ def test_objects_of_real_files(real_data: Path, problems: Problems, name: str, k
     frames: tuple[int | None, ...] = (0, 10) if int(header.get("NumberOfFrames") or 1) > 1 else (None,)
     shots = [Shot(frame, mask, result(mask)) for frame in frames]
     one = Case(header, name, shots, STRUCTURES, WEIGHTS, 0, Identity(keep))
-    for kind in ("seg", "sr", "gsps"):
-        found = problems(OBJECTS[kind](one))
+    made = {kind: OBJECTS[kind](one) for kind in ("seg", "sr", "gsps")}
+    made["sc"] = capture(replace(one, shots=shots[:1]), np.zeros((height, width, 3), np.uint8))
+    for kind, content in made.items():
+        found = problems(content)
         if keep and name == "pydicomdata_color-pl":  # its own UIDs begin with 999, and references must be equal
             found = [problem for problem in found if "Illegal root for UID" not in problem]
         assert found == [], kind
