@@ -104,13 +104,14 @@ def _only_part(body: bytes, content_type: str) -> bytes:
     boundary = re.search(r';\s*boundary=(?:"([^"]+)"|([^\s;]+))', content_type, re.IGNORECASE)
     if boundary is None:
         raise ValueError("the server must name the boundary of its parts, names none")
-    mark = b"--" + (boundary[1] or boundary[2]).encode("latin-1", "replace")
-    parts = (b"\r\n" + body).split(b"\r\n" + mark)
-    if len(parts) < 2 or not parts[-1].startswith(b"--"):
+    mark = re.escape(b"--" + (boundary[1] or boundary[2]).encode("latin-1", "replace"))
+    marks = [found.span() for found in re.finditer(rb"(?:\A|\r\n)" + mark, body)]
+    if not marks or body[marks[-1][1] : marks[-1][1] + 2] != b"--":
         raise ValueError(f"the server's answer is cut after {len(body)} bytes: its end mark is missing")
-    if len(parts) != 3:
-        raise ValueError(f"the server must send one instance, sends {len(parts) - 2}")
-    _, found, content = parts[1].partition(b"\r\n\r\n")
-    if not found:
+    if len(marks) != 2:
+        raise ValueError(f"the server must send one instance, sends {len(marks) - 1}")
+    (_, start), (end, _) = marks
+    head = body.find(b"\r\n\r\n", start, end)
+    if head < 0:
         raise ValueError("the server must send a part with a header, sends one without")
-    return content
+    return body[head + 4 : end]

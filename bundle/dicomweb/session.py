@@ -23,7 +23,7 @@ SILENCE = 20.0
 """Seconds without a byte after which a connection is given up."""
 
 LARGEST = {"json": 16 << 20, "dicom": 512 << 20}
-"""Bytes of an answer: a list of 1000 entries takes 2 MiB. They are held in memory, twice."""
+"""Bytes of an answer: a list of 1000 entries takes 2 MiB. They are held in memory, three times at most."""
 
 KINDS = {
     "json": ("application/dicom+json", "application/json"),

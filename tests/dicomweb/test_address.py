@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
+from bundle.dicomweb import retrieve
 from bundle.dicomweb.address import Address, credentials, is_address, is_uid, parse_address
 
 
@@ -101,3 +102,9 @@ def test_credentials_that_cannot_be_sent_are_refused_and_not_repeated(
     with pytest.raises(ValueError, match=message) as caught:
         credentials()
     assert "secret" not in str(caught.value)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="must be a folder where several processes run"):
+        retrieve("http://127.0.0.1:9/dicom-web")
