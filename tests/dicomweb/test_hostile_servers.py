@@ -4,6 +4,7 @@
 import contextlib
 import gzip
 import json
+import re
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -63,12 +64,12 @@ def listing(request: BaseHTTPRequestHandler, *instances: str) -> bool:
 
 
 def hang(request: BaseHTTPRequestHandler) -> None:
-    time.sleep(6)
+    time.sleep(12)
 
 
 def dribble_head(request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    for _ in range(60):
+    for _ in range(120):
         request.wfile.write(b"a")
         time.sleep(0.1)
 
@@ -77,7 +78,7 @@ def dribble_body(request: BaseHTTPRequestHandler) -> None:
     request.send_response(200)
     request.send_header("Content-Type", "multipart/related; boundary=b")
     request.end_headers()
-    for _ in range(60):
+    for _ in range(120):
         request.wfile.write(b"a")
         time.sleep(0.1)
 
@@ -132,9 +133,13 @@ LIES: dict[str, tuple[Callable[[BaseHTTPRequestHandler], None], str]] = {
 }
 
 
+SLOW = re.compile("hangs|dribbles")
+
+
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bundle.dicomweb.session.PATIENCE", 2.5)
+def _impatient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    hangs = getattr(request.node, "callspec", None) and SLOW.search(str(request.node.callspec.params.get("kind")))
+    monkeypatch.setattr("bundle.dicomweb.session.PATIENCE", 4.0 if hangs else 60.0)
     monkeypatch.setattr("bundle.dicomweb.session.LARGEST", {"json": 1 << 20, "dicom": 1 << 20})
     for name in ("USER", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"DICOMWEB_{name}", raising=False)
