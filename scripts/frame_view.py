@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(args: argparse.Namespace, finder: TextFinder | None) -> int:
     folder = OutputFolder(args.output_dir) if args.output_dir else None
+    totals = [0, 0, 0]
     read, load, masks = FrameReader(), LoadUltrasoundd(), _masks(args.masks)
     print("frame, sectors (rows, columns), confidence, pixels of text and marks" + _counted(args.masks))
     for item in list_frames(args.images, every=args.frames):
@@ -75,10 +76,14 @@ def _show(args: argparse.Namespace, finder: TextFinder | None) -> int:
         sectors = find_sectors(image)
         letters = marks(image) if finder is None else strokes(image, finder(image)) | marks(image)
         boxes = " ".join(f"{s.box[0]}-{s.box[2]},{s.box[1]}-{s.box[3]} ({s.confidence:.2f})" for s in sectors) or "none"
-        print(f"{name}: {boxes}; {letters.sum()}{_outside(masks.get(name), sectors, letters)}")
+        counts = _outside(masks[name], sectors, letters) if name in masks else []
+        totals = [a + b for a, b in zip(totals, counts, strict=True)] if counts else totals
+        print(f"{name}: {boxes}; {letters.sum()}" + "".join(f"; {count}" for count in counts))
         if folder is not None:
             draw = functools.partial(_draw, image=image, sectors=sectors, letters=letters)
             folder.write(f"{name}_view.png", draw)
+    if masks:
+        print("sum: " + "; ".join(map(str, totals)))
     return 0
 
 
@@ -87,7 +92,7 @@ def _name(file: str, frame: int | None) -> str:
 
 
 def _counted(masks: Path | None) -> str:
-    return "; pixels of structures, outside of the sectors, on letters" if masks else ""
+    return "; pixels of structures; outside of the sectors; on letters" if masks else ""
 
 
 def _masks(folder: Path | None) -> dict[str, Path]:
@@ -98,13 +103,11 @@ def _masks(folder: Path | None) -> dict[str, Path]:
     return {_name(one["file"], one.get("frame")): folder / one["mask"] for one in records if one["mask"]}
 
 
-def _outside(path: Path | None, sectors: Sequence[Sector], letters: np.ndarray) -> str:
+def _outside(path: Path, sectors: Sequence[Sector], letters: np.ndarray) -> list[int]:
     """How many pixels of a predicted mask there are, outside of the sectors, and on letters."""
-    if path is None:
-        return ""
     mask = np.asarray(Image.open(path)) > 0
     inside = np.logical_or.reduce([s.mask for s in sectors]) if sectors else np.ones_like(mask)
-    return f"; {mask.sum()}, {(mask & ~inside).sum()}, {(mask & letters).sum()}"
+    return [int(part.sum()) for part in (mask, mask & ~inside, mask & letters)]
 
 
 def _draw(path: Path, image: Tensor, sectors: Sequence[Sector], letters: np.ndarray) -> None:
@@ -144,9 +147,8 @@ def score_screen(kind: str, view: np.random.Generator, finder: TextFinder | None
         "caliper recall": float(marks(image)[screen.calipers].mean()),
     }
     if finder is not None:
-        boxes = finder(image)
-        letters = strokes(image, boxes)
-        figures |= {"text recall": float(letters[screen.text].mean()), "boxed": float(boxes[screen.text].mean())}
+        letters = strokes(image, finder(image))
+        figures["text recall"] = float(letters[screen.text].mean())
         figures["text precision"] = float(screen.text[letters].mean()) if letters.any() else None
     return figures
 
