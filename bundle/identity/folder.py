@@ -24,7 +24,7 @@ from bundle.live.cine import cine_pictures, is_dicom
 from bundle.live.pictures import Picture
 from bundle.sinks.png import encode_png
 from bundle.tables import csv_table
-from bundle.transforms.readers import quiet_reading
+from bundle.transforms.readers import check_plain, quiet_reading
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +140,7 @@ def _shown(path: Path, count: int) -> list[np.ndarray]:
 def _picture(path: Path, finder: Finder | None, salt: bytes) -> tuple[bytes, list[Removed], int]:
     """A PNG of the pixels alone: what else the file held is gone."""
     del salt
+    check_plain(str(path))
     with Image.open(path) as file:
         held = sorted({str(key) for key in file.info} | ({"exif"} if file.getexif() else set()))
         image = ImageOps.exif_transpose(file)

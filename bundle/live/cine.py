@@ -39,7 +39,9 @@ UNDEFINED_LENGTH = b"\xff\xff\xff\xff"
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its first bytes or its suffix."""
+    """Whether a plain file is DICOM, by its first bytes or its suffix; a pipe would be waited for."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return starts_as_dicom(file.read(PREAMBLE)) or path.name.lower().endswith(DICOM_SUFFIXES)
 

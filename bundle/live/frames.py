@@ -88,6 +88,8 @@ def _of_server(address: str) -> list[dict[str, str]]:
 
 def _frames(path: str) -> int | None:
     """Frames of a clip, 0 for one that cannot be opened; None for what is none."""
+    if not os.path.isfile(path):
+        return None  # the reader says what it is
     video = path.lower().endswith(CLIP_SUFFIXES)
     try:
         if not video:

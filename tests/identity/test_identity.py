@@ -3,6 +3,7 @@
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 
@@ -201,6 +202,15 @@ def test_uids_come_from_a_secret() -> None:
     assert pydicom.uid.UID(one).is_valid
     ds = image()
     assert any(row.element == "PatientID" for row in deidentify_header(ds, uid=new_uid(SALT), pixels_cleaned=False))
+
+
+def test_pipes_are_named_and_not_waited_for(archive: Path, tmp_path: Path) -> None:
+    pipes = [archive / "x.dcm", archive / "x.png"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    outcome = deidentify_folder(archive, tmp_path / "clean", finder=None, salt=SALT)
+    assert set(outcome.failed) == {*pipes, archive / "d.dcm"}
+    assert outcome.failed[pipes[1]] == "must be a plain file, got a pipe, a socket or a device; remove it."
 
 
 def test_the_input_and_files_of_others_stay(archive: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 import csv
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
 from bundle.live.frames import KEPT, FrameReader, list_frames
+from bundle.transforms import LoadUltrasoundd
 from tests.live.test_sources import write_dicom
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,3 +204,13 @@ def test_a_frame_that_unpacks_to_too_much_is_named_and_the_others_are_read(tmp_p
     assert read(items[0])["image"].shape == read(items[2])["image"].shape == (3, 32, 48)
     with pytest.raises(ValueError, match=r"a\.dcm: frame 1 cannot be read: image must have 1 to .* got 65280x65280"):
         read(items[1])
+
+
+def test_pipes_are_named_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.png", "b.mp4", "c.dcm"):
+        os.mkfifo(tmp_path / name)
+    items, read, load = list_frames(tmp_path), FrameReader(), LoadUltrasoundd()
+    assert [Path(item["image"]).name for item in items] == ["a.png", "b.mp4", "c.dcm"]
+    for item in items:
+        with pytest.raises(OSError, match=rf"{item['image']}: must be a plain file, got a pipe"):
+            load(read(item))

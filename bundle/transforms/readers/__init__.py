@@ -16,7 +16,7 @@ from bundle.transforms.readers.dicom_bounds import check_frame, frame_streams
 from bundle.transforms.readers.dicom_header import quiet_reading
 from bundle.transforms.readers.dicom_stream import HEAD, is_ybr
 from bundle.transforms.readers.dicom_values import dicom_frame, to_rgb
-from bundle.transforms.readers.files import image_digest, image_files, read_file
+from bundle.transforms.readers.files import check_plain, image_digest, image_files, read_file
 from bundle.transforms.readers.raw import LPS_TO_RAS, MAX_PIXELS, Raw, check_size
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "MAX_PIXELS",
     "Raw",
     "check_frame",
+    "check_plain",
     "check_size",
     "complete_header",
     "dicom_frame",

@@ -100,6 +100,24 @@ def _read(path: str, as_mask: bool) -> Raw:
         raise OSError(f"{path}: cannot be decoded: {reason}; copy it again or remove it from the data set.") from e
 
 
+def check_plain(path: str) -> None:
+    """Refuses what is no plain file: a pipe would be waited for.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, OSError: with what it is.
+    """
+    if os.path.islink(path) and not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{path}: must be an image file, got a broken link to {os.readlink(path)}; mend the link or remove it."
+        )
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: file must exist, found none; correct the path.")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: must be an image file, got a folder; name the file in it.")
+    if not os.path.isfile(path):
+        raise OSError(f"{path}: must be a plain file, got a pipe, a socket or a device; remove it.")
+
+
 def read_file(path: str, *, as_mask: bool = False) -> Raw:
     """Reads one image or mask file.
 
@@ -114,16 +132,7 @@ def read_file(path: str, *, as_mask: bool = False) -> Raw:
         OSError: when the file is damaged, in no known format, or no plain file.
         ValueError: when it is empty, a volume, multi-frame, or too large. All name the file.
     """
-    if os.path.islink(path) and not os.path.exists(path):
-        raise FileNotFoundError(
-            f"{path}: must be an image file, got a broken link to {os.readlink(path)}; mend the link or remove it."
-        )
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: file must exist, found none; correct the path.")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path}: must be an image file, got a folder; name the file in it.")
-    if not os.path.isfile(path):
-        raise OSError(f"{path}: must be a plain file, got a pipe, a socket or a device; remove it.")
+    check_plain(path)
     raw = _read(path, as_mask)
     if raw.pixels.dtype.kind == "f" and not np.isfinite(raw.pixels).all():
         raise ValueError(f"{path}: pixels must be finite, got NaN or infinite values; repair or remove the file.")
