@@ -8,11 +8,12 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bundle.failures import named
+from bundle.files import OutputFolder
 from bundle.tables import plain_cell
 from bundle.vocabulary import REQUESTED_PROMPTS, encode_prompt
 
@@ -31,12 +32,18 @@ def _stem(name: str) -> str:
     return name[:-7] if name.lower().endswith(".nii.gz") else str(Path(name).with_suffix(""))
 
 
-def _made_of(file: str) -> tuple[str, ...]:
-    """The names that the image has, or the clip, if this is a result of one by its own name."""
+def _result(file: str) -> re.Match[str] | None:
+    """The image or clip of which this is a result by its name, and the kind."""
     match = _RESULT.fullmatch(_stem(file))
-    if match is None or (match["kind"] == "sc" and not file.endswith(".dcm")):
-        return ()
-    return match["image"], match["clip"]
+    return None if match is None or (match["kind"] == "sc" and not file.endswith(".dcm")) else match
+
+
+def _written(path: str, file: str, results: OutputFolder) -> bool:
+    """Whether an earlier run wrote this to the folder of results; a restored image is one to look at."""
+    match, real = _result(file), Path(os.path.realpath(path))
+    if match is None or match["kind"] == "restored" or not real.is_relative_to(results.folder):
+        return False
+    return results.wrote(real.relative_to(results.folder))
 
 
 def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_dir: str) -> list[dict[str, Any]]:
@@ -45,39 +52,68 @@ def name_items(data: Sequence[Mapping[str, Any]], *, dataset_dir: str, output_di
     A ``file`` that an item has is kept. The output of a clip's frame ends with its number.
 
     Left out, and logged: what lies in ``output_dir``, if that is a folder within ``dataset_dir``; masks and overlays
-    beside their image (such as ``x_mask.png``, ``x_mask_1.png``, ``x_frame00000_overlay.png``, ``x_sc.dcm``).
+    beside their image (such as ``x_mask.png``, ``x_mask_1.png``, ``x_frame00000_overlay.png``, ``x_sc.dcm``); and those
+    that an earlier run wrote to ``output_dir``, also where their image is gone.
 
     Raises:
-        ValueError: when nothing is left, or ``output_dir`` is empty.
+        ValueError: when nothing is left, two items would have one output, or ``output_dir`` is empty.
     """
     if not output_dir:
         raise ValueError("output_dir must name a folder, got an empty name; correct --output_dir.")
     top, results = Path(dataset_dir).absolute(), Path(output_dir).absolute()
     items = [{**item, "file": item.get("file") or _relative(str(item["image"]), top)} for item in data]
-    files = {item["file"] for item in items}  # frames of a clip have one
-    stems = Counter(map(_stem, files))
+    files = {item["file"]: str(item["image"]) for item in items}  # frames of a clip have one
+    stems = set(map(_stem, files))
     own = os.path.realpath(results)
     within = top.exists() and not Path(os.path.realpath(top)).is_relative_to(own)  # else all would be in it
+    folder = OutputFolder(own)
 
-    def is_result(item: Mapping[str, Any]) -> bool:
-        if within and Path(os.path.realpath(item["image"])).is_relative_to(own):
+    def is_result(file: str, path: str) -> bool:
+        if within and Path(os.path.realpath(path)).is_relative_to(own):
             return True
-        return any(name in stems or name in files for name in _made_of(item["file"]))
+        match = _result(file)
+        made_of = () if match is None else (match["image"], match["clip"])
+        return any(name in stems or name in files for name in made_of) or _written(path, file, folder)
 
-    kept = [item for item in items if not is_result(item)]
-    if left_out := sorted(files - {item["file"] for item in kept}):
+    if left_out := sorted(file for file, path in files.items() if is_result(file, path)):
         what = "masks of others or earlier results and are left out"
         logger.info(f"{len(left_out)} of {len(files)} files are {what}: {named(left_out)}.")
-    if items and not kept:
+    if items and len(left_out) == len(files):
         raise ValueError(
             f"dataset_dir {top}: expected images, got {len(files)} masks of others or earlier results "
-            f"({named(sorted(files))}); correct --dataset_dir, or choose an --output_dir elsewhere."
+            f"({named(left_out)}); correct --dataset_dir, or choose an --output_dir elsewhere."
         )
-    for item in kept:
-        stem = _stem(item["file"])
-        output = stem if stems[stem] == 1 and stem not in files else item["file"]
-        item["output"] = output if item.get("frame") is None else f"{output}_frame{item['frame']:05d}"
-    return kept
+    return _with_outputs([item for item in items if item["file"] not in set(left_out)], files)
+
+
+def _with_outputs(items: Sequence[dict[str, Any]], files: Collection[str]) -> list[dict[str, Any]]:
+    """Items with ``output``: without suffix, with it where another file or a clip's frame would have that name.
+
+    Raises:
+        ValueError: when two would have one output all the same.
+    """
+    stems = Counter(map(_stem, files))
+    short = {file: stem for file in files if stems[stem := _stem(file)] == 1 and stem not in files}
+    while True:
+        outputs = [_numbered(short.get(item["file"], item["file"]), item) for item in items]
+        count = Counter(outputs)
+        shared = {item["file"] for item, output in zip(items, outputs, strict=True) if count[output] > 1}
+        if not shared & short.keys():
+            break
+        for file in shared & short.keys():
+            del short[file]
+    found: dict[str, str] = {}
+    for item, output in zip(items, outputs, strict=True):
+        item["output"], other = output, found.setdefault(output, item["file"])
+        if other != item["file"]:
+            raise ValueError(
+                f"{other} and {item['file']}: results of different names expected, got {output} for both; rename one."
+            )
+    return list(items)
+
+
+def _numbered(base: str, item: Mapping[str, Any]) -> str:
+    return base if item.get("frame") is None else f"{base}_frame{item['frame']:05d}"
 
 
 def _read_rows(prompts: str) -> dict[str, dict[str, str]]:

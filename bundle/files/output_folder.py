@@ -168,6 +168,10 @@ class OutputFolder:
             (self.folder / name).unlink()
             self._note(name, "")
 
+    def wrote(self, name: str | Path) -> bool:
+        """Whether a file is there that an earlier run wrote and nobody changed."""
+        return os.path.lexists(self.folder / name) and not self._foreign(str(name))
+
     def adopt(self, name: str | Path) -> None:
         """Lists a file as it is, if it is there: the user lets the run replace it, or it is kept under another name."""
         if (self.folder / name).is_file():

@@ -2,10 +2,12 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bundle.data.requests import add_prompts, name_items
+from bundle.files import OutputFolder
 from bundle.tables import csv_table
 
 POSITIONS = ["breast", "head", "indis"]
@@ -52,6 +54,59 @@ def test_results_are_left_out_by_whatever_links_they_are_reached(tmp_path: Path)
 def test_names_that_look_like_a_result_of_another_stay_apart(tmp_path: Path) -> None:
     items = named(tmp_path, "a.png", "a.jpg", "a.png.png", "1.2.3", "1.2.4", "1.2.3.1")
     assert [item["output"] for item in items] == ["a.png", "a.jpg", "a.png.png", "1.2.3", "1.2.4", "1.2.3.1"]
+
+
+def frames_of(tmp_path: Path, *files: str, numbers: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
+    """Items as ``list_frames`` makes them: video files have frames."""
+    return [
+        {"image": str(tmp_path / file), **told}
+        for file in files
+        for told in ([{"frame": number} for number in numbers] if file.endswith((".mp4", ".avi")) else [{}])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "outputs"),
+    [
+        (["c.mp4", "d.png"], ["c_frame00000", "c_frame00001", "d"]),
+        (["c.mp4", "c_frame00001.png"], ["c.mp4_frame00000", "c.mp4_frame00001", "c_frame00001.png"]),
+        (["c.mp4", "c_frame00001.png", "c_frame00007.png"], [
+            "c.mp4_frame00000", "c.mp4_frame00001", "c_frame00001.png", "c_frame00007",
+        ]),
+        (["c.mp4", "c.avi"], ["c.mp4_frame00000", "c.mp4_frame00001", "c.avi_frame00000", "c.avi_frame00001"]),
+        (["c.mp4", "c_frame00001.png", "c.mp4_frame00001.png"], [
+            "c.mp4_frame00000", "c.mp4_frame00001", "c_frame00001.png", "c.mp4_frame00001.png",
+        ]),
+    ],
+)  # fmt: skip
+def test_a_frame_and_an_image_of_its_name_stay_apart(tmp_path: Path, files: list[str], outputs: list[str]) -> None:
+    data = frames_of(tmp_path, *files)
+    items = name_items(data, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    assert [item["output"] for item in items] == outputs
+
+
+def test_names_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    data = frames_of(tmp_path, "c.mp4", "c_frame00001.png", "c.mp4_frame00001", "c.png")
+    with pytest.raises(ValueError, match=r"c\.mp4 and c\.mp4_frame00001: results of different names expected, got .*"):
+        name_items(data, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("results", ["in", "alias"])
+def test_what_an_earlier_run_wrote_of_clips_is_left_out(tmp_path: Path, results: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "in")
+    (tmp_path / "in/still.png").write_bytes(b"")
+    (tmp_path / "in/other_mask.png").write_bytes(b"a stranger's")
+    earlier = OutputFolder(tmp_path / results)
+    names = ["c_frame00000_mask.png", "c_frame00001_overlay.png", "c.mp4_frame00001_sc.dcm", "gone_mask.png"]
+    for name in names:
+        earlier.write(name, name.encode())
+    files = ["still.png", "other_mask.png", *names]
+    for top in ("in", "alias"):
+        for clips in ((), ("c.mp4",)):  # frames: 0 leaves the clip out
+            data = frames_of(tmp_path / top, *clips, *files)
+            items = name_items(data, dataset_dir=str(tmp_path / top), output_dir=str(tmp_path / results))
+            assert list(dict.fromkeys(item["file"] for item in items)) == [*clips, "still.png", "other_mask.png"]
 
 
 @pytest.mark.parametrize("results", [".", "..", "../elsewhere"])
