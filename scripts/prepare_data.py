@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.data.assemble import Assembly, assemble, write_datalist
-from bundle.data.clip_sets import read_clip_table
+from bundle.data.clip_sets import check_clip_tables, read_clip_table
 from bundle.data.known_sets import NO_SET, LeftOut
 from bundle.data.manifest import is_manifest
 from bundle.data.other_organs import other_organs
@@ -132,6 +132,7 @@ def _more_words(waiting: Sequence[LeftOut]) -> str:
 
 def _read(options: argparse.Namespace) -> list[PublicSet]:
     told = told_options(vars(options))
+    check_clip_tables(options.clips)
     reads: list[Callable[[], PublicSet]] = [
         *(partial(read_busi, folder, options=told) for folder in options.busi),
         *(partial(read_folders, folder, options=told, given_splits=options.given_splits) for folder in options.folders),

@@ -137,7 +137,7 @@ def _join_datasets(sets: Sequence[PublicSet]) -> dict[str, Any]:
             if differ:
                 raise ValueError(
                     f"data set {name!r}: expected one description, got two that differ in {differ}; leave out one of "
-                    "the folders that hold it (--busi and --folders may both do), or rename one."
+                    "the folders or tables that hold it (--busi, --folders and --clips may all do), or rename one."
                 )
     return datasets
 

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from bundle.data.known_sets import Known, LeftOut, PublicSet, SetOptions, dataset_entry, missing_words, option
 from bundle.data.manifest import dataset_fault
-from bundle.data.other_organs import png
+from bundle.data.written import short_hash, write_picture
 from bundle.failures import reason
 from bundle.files import OutputFolder
-from bundle.tables import read_table
+from bundle.tables import ODD_NAMES, read_table
 from bundle.vocabulary import UNKNOWN
 
 _NO_PATIENTS = "{table}: no column of patients, so each clip is taken for one; add the column patient"
@@ -56,18 +56,35 @@ def read_clip_table(
     if faults:
         return PublicSet(left_out=[LeftOut(name, " ".join(faults), len(rows), whole=True)])
     found, output = PublicSet({name: entry}), OutputFolder(folder, option="--output")
-    for number, row in enumerate(tqdm(rows, desc=name, unit="clip", leave=False)):
+    for row in tqdm(rows, desc=name, unit="clip", leave=False):
+        clip = short_hash(row["file"].encode(errors=ODD_NAMES))
         item = {"dataset": name, "patient": f"{name}/{row['patient'] or row['file']}", "class": row["class"]}
         try:
             for index, pixels in enumerate(frames(str(Path(table).absolute().parent / row["file"]), count)):
-                written = output.write(f"{number:05d}_f{index:02d}.png", png(pixels))
-                found.items.append({"image": str(written.resolve()), **item})
+                found.items.append({"image": write_picture(output, f"{clip}_f{index:02d}", pixels), **item})
         except (OSError, ValueError) as error:
             if isinstance(error, FileExistsError):
                 raise
             found.left_out.append(LeftOut(name, reason(error)))
     found.notices += [] if any(row["patient"] for row in rows) else [_NO_PATIENTS.format(table=table)]
     return found
+
+
+def check_clip_tables(tables: Sequence[str | Path]) -> None:
+    """Refuses tables of one name, before frames of any are written.
+
+    Raises:
+        ValueError: with the first two of them.
+    """
+    first: dict[str, str | Path] = {}
+    for table in tables:
+        name = Path(table).stem
+        if name in first:
+            raise ValueError(
+                f"--clips {table}: a name of its own expected, after which the data set is called, got that of"
+                f" {first[name]}; rename one, or leave it out."
+            )
+        first[name] = table
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

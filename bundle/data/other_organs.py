@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from bundle.data.known_sets import LeftOut, PublicSet
 from bundle.data.pairing import masks_beside
 from bundle.data.set_files import MASK_FOLDERS, is_clip, is_picture, passed_over, walk
+from bundle.data.written import write_picture
 from bundle.failures import named, reason
 from bundle.files import OutputFolder
 from bundle.vocabulary import NO_ORGAN, UNKNOWN
@@ -46,7 +45,7 @@ def other_organs(
     output, items, left_out = OutputFolder(folder, option="--output"), [], []
     files, notices = _files(paths, folder)
     names = Counter[str]()
-    for number, path in enumerate(tqdm(files, desc="other organs", unit="file", leave=False)):
+    for path in tqdm(files, desc="other organs", unit="file", leave=False):
         names[path.stem] += 1
         name = path.stem if names[path.stem] == 1 else f"{path.stem}_{names[path.stem]}"
         patient = {"dataset": DATASET, "patient": f"{DATASET}/{name}"}
@@ -55,8 +54,7 @@ def other_organs(
             continue
         try:
             for index, pixels in enumerate(frames(str(path), FRAMES)):
-                written = output.write(f"{number:04d}_{name}_f{index:02d}.png", png(pixels))
-                items.append({"image": str(written.resolve()), **patient})
+                items.append({"image": write_picture(output, f"{name}_f{index:02d}", pixels), **patient})
         except FileExistsError:
             raise
         except (OSError, ValueError) as error:
@@ -65,13 +63,6 @@ def other_organs(
         raise ValueError(f"--other-organs: expected images or clips in {list(paths)}, got none that can be read.")
     entry: dict[str, Any] = {"position": UNKNOWN, "nature": UNKNOWN, "organ": NO_ORGAN, "source": "--other-organs"}
     return PublicSet(datasets={DATASET: entry}, items=items, left_out=left_out, notices=notices)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A PNG file of pixels, uint8 (H, W) or (H, W, 3)."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
 
 
 def _files(paths: Sequence[str], folder: Path) -> tuple[list[Path], list[str]]:

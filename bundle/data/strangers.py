@@ -8,7 +8,6 @@ modalities pydicom's test files; the rest is drawn. Nothing is downloaded.
 from __future__ import annotations
 
 import importlib.util
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 from bundle.data.known_sets import PublicSet
+from bundle.data.written import write_picture
 from bundle.files import OutputFolder
 from bundle.transforms.readers import read_file
 from bundle.vocabulary import NO_ORGAN, UNKNOWN
@@ -73,10 +73,8 @@ def make_strangers(folder: Path, *, count: int, seed: int) -> PublicSet:
     made = _made(np.random.default_rng(seed), count)
     items: list[dict[str, Any]] = []
     for number, (source, pixels) in enumerate(made):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "png")
-        path = output.write(f"{number:04d}_{source}.png", file.getvalue())
-        items.append({"image": str(path.resolve()), "dataset": DATASET, "patient": f"{DATASET}/{source}"})
+        path = write_picture(output, f"{number:04d}_{source}", pixels)
+        items.append({"image": path, "dataset": DATASET, "patient": f"{DATASET}/{source}"})
     entry = {
         "position": UNKNOWN,
         "nature": UNKNOWN,

@@ -36,18 +36,47 @@ def test_frames_of_a_patients_clips_are_one_patient(tmp_path: Path) -> None:
     assert found.datasets == {
         "Eyes": {"position": "eye", "nature": "organ", "label_set": "eye", "classes": ["detached", "intact"]}
     }
-    told = [(item["patient"], item["class"], Path(item["image"]).name) for item in found.items]
+    told = [(item["patient"], item["class"], Path(item["image"]).name.split("_")[1]) for item in found.items]
     assert told == [
-        ("Eyes/p1", "detached", "00000_f00.png"), ("Eyes/p1", "detached", "00000_f01.png"),
-        ("Eyes/p2", "intact", "00001_f00.png"), ("Eyes/p2", "intact", "00001_f01.png"),
-        ("Eyes/p1", "detached", "00002_f00.png"), ("Eyes/p1", "detached", "00002_f01.png"),
+        ("Eyes/p1", "detached", "f00"), ("Eyes/p1", "detached", "f01"),
+        ("Eyes/p2", "intact", "f00"), ("Eyes/p2", "intact", "f01"),
+        ("Eyes/p1", "detached", "f00"), ("Eyes/p1", "detached", "f01"),
     ]  # fmt: skip
+    assert len({item["image"] for item in found.items}) == 6
     with Image.open(found.items[1]["image"]) as picture:
         assert picture.getpixel((0, 0)) == 60
     assert [entry.reason for entry in found.left_out] == [
         f"{tmp_path / 'cut.mp4'}: expected a video that OpenCV can open, got none; convert it."
     ]
     assert found.notices == []
+
+
+def test_another_table_of_the_name_replaces_no_frame(tmp_path: Path) -> None:
+    def others(path: str, count: int) -> Iterator[np.ndarray]:
+        yield np.full((8, 9), 99, np.uint8)
+        raise OSError(f"{path}: cut")
+
+    table, out = write(tmp_path, "1.mp4,detached,p1", "2.mp4,intact,p2"), tmp_path / "out"
+    first = read_clip_table(table, out, options=TOLD, frames=frames, count=2).items
+    held = {item["image"]: Path(item["image"]).read_bytes() for item in first}
+    later = [(["2.mp4,intact,p2", "1.mp4,detached,p1"], frames), (["1.mp4,intact,q", "3.mp4,open,q"], others)]
+    for rows, read in later:
+        read_clip_table(write(tmp_path, *rows), out, options=TOLD, frames=read, count=2)
+        assert {path: Path(path).read_bytes() for path in held} == held
+    assert len(list(out.glob("*.png"))) == 6  # equal content keeps its name in another order
+
+
+def test_two_tables_of_one_name_are_refused_before_a_frame_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        tables += ["--clips", str(write(tmp_path / folder, "1.mp4,intact,p"))]
+    told = ["--position", "Eyes=eye", "--nature", "Eyes=organ"]
+    assert main([*tables, *told, "--output", str(tmp_path / "data/datalist.json")]) == 2
+    assert "b/Eyes.csv: a name of its own expected" in capsys.readouterr().err
+    assert not (tmp_path / "data/clips").exists()
 
 
 def test_columns_have_other_names_and_numbers_stand_for_classes(tmp_path: Path) -> None:

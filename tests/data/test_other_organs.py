@@ -70,6 +70,13 @@ def test_files_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
     assert len({item["patient"] for item in found.items}) == 2
 
 
+def test_other_clips_replace_no_frame_of_an_earlier_manifest(tmp_path: Path) -> None:
+    first = other_organs([str(clip(tmp_path / "a.avi", 40))], tmp_path / "out", frames=spread_frames).items
+    held = {item["image"]: Path(item["image"]).read_bytes() for item in first}
+    other_organs([str(clip(tmp_path / "a.avi", 20))], tmp_path / "out", frames=spread_frames)
+    assert {path: Path(path).read_bytes() for path in held} == held
+
+
 def test_masks_tables_and_earlier_frames_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "own/masks").mkdir(parents=True)
     for name in ("a.png", "a_mask.png", "a_lesion.png", "masks/b.png"):
