@@ -56,16 +56,37 @@ def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None =
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a table of :func:`csv_table`, as they were given, in text.
+    """The rows of a table of :func:`csv_table` or a user's, as they were given, in text.
+
+    Lines without a cell are passed over, and so are columns at the end that hold nothing, as spreadsheets write them.
 
     Raises:
         OSError: when it cannot be opened.
-        ValueError: when it is no UTF-8 text, or no table.
+        ValueError: when it is no UTF-8 text, or no table, a column is there twice, or a line has more or fewer cells.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            names, *rows = list(csv.reader(file)) or [[]]
+            reader = csv.reader(file)
+            columns = [plain_cell(name) for name in _filled(next(reader, []))]
+            lines = [(reader.line_num, row) for row in reader if row]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected a CSV table, got what is none ({error}); write it again.") from error
-    columns = [plain_cell(name) for name in names]
-    return [dict(zip(columns, map(plain_cell, row), strict=False)) for row in rows if row]
+    if twice := [name for number, name in enumerate(columns) if name in columns[:number]]:
+        raise ValueError(f"{path}: each column once expected, got {twice[0]!r} twice; rename or remove one.")
+    return [dict(zip(columns, _cells(row, columns, f"{path}, line {line}"), strict=True)) for line, row in lines]
+
+
+def _filled(cells: Sequence[str]) -> list[str]:
+    """The cells without those at the end that hold nothing."""
+    return list(cells[: max((number for number, cell in enumerate(cells, start=1) if cell.strip()), default=0)])
+
+
+def _cells(row: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
+    """The cells of a line, one a column."""
+    cells = row if len(row) <= len(columns) else _filled(row) + [""] * (len(columns) - len(_filled(row)))
+    if len(cells) != len(columns):
+        raise ValueError(
+            f"{where}: {len(columns)} cells expected, as in the first line, got {len(cells)}: {list(cells)}; correct it"
+            " (numbers have a decimal point, a text with a comma stands in quotation marks)."
+        )
+    return [plain_cell(cell) for cell in cells]

@@ -69,6 +69,28 @@ def test_what_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
     assert read_table(path) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("file,mm\na,1\np0.png,171,5\n", "line 3: 2 cells expected, as in the first line, got 3: .*decimal point"),
+        ("file,mm\n\n\na\n", r"line 4: 2 cells expected, as in the first line, got 1: \['a'\]"),
+        ("file,mm,,\na,1,2,\n", "line 2: 2 cells expected, as in the first line, got 3"),
+        ("foci,file,foci\na,b,c\n", "each column once expected, got 'foci' twice"),
+        ("'=a,=a\n1,2\n", "each column once expected, got '=a' twice"),
+    ],
+)
+def test_lines_of_other_cells_and_columns_of_one_name_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"table\.csv.*{reason}"):
+        read_table(tmp_path / "table.csv")
+
+
+def test_empty_columns_at_the_end_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("file,mm,,\na,1,,\nb,,\nc,2\n")
+    told = [{"file": "a", "mm": "1"}, {"file": "b", "mm": ""}, {"file": "c", "mm": "2"}]
+    assert read_table(tmp_path / "table.csv") == told
+
+
 def test_one_place_writes_all_tables() -> None:
     files = [path for folder in ("bundle", "scripts") for path in (ROOT / folder).rglob("*.py")]
     writers = [path for path in files if re.search(r"csv\.(DictW|w)riter|\.to_csv\(", path.read_text())]
