@@ -18,13 +18,13 @@ from tqdm import tqdm
 from bundle.data.datalist import read_datalist, split_parts
 from bundle.data.duplicates import Fingerprint, Fingerprints, near_duplicates
 from bundle.data.examine import examine
-from bundle.data.other_organs import png
 from bundle.data.pairing import masks_beside
 from bundle.data.set_files import MASK_FOLDERS, has_image_suffix, is_clip, is_picture, passed_over, walk
 from bundle.dicom import other_object
 from bundle.failures import named, reason
 from bundle.files import CLIP_SUFFIXES, OutputFolder
 from bundle.live.sources import spread_frames
+from bundle.sinks.png import encode_png
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,9 @@ def _images(path: Path, output: OutputFolder, *, frames: int) -> Iterator[str]:
     key = hashlib.sha256(told).hexdigest()[:20]
     listed, done = sorted(output.folder.glob(f"{key}_*.png")), output.folder / f"{key}.done"
     if not done.is_file() or done.read_text() != str(len(listed)):
-        listed = [output.write(f"{key}_{n:03d}.png", png(p)) for n, p in enumerate(spread_frames(str(path), frames))]
+        listed = [
+            output.write(f"{key}_{n:03d}.png", encode_png(p)) for n, p in enumerate(spread_frames(str(path), frames))
+        ]
         output.write(f"{key}.done", str(len(listed)).encode())
     yield from (str(file.resolve()) for file in listed)
 
