@@ -42,6 +42,7 @@ SPECKLE = 5  # side of the square, in pixels of the frame, over which echoes are
 
 TREND = 15  # rows of the frame over which a column's mean and deviation are taken off, so that its speckle is left
 SMALLEST = 128  # side of a sector, in pixels of the frame, in which a seam is looked for at least
+LARGEST = 16_000_000  # pixels of one at most: it is looked at in full, which takes memory
 STRETCHES = 6  # of a column that are correlated each
 AGREED = 60  # percentile of their correlations that counts: graphics cross some stretches
 GRAINY = 2.0 / 255  # deviation from which on there is speckle
@@ -219,7 +220,7 @@ def _seam(gray: np.ndarray, box: Box) -> int | None:
     Neighboring columns of an image are of one beam or of two that overlap: their speckle correlates.
     """
     detail = gray[box[0] : box[2], box[1] : box[3]]
-    if min(detail.shape) < SMALLEST:
+    if min(detail.shape) < SMALLEST or detail.size > LARGEST:
         return None
     detail = detail - ndimage.uniform_filter1d(detail, TREND, axis=0)
     deviation = np.sqrt(np.maximum(ndimage.uniform_filter(detail**2, TREND), 1e-10))

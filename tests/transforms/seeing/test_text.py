@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,13 @@ def test_tissue_is_no_text() -> None:
     screen.pixels[screen.text | screen.calipers] = 90
     image = torch.from_numpy(screen.pixels.copy()).permute(2, 0, 1).float() / 255
     assert TextFinder()(image).mean() < 0.01
+
+
+def test_loader_processes_open_a_detector_of_their_own() -> None:
+    pytest.importorskip("rapidocr", reason="text needs RapidOCR")
+    finder = TextFinder()
+    finder.boxes(torch.zeros(3, 64, 64))
+    assert pickle.loads(pickle.dumps(finder)).detector is None
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
