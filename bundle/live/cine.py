@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -135,17 +136,18 @@ def _pictures(file: BoundedFile, path: Path, length: int) -> Iterator[Picture | 
     number = 0
     while number < length:
         try:
-            frames = iter_pixels(source, indices=range(number, length), raw=True, bits_stored=bits)
-            while number < length:
-                with quiet_reading(str(path)):
-                    if head:
-                        check_frame(next(streams), ds)
-                    stored = next(frames, None)
-                    if stored is None:
-                        return
-                    picture = to_picture(dicom_frame(to_rgb(stored >> shift if shift else stored, ybr), ds))
-                number += 1
-                yield picture
+            # closed before the file is: pydicom's generator seeks in it at its end
+            with closing(iter_pixels(source, indices=range(number, length), raw=True, bits_stored=bits)) as frames:
+                while number < length:
+                    with quiet_reading(str(path)):
+                        if head:
+                            check_frame(next(streams), ds)
+                        stored = next(frames, None)
+                        if stored is None:
+                            return
+                        picture = to_picture(dicom_frame(to_rgb(stored >> shift if shift else stored, ybr), ds))
+                    number += 1
+                    yield picture
         except StopIteration:
             number += 1
             yield ValueError("the file's fragments do not make this frame")

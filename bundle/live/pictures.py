@@ -13,12 +13,13 @@ from monai.utils import optional_import
 
 from bundle.geometry import UNKNOWN_SPACING, Zone
 
-for name, level in (("OPENCV_FFMPEG_LOGLEVEL", "-8"), ("OPENCV_LOG_LEVEL", "SILENT")):
-    os.environ.setdefault(name, level)  # else a damaged clip is told in lines that do not name it; ours does
-cv2, _ = optional_import(
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2, HAS_CV2 = optional_import(
     "cv2",
     descriptor='live images need OpenCV, got none ({}); in the folder of the bundle: pip install -e ".[live]"',
 )
+if HAS_CV2:  # FFmpeg and it tell of damage without the file's name, which our messages have
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 """Clips among the images of a folder: each frame is an item, read wherever it lies, and a clip has one result."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -187,7 +188,9 @@ def test_frames_are_few_where_they_are_large(
     ]  # fmt: skip
 
 
-def test_a_frame_that_unpacks_to_too_much_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+def test_a_frame_that_unpacks_to_too_much_is_named_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((32, 48), 90, np.uint8)).save(buffer, "JPEG")
     good = buffer.getvalue()
@@ -204,6 +207,14 @@ def test_a_frame_that_unpacks_to_too_much_is_named_and_the_others_are_read(tmp_p
     assert read(items[0])["image"].shape == read(items[2])["image"].shape == (3, 32, 48)
     with pytest.raises(ValueError, match=r"a\.dcm: frame 1 cannot be read: image must have 1 to .* got 65280x65280"):
         read(items[1])
+    left = FrameReader()
+    with pytest.raises(ValueError, match="frame 1 cannot be read"):
+        left(items[1])
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    left.clips.clear()
+    gc.collect()
+    assert not unraisable  # pydicom's generator of frames seeks in the file when it ends
 
 
 def test_pipes_are_named_and_not_waited_for(tmp_path: Path) -> None:
