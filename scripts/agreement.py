@@ -7,10 +7,10 @@ Takes an evaluation, whose per_image.csv has the lengths of predictions and mask
   python scripts/agreement.py eval --structure head --length circumference \\
       --reference pixel_size_and_HC.csv --column head_circumference_mm --trimesters
 
-The reference is the mask, measured alike, or with --reference a table of what a person measured, joined by file name.
-It writes agreement_STRUCTURE_LENGTH.csv (an image a row) and .png (Bland and Altman's plot) to the folder of the
-evaluation. Intervals are over patients: images of one are drawn together. Missed structures have no length; they are
-counted.
+The reference is the mask, measured alike, or with --reference a table of what a person measured. It names images by
+file name, or by the path in per_image.csv or its end where several images have a name. The command writes
+agreement_STRUCTURE_LENGTH.csv (an image a row) and .png (Bland and Altman's plot) to the folder of the evaluation.
+Intervals are over patients: images of one are drawn together. Missed structures have no length; they are counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.failures import failed  # noqa: E402
+from bundle.failures import failed, one_line  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
 from bundle.measures import LENGTHS  # noqa: E402
 from bundle.metrics import table  # noqa: E402
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, metavar="FILE.csv", help="what a person measured, in mm")
     parser.add_argument("--column", help="of --reference with the length in mm")
     parser.add_argument(
-        "--name", default="filename", help="column of --reference with file names (default %(default)s)"
+        "--name", default="filename", help="column of --reference with file names or paths (default %(default)s)"
     )
     parser.add_argument("--trimesters", action="store_true", help="by the age that the reference, an HC, tells")
     parser.add_argument("--resamples", type=int, default=1000, help="of the intervals (default %(default)s)")
@@ -62,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    pairs, missed = read_pairs(args.evaluation, structure=args.structure, length=args.length, dataset=args.dataset)
+    measured = read_pairs(args.evaluation, structure=args.structure, length=args.length, dataset=args.dataset)
+    pairs = measured.pairs
     if args.reference is not None:
-        measured = len(pairs)
-        pairs = with_reference(pairs, args.reference, column=args.column, name=args.name)
-        if len(pairs) < measured:
-            print(f"note: {measured - len(pairs)} images are not in {args.reference} and are left out")
+        pairs, notes = with_reference(measured, args.reference, column=args.column, name=args.name)
+        for note in notes:
+            print(one_line(f"note: {note}"))
     if args.trimesters:
         pairs = by_trimester(pairs)
     found = agreement(pairs, resamples=args.resamples, seed=args.seed)
@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> int:
         rows.append(_row(name, agreement(own, resamples=args.resamples, seed=args.seed)))
     names = [name.replace("_", " ") for name in _FIGURES]
     print("\n".join(table(["mm, 95 % interval by patient", "images", "patients", *names], rows)))
-    print(f"missed: {missed} images whose mask has the structure and whose prediction does not")
+    print(f"missed: {measured.missed} images whose mask has the structure and whose prediction does not")
     stem, folder = f"agreement_{args.structure}_{args.length}", OutputFolder(args.evaluation)
     files = {
         f"{stem}.csv": csv_table([asdict(pair) for pair in pairs]),

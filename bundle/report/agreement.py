@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bundle.failures import named
 from bundle.measures import gestational_age
 from bundle.metrics.bootstrap import Estimate, estimate, group_weights
 from bundle.palette import hex_color
@@ -41,8 +42,22 @@ class Pair:
     stratum: str = ""
 
 
-def read_pairs(folder: Path, *, structure: str, length: str, dataset: str | None = None) -> tuple[list[Pair], int]:
-    """The pairs of an evaluation's ``per_image.csv``, its reference masks measured alike, and how many were missed.
+class Measured(NamedTuple):
+    """Lengths of an evaluation.
+
+    Attributes:
+        pairs: of images whose prediction and mask have a length.
+        missed: how many images have one in the mask alone.
+        images: all of the evaluation, of the chosen data set.
+    """
+
+    pairs: list[Pair]
+    missed: int
+    images: list[str]
+
+
+def read_pairs(folder: Path, *, structure: str, length: str, dataset: str | None = None) -> Measured:
+    """The pairs of an evaluation's ``per_image.csv``, its reference masks measured alike.
 
     Args:
         folder: of the evaluation.
@@ -51,15 +66,15 @@ def read_pairs(folder: Path, *, structure: str, length: str, dataset: str | None
         dataset: only images of this one; None: all.
 
     Raises:
-        ValueError: when there is no such table, or no image with a spacing shows the structure.
+        ValueError: when there is no such table, data set or structure, or no image with a spacing shows it.
     """
     path = folder / "per_image.csv"
     pairs, missed = [], 0
     try:
-        for row in read_table(path):
-            if row["structure"] != structure or row["protocol"] != "native" or dataset not in (None, row["dataset"]):
-                continue
-            if row[f"true_{length}_mm"]:
+        native = [row for row in read_table(path) if row["protocol"] == "native"]
+        rows = [row for row in native if dataset in (None, row["dataset"])]
+        for row in rows:
+            if row["structure"] == structure and row[f"true_{length}_mm"]:
                 missed += not row[f"{length}_mm"]
                 if row[f"{length}_mm"]:
                     values = float(row[f"{length}_mm"]), float(row[f"true_{length}_mm"])
@@ -68,30 +83,60 @@ def read_pairs(folder: Path, *, structure: str, length: str, dataset: str | None
         raise ValueError(
             f"{path}: per_image.csv of an evaluation with lengths expected, got {error!r}; evaluate first."
         ) from error
+    _check_told("--dataset", dataset, [row["dataset"] for row in native], path)
+    _check_told("--structure", structure, [row["structure"] for row in rows], path)
     if not pairs:
         raise ValueError(
             f"{path}: images with a spacing that show {structure!r} expected, got none; evaluate a data set whose pixel"
             " sizes are known."
         )
-    return pairs, missed
+    return Measured(pairs, missed, list(dict.fromkeys(row["image"] for row in rows)))
 
 
-def with_reference(pairs: Sequence[Pair], table: Path, *, column: str, name: str = "filename") -> list[Pair]:
-    """The pairs with the figures of a table in place of the masks'; images that it lacks are left out.
+def with_reference(
+    found: Measured, table: Path, *, column: str, name: str = "filename"
+) -> tuple[list[Pair], list[str]]:
+    """The pairs with the figures of a table in place of the masks', and notes on images that get none.
+
+    A row tells of the image whose path it has, or ends with: a name that several images have is none's own.
 
     Args:
-        pairs: of ``read_pairs``.
+        found: of ``read_pairs``.
         table: CSV with a row for each image.
         column: of the reference, in mm.
-        name: of the column with the images' file names.
+        name: of the column with the images' file names or paths.
 
     Raises:
-        ValueError: when it is no such table, tells a figure twice, or names none of the images.
+        ValueError: when it is no such table, tells two figures of an image, or names none of the images.
     """
+    figures, several = _figures_of(found.images, table, column=column, name=name)
+    pairs = [replace(pair, reference=figures[pair.image]) for pair in found.pairs if pair.image in figures]
+    notes = []
+    if several:
+        notes.append(
+            f"{len(several)} rows of {table} must name one image each, got names that several have, and tell of none:"
+            f" {named(several)}; write paths as in per_image.csv"
+        )
+    if not pairs:
+        raise ValueError(
+            f"{table}: file names of the evaluated images expected, or ends of their paths as in per_image.csv, got"
+            f" none of them; correct --name or the table.{''.join(f' {note}.' for note in notes)}"
+        )
+    if len(pairs) < len(found.pairs):
+        notes.append(f"{len(found.pairs) - len(pairs)} images are not in {table} and are left out")
+    return pairs, notes
+
+
+def _figures_of(images: Sequence[str], table: Path, *, column: str, name: str) -> tuple[dict[str, float], list[str]]:
+    """Image -> its figure, and the names in the table that several images have."""
+    of_name: dict[str, list[PurePosixPath]] = {}
+    for image in images:
+        of_name.setdefault(PurePosixPath(image).name, []).append(PurePosixPath(image))
     figures: dict[str, float] = {}
+    several: dict[str, None] = {}
     for number, row in enumerate(read_table(table), start=2):
         try:
-            file, value = PurePosixPath(row[name]).name, float(row[column])
+            file, value = PurePosixPath(row[name].strip().replace("\\", "/")), float(row[column])
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"{table}, line {number}: columns {name} and {column} with a number expected, got {error!r}; correct"
@@ -99,16 +144,20 @@ def with_reference(pairs: Sequence[Pair], table: Path, *, column: str, name: str
             ) from error
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{table}, line {number}: mm above 0 expected, got {row[column]}; correct the table.")
-        if figures.setdefault(file, value) != value:
-            raise ValueError(f"{table}, line {number}: one figure of {file} expected, got two; correct the table.")
-    found = [
-        Pair(pair.image, pair.group, pair.measured, figures[PurePosixPath(pair.image).name])
-        for pair in pairs
-        if PurePosixPath(pair.image).name in figures
-    ]
-    if not found:
-        raise ValueError(f"{table}: file names of the evaluated images expected, got none of them; correct --name.")
-    return found
+        some = [image for image in of_name.get(file.name, []) if image.parts[-len(file.parts) :] == file.parts]
+        some = [file] if file in some else some
+        if len(some) > 1:
+            several[str(file)] = None
+        elif some and figures.setdefault(str(some[0]), value) != value:
+            raise ValueError(f"{table}, line {number}: one figure of {some[0]} expected, got two; correct the table.")
+    return figures, list(several)
+
+
+def _check_told(option: str, told: str | None, there: Sequence[str], path: Path) -> None:
+    """Raises a ValueError with the names that are there when the told one is not."""
+    if told is not None and told not in there:
+        names = ", ".join(dict.fromkeys(there)) or "no row"
+        raise ValueError(f"{path}: {names} to choose from, got {option} {told}; correct it.")
 
 
 def by_trimester(pairs: Sequence[Pair]) -> list[Pair]:

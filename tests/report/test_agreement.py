@@ -76,7 +76,8 @@ def test_one_image_has_no_limits() -> None:
 
 
 def test_pairs_are_read_and_missed_structures_counted(evaluation: Path) -> None:
-    found, missed = read_pairs(evaluation, structure="head", length="circumference", dataset="HC")
+    found, missed, images = read_pairs(evaluation, structure="head", length="circumference", dataset="HC")
+    assert images == ["a1.png", "a2.png", "b1.png", "c1.png", "d1.png"]
     assert [(p.image, p.group, p.measured, p.reference) for p in found] == [
         ("a1.png", "a1", 101.0, 100.0),
         ("a2.png", "a2", 203.0, 200.0),
@@ -86,12 +87,34 @@ def test_pairs_are_read_and_missed_structures_counted(evaluation: Path) -> None:
 
 
 def test_a_table_of_a_persons_figures_takes_the_place_of_the_masks(tmp_path: Path, evaluation: Path) -> None:
-    found, _ = read_pairs(evaluation, structure="head", length="circumference")
+    found = read_pairs(evaluation, structure="head", length="circumference")
     table = reference(tmp_path, "a1.png,99.5", "b1.png,301", "z.png,1")
-    assert [(p.image, p.reference) for p in with_reference(found, table, column="hc")] == [
-        ("a1.png", 99.5),
-        ("b1.png", 301.0),
+    told, notes = with_reference(found, table, column="hc")
+    assert [(p.image, p.reference) for p in told] == [("a1.png", 99.5), ("b1.png", 301.0)]
+    assert notes == [f"2 images are not in {table} and are left out"]
+
+
+SITES = [row(f"{site}/p{n}.png", 100.0 + n, 99.0) for site in ("x/a", "x/b") for n in range(2)]
+
+
+def test_figures_of_one_site_are_not_those_of_another(tmp_path: Path, evaluation: Path) -> None:
+    (evaluation / "per_image.csv").write_bytes(csv_table([*SITES, row("x/c/q.png", 9.0, 8.0), row("q.png", 9.0, 8.0)]))
+    found = read_pairs(evaluation, structure="head", length="circumference")
+    table = reference(tmp_path, "a/p0.png,50", "x\\b\\p0.png,60", "p1.png,70", "q.png,7", "y/b/p1.png,80")
+    told, notes = with_reference(found, table, column="hc")
+    assert [(p.image, p.reference) for p in told] == [("x/a/p0.png", 50.0), ("x/b/p0.png", 60.0), ("q.png", 7.0)]
+    assert [note.split("get")[0] for note in notes] == [
+        f"1 rows of {table} must name one image each, got names that several have, and tell of none: p1.png; write"
+        " paths as in per_image.csv",
+        f"3 images are not in {table} and are left out",
     ]
+
+
+def test_a_name_is_not_its_own_because_the_other_image_was_missed(tmp_path: Path, evaluation: Path) -> None:
+    (evaluation / "per_image.csv").write_bytes(csv_table([row("a/p.png", None, 99.0), row("b/p.png", 100.0, 99.0)]))
+    found = read_pairs(evaluation, structure="head", length="circumference")
+    with pytest.raises(ValueError, match=r"got none of them; .* 1 rows of .* must name one image each.*: p.png"):
+        with_reference(found, reference(tmp_path, "p.png,50"), column="hc")
 
 
 @pytest.mark.parametrize(
@@ -101,11 +124,12 @@ def test_a_table_of_a_persons_figures_takes_the_place_of_the_masks(tmp_path: Pat
         (["a1.png,-1"], "line 2: mm above 0"),
         (["a1.png,nan"], "line 2: mm above 0"),
         (["a1.png,1", "b1.png,2", "a1.png,3"], "line 4: one figure of a1.png"),
-        (["other.png,1"], "file names of the evaluated images expected, got none"),
+        (["a1.png,99,5"], "line 2: 2 cells expected"),
+        (["other.png,1"], "file names of the evaluated images expected, .* got none of them"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, evaluation: Path, lines: list[str], match: str) -> None:
-    found, _ = read_pairs(evaluation, structure="head", length="circumference")
+    found = read_pairs(evaluation, structure="head", length="circumference")
     with pytest.raises(ValueError, match=match):
         with_reference(found, reference(tmp_path, *lines), column="hc")
 
@@ -138,7 +162,14 @@ def test_the_command_says_what_to_do(tmp_path: Path, evaluation: Path, capsys: p
     assert main([str(tmp_path), "--structure", "head"]) == 2
     assert "evaluate first" in capsys.readouterr().err
     assert main([str(evaluation), "--structure", "thyroid"]) == 2
-    assert "images with a spacing that show 'thyroid' expected, got none" in capsys.readouterr().err
+    assert "per_image.csv: head, lesion to choose from, got --structure thyroid; correct" in capsys.readouterr().err
+    assert main([str(evaluation), "--structure", "head", "--dataset", "Nope"]) == 2
+    assert "per_image.csv: HC, other to choose from, got --dataset Nope; correct it." in capsys.readouterr().err
+    assert main([str(evaluation), "--structure", "lesion", "--dataset", "other"]) == 2
+    assert "head to choose from, got --structure lesion" in capsys.readouterr().err
+    (evaluation / "per_image.csv").write_bytes(csv_table([row("a.png", None, None)]))
+    assert main([str(evaluation), "--structure", "head", "--length", "circumference"]) == 2
+    assert "images with a spacing that show 'head' expected, got none" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(evaluation), "--structure", "head", "--column", "hc"])
     assert "--reference and --column go together" in capsys.readouterr().err
