@@ -4,10 +4,11 @@
   python -m monai.bundle run --config_file configs/inference.yaml --dataset_dir CLIPS --position breast
   python scripts/clip_frames.py output --truth truth.csv --label_set breast --positive malignant --frames 1 3 5
 
-The truth is a table with the columns file (as in clips.csv), class and, if patients have several clips, patient. A clip
-is positive when the mean probability of the positive classes over its frames reaches --threshold. Compared with all
-frames are so many evenly spaced ones, and the key frame, which shows the largest area of all structures. Clips that the
-table names but that have no frame with an answer are counted, not scored.
+The truth is a table with the columns file (as in clips.csv), class and, if patients have several clips, patient (or the
+other names that prepare_data.py --clips knows, such as patient_id). Its classes are those of the label set. A clip is
+positive when the mean probability of the positive classes over its frames reaches --threshold. Compared with all frames
+are so many evenly spaced ones, and the key frame, which shows the largest area of all structures. Clips that the table
+names but that have no frame with an answer are counted, not scored.
 
 Writes clip_frames.csv to the folder of the results. Choose the threshold on other clips than these.
 """

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from bundle.data.clip_tables import read_clip_rows
+from bundle.data.names import find_name
 from bundle.metrics.bootstrap import Estimate, mean_estimate
-from bundle.tables import read_table
 
 WHOLE, KEY = "all frames", "key frame"
+
+Frame = tuple[int, Mapping[str, float], int]  # number, class -> probability, pixels of all structures
 
 
 @dataclass(frozen=True)
@@ -54,55 +57,60 @@ def read_clips(
 
     Args:
         results: folder of an inference.
-        truth: CSV with the columns ``file``, ``class`` and, if there is one, ``patient``.
+        truth: CSV with a clip a row, see ``bundle.data.clip_tables.COLUMNS``.
         label_set: whose classes they are.
         positive: classes that are a finding.
 
     Raises:
-        ValueError: when either is no such thing, or no clip is in both.
+        ValueError: when either is no such thing, a class is none of the label set's, or no clip is in both.
     """
-    told = _truth(truth)
-    frames: dict[str, list[tuple[int, float, float]]] = {}
+    told = read_clip_rows(truth)
     path = results / "predictions.json"
-    try:
-        for one in json.loads(path.read_text(encoding="utf-8"))["images"]:
-            if one["frame"] is not None:
-                frames.setdefault(one["file"], [])
-                if not one["error"] and (found := one.get("classes", {}).get(label_set, {}).get("probabilities")):
-                    frames[one["file"]] += _frame(one, found, positive)
-    except (OSError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path}: results of clips with the classes {', '.join(positive)} of {label_set} expected, got {error!r};"
-            " run inference on clips, or correct --label_set and --positive."
-        ) from error
+    classes, frames = _frames(path, label_set)
+    wanted = {_known(name, classes, "--positive") for name in positive}
+    kinds = {row.file: _known(row.label, classes, row.where) for row in told}
     clips = []
-    for file, (kind, patient) in told.items():
-        if seen := sorted(frames.get(file, [])):
-            scores, areas = (np.array([one[place] for one in seen]) for place in (1, 2))
-            clips.append(Clip(file, patient, kind in positive, scores, int(areas.argmax())))
+    for row in told:
+        if seen := sorted(frames.get(row.file, []), key=lambda frame: frame[0]):
+            scores = np.array([sum(found[name] for name in wanted) for _, found, _ in seen])
+            key = int(np.argmax([area for _, _, area in seen]))
+            clips.append(Clip(row.file, row.patient or row.file, kinds[row.file] in wanted, scores, key))
     if not clips:
         raise ValueError(f"{truth}: files of the results expected, got none of them; names are those of clips.csv.")
     with_frames = {clip.file for clip in clips}
-    return clips, [file for file in told if file not in with_frames], [file for file in frames if file not in told]
+    unseen = [row.file for row in told if row.file not in with_frames]
+    return clips, unseen, [file for file in frames if file not in kinds]
 
 
-def _frame(one: Mapping[str, Any], found: Mapping[str, float | None], positive: Sequence[str]) -> list[Any]:
-    """Number, probability of the positive classes and area of a frame; nothing of one without an answer."""
-    values = [found[name] for name in positive]
-    if any(value is None for value in values):
-        return []
-    area = sum(size["pixels"] or 0 for size in one.get("areas", {}).values())
-    return [(one["frame"], sum(value for value in values if value is not None), area)]
+def _frames(path: Path, label_set: str) -> tuple[list[str], dict[str, list[Frame]]]:
+    """The classes of a label set in results, and clip -> its frames with an answer."""
+    classes: dict[str, None] = {}
+    frames: dict[str, list[Frame]] = {}
+    try:
+        for one in json.loads(path.read_text(encoding="utf-8"))["images"]:
+            if one["frame"] is None:
+                continue
+            own = frames.setdefault(one["file"], [])
+            found = (one.get("classes") or {}).get(label_set, {}).get("probabilities") or {}
+            classes.update(dict.fromkeys(found))
+            if found and not one["error"] and all(value is not None for value in found.values()):
+                area = sum(size["pixels"] or 0 for size in one.get("areas", {}).values())
+                own.append((one["frame"], found, area))
+    except (OSError, TypeError, AttributeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: results of clips expected, got {error!r}; run inference on clips.") from error
+    if not classes:
+        raise ValueError(
+            f"{path}: frames of clips with the classes of {label_set} expected, got none; run inference on clips, or"
+            " correct --label_set."
+        )
+    return list(classes), frames
 
 
-def _truth(path: Path) -> dict[str, tuple[str, str]]:
-    found: dict[str, tuple[str, str]] = {}
-    for number, row in enumerate(read_table(path), start=2):
-        if not row.get("file") or not row.get("class"):
-            raise ValueError(f"{path}, line {number}: columns file and class expected, got {row}; correct the table.")
-        if row["file"] in found:
-            raise ValueError(f"{path}, line {number}: {row['file']} once expected, got it twice; correct the table.")
-        found[row["file"]] = (row["class"], row.get("patient") or row["file"])
+def _known(name: str, classes: Sequence[str], where: str) -> str:
+    """The class that a name means; case, blanks and hyphens do not count."""
+    found = find_name(name, classes)
+    if found is None:
+        raise ValueError(f"{where}: a class of {', '.join(classes)} expected, got {name!r}; correct it.")
     return found
 
 

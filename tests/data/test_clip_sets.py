@@ -100,6 +100,16 @@ def test_a_set_of_which_something_is_not_known_waits(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["Eyes.csv"]
 
 
+def test_spellings_of_a_class_are_not_two_classes(tmp_path: Path) -> None:
+    table = write(tmp_path, "1.mp4,Ill,p", "2.mp4,ill,q", "3.mp4,well,r")
+    [entry] = read_clip_table(table, tmp_path, options=TOLD, frames=frames, count=1).left_out
+    assert entry.whole
+    assert f"{table}, line 3: classes of different names expected, got 'ill' beside 'Ill'" in entry.reason
+    told = SetOptions(position=TOLD.position, nature=TOLD.nature, classes={"Eyes": ("well", "ILL")})
+    found = read_clip_table(table, tmp_path / "out", options=told, frames=frames, count=1)
+    assert [item["class"] for item in found.items] == ["ILL", "ILL", "well"]
+
+
 @pytest.mark.parametrize(
     ("rows", "head", "reason"),
     [
@@ -107,6 +117,8 @@ def test_a_set_of_which_something_is_not_known_waits(tmp_path: Path) -> None:
         ([], "file,class,patient", "got no row"),
         (["1.mp4,,p"], "file,class,patient", "line 2: a file and a class expected"),
         (["1.mp4,a,p", "1.mp4,a,p"], "file,class,patient", "line 3: 1.mp4 once expected, got it twice"),
+        (["1.mp4,a,p", "./1.mp4,a,p"], "file,class,patient", "line 3: 1.mp4 once expected, got it twice"),
+        (["1.mp4,a,b"], "file,class,Class", "one column class expected, got class, Class"),
         (["../1.mp4,a,p"], "file,class,patient", r"line 2: a file below .* expected, got ../1.mp4"),
         (["/etc/passwd,a,p"], "file,class,patient", r"line 2: a file below .* expected, got /etc/passwd"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.report.stills import KEY, WHOLE, Clip, compare
+from bundle.report.stills import KEY, WHOLE, Clip, compare, read_clips
 from bundle.tables import read_table
 from scripts.clip_frames import main
 
@@ -76,13 +76,30 @@ def test_the_command_joins_results_and_truth(results: Path, capsys: pytest.Captu
     assert run(results, "a.mp4,malignant,p1") == 0
 
 
+def test_case_blanks_and_repeated_classes_change_nothing(results: Path) -> None:
+    truth, rows = results / "truth.csv", ["a.mp4, Malignant ,p1", "b.mp4,Normal,p1", "d.mp4,MALIGNANT,p2"]
+    truth.write_text("\n".join(["File,label,Patient_ID", *rows]) + "\n")
+    clips, _, _ = read_clips(results, truth, label_set="breast", positive=["malignant", "Malignant", "malignant"])
+    assert [(one.patient, one.positive) for one in clips] == [("p1", True), ("p1", False), ("p2", True)]
+    assert clips[2].scores.tolist() == [0.6]
+
+
+@pytest.mark.parametrize("label_set", ["thyroid", "Breast "])
+def test_a_label_set_that_the_results_lack_is_refused(results: Path, label_set: str) -> None:
+    (results / "truth.csv").write_text("file,class\na.mp4,normal\n")
+    with pytest.raises(ValueError, match=f"frames of clips with the classes of {label_set} expected, got none"):
+        read_clips(results, results / "truth.csv", label_set=label_set, positive=["malignant"])
+
+
 @pytest.mark.parametrize(
     ("rows", "positive", "reason"),
     [
         (["x.mp4,normal,p"], "malignant", "files of the results expected, got none of them"),
         (["a.mp4,normal,p", "a.mp4,normal,p"], "malignant", "line 3: a.mp4 once expected"),
-        (["a.mp4,,p"], "malignant", "line 2: columns file and class expected"),
-        (["a.mp4,normal,p"], "cyst", "with the classes cyst of breast expected"),
+        (["a.mp4,,p"], "malignant", "line 2: a file and a class expected"),
+        (["a.mp4,normal,p"], "cyst", "--positive: a class of normal, malignant expected, got 'cyst'"),
+        (["a.mp4,normal,p", "b.mp4,malign,p"], "malignant", "line 3: a class of normal, malignant expected, got"),
+        (["a.mp4,1,p"], "malignant", "line 2: a class of normal, malignant expected, got '1'"),
     ],
 )
 def test_what_does_not_fit_is_refused(
