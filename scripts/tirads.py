@@ -9,7 +9,8 @@ lobulated, irregular, extrathyroidal extension), foci (none, comet-tail, macroca
 punctate; several separated by semicolons), and if you like diameter_mm, the largest one. "undetermined" is known where
 the chart knows it. All other columns are kept.
 
-Adds points, level, advice and error. Rows that cannot be scored are named; the status is 1 then. No network takes part.
+Adds points, level, advice and error; a table that has one of them is refused. Rows that cannot be scored are named; the
+status is 1 then. No network takes part.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from bundle.files import OutputFolder  # noqa: E402
 from bundle.tables import csv_table, read_table  # noqa: E402
 from bundle.tirads import POINTS, tirads  # noqa: E402
 
+DIAMETER = "diameter_mm"
+ADDED = ("points", "level", "advice", "error")
+"""Columns of the result."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
@@ -37,10 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         rows = read_table(args.table)
-        if not rows or "composition" not in rows[0]:
-            got = ", ".join(rows[0]) if rows else "no row"
-            raise ValueError(f"{args.table}: column composition expected, got {got}; see --help.")
-        scored = [_scored(row) for row in rows]
+        columns = _columns(list(rows[0]) if rows else [], args.table)
+        scored = [_scored(row, columns) for row in rows]
         folder = OutputFolder(args.output.parent, option="--output", sources=[args.table])
         folder.write(args.output.name, csv_table(scored))
     except Exception as error:
@@ -52,14 +55,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def _scored(row: Mapping[str, str]) -> dict[str, Any]:
-    seen: dict[str, Any] = {name: (row.get(name) or "").strip().lower() for name in POINTS}
+def _columns(names: Sequence[str], table: Path) -> dict[str, str]:
+    """What is read -> the name of its column; case and blanks around it do not count.
+
+    Raises:
+        ValueError: when the composition lacks, a column is there twice, or one would be replaced or mistaken.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        plain = name.strip().lower()
+        if plain in ADDED:
+            raise ValueError(f"{table}: no column {plain} expected, since it is added, got {name!r}; rename yours.")
+        if plain in (*POINTS, DIAMETER) and found.setdefault(plain, name) != name:
+            raise ValueError(
+                f"{table}: one column {plain} expected, got {found[plain]!r} and {name!r}; rename or remove one."
+            )
+    if "composition" not in found:
+        raise ValueError(f"{table}: column composition expected, got {', '.join(names) or 'no row'}; see --help.")
+    if DIAMETER not in found and (other := [name for name in names if "diameter" in name.lower()]):
+        raise ValueError(
+            f"{table}: a column {DIAMETER} with the largest diameter expected, got {other[0]!r}; rename it if it is"
+            f" that, in mm, or add an empty column {DIAMETER}."
+        )
+    return found
+
+
+def _scored(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Any]:
+    told = {name: row[column].strip().lower() for name, column in columns.items()}
+    seen: dict[str, Any] = {name: told.get(name, "") for name in POINTS}
     seen["foci"] = [focus.strip() for focus in seen["foci"].split(";") if focus.strip()]
     try:
-        found = tirads(seen, float(row["diameter_mm"]) if row.get("diameter_mm") else None)
+        found = tirads(seen, _diameter(told.get(DIAMETER, "")))
     except ValueError as error:
-        return {**row, "points": None, "level": None, "advice": None, "error": str(error)}
+        return {**row, **dict.fromkeys(ADDED), "error": str(error)}
     return {**row, "points": found.points, "level": f"TR{found.level}", "advice": found.advice, "error": None}
+
+
+def _diameter(text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise ValueError(
+            f"{DIAMETER} must be a number with a decimal point, or empty, got {text!r}; correct it."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -95,3 +95,45 @@ def test_a_table_gets_its_columns_and_a_bad_row_costs_no_other(
     assert (c["points"], c["nodule"], c["diameter_mm"]) == ("", "c", "9")
     assert "echogenicity must be one of" in c["error"]
     assert main([str(table), "--output", str(table)]) == 2
+
+
+def head(**changes: str) -> str:
+    return ",".join(changes.get(name, name) for name in ["nodule", *POINTS, "diameter_mm"])
+
+
+SOLID = "a,solid,hypoechoic,wider than tall,smooth,none,12"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([head(nodule="points"), SOLID], "no column points expected, since it is added, got 'points'; rename"),
+        ([head(nodule=" Level"), SOLID], "no column level expected, since it is added, got ' Level'; rename"),
+        ([head(nodule="Foci"), SOLID], "one column foci expected, got 'Foci' and 'foci'"),
+        ([head(nodule="foci"), SOLID], "each column once expected, got 'foci' twice"),
+        ([head(diameter_mm="diameter"), SOLID], "a column diameter_mm with the largest diameter expected, got 'diamet"),
+        ([head(composition="kind"), SOLID], "column composition expected, got nodule, kind"),
+        ([head(), SOLID.replace("none", "comet-tail,punctate")], "line 2: 7 cells expected"),
+    ],
+)
+def test_columns_that_would_be_lost_or_mistaken_are_refused(
+    tmp_path: Path, lines: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nodules.csv").write_text("\n".join(lines) + "\n")
+    assert main([str(tmp_path / "nodules.csv"), "--output", str(tmp_path / "out.csv")]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_columns_are_known_in_any_case_and_diameters_by_their_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "nodules.csv"
+    rows = [SOLID, SOLID.replace("12", " "), SOLID.replace("12", '"12,5"'), SOLID.replace("12", "nan")]
+    table.write_text("\n".join([head(diameter_mm="Diameter_mm ", foci="Foci"), *rows]) + "\n")
+    assert main([str(table), "--output", str(tmp_path / "out.csv")]) == 1
+    said = capsys.readouterr().err
+    assert "line 4: diameter_mm must be a number with a decimal point, or empty, got '12,5'; correct it." in said
+    assert "line 5: diameter must be above 0 and below 200 mm, got nan" in said
+    with open(tmp_path / "out.csv", newline="") as file:
+        assert [row["advice"] for row in csv.DictReader(file)] == ["follow-up", "", "", ""]
