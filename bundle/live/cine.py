@@ -6,6 +6,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +17,7 @@ from monai.utils import optional_import
 
 from bundle.dicom import PREAMBLE, BoundedFile, read_entries, starts_as_dicom
 from bundle.files import DICOM_SUFFIXES
-from bundle.live.pictures import Picture
+from bundle.live.pictures import Picture, shortfall
 from bundle.transforms.loading import to_unit
 from bundle.transforms.readers import (
     HEAD,
@@ -35,6 +37,8 @@ from bundle.transforms.readers import (
 )
 
 iter_pixels, HAS_ITER_PIXELS = optional_import("pydicom.pixels", name="iter_pixels")
+
+_ITEM, _ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 UNDEFINED_LENGTH = b"\xff\xff\xff\xff"
 
@@ -67,11 +71,15 @@ def to_picture(raw: Raw) -> Picture:
         unit = unit[0] if pixels.ndim == 2 else unit.permute(1, 2, 0)
         pixels = (unit * 255).round().byte().numpy()
     pixels = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
-    return Picture(pixels, raw.spacing, raw.source, raw.zones)
+    return Picture(pixels, raw.spacing, raw.source, raw.zones, tuple(raw.notes))
 
 
-def _open_cine(path: Path) -> tuple[Any, Any, bytes, int]:
-    """A file's entries, what to decode frames from, the start of its pixel data if they are compressed, and where.
+class CutError(ValueError):
+    """A file ends before its last frame."""
+
+
+def _open_cine(path: Path) -> tuple[Any, Any, bytes, int, list[str]]:
+    """A file's entries, what to decode frames from, the start of its pixel data if they are compressed, where, notes.
 
     Frames are decoded from the file, one at a time; from memory where its header does not fit what it holds.
     """
@@ -86,17 +94,16 @@ def _open_cine(path: Path) -> tuple[Any, Any, bytes, int]:
         fits = syntax.is_implicit_VR == implicit and is_understood(ds, undefined=undefined, start=head[at + 4 : at + 8])
         if head and fits:
             label = ds.PhotometricInterpretation
-            complete_header(ds)
-            if ds.PhotometricInterpretation == label:
-                return ds, path, head if syntax.is_encapsulated else b"", place + at + 4
+            notes = complete_header(ds)
+            if ds.PhotometricInterpretation == label and not notes:  # else the decoder would read what it lacks
+                return ds, path, head if syntax.is_encapsulated else b"", place + at + 4, []
     except Exception:  # whatever damaged data make pydicom raise: the other way says what is wrong
         pass
     with BoundedFile(path) as file:
         ds = parse_dicom(file)
-    complete_header(ds)
+    notes = complete_header(ds)
     head = ds.PixelData[:HEAD] if ds["PixelData"].is_undefined_length else b""
-    settle_syntax(ds, head)
-    return ds, ds, head, 0
+    return ds, ds, head, 0, notes + settle_syntax(ds, head)
 
 
 def _streams(ds: Any, source: Any, head: bytes, place: int, length: int) -> Iterator[bytes]:
@@ -109,8 +116,29 @@ def _streams(ds: Any, source: Any, head: bytes, place: int, length: int) -> Iter
         yield from frame_streams(file, ds, length)
 
 
+def _held(ds: Any, source: Any, head: bytes, place: int) -> int | None:
+    """Frames that a file holds at most where it is cut; None where it is whole."""
+    with BoundedFile(source) if isinstance(source, Path) else io.BytesIO(ds.PixelData) as file:
+        size = file.seek(0, 2) - place
+        if not head:
+            bits = ds.Rows * ds.Columns * ds.SamplesPerPixel * ds.BitsAllocated
+            bits = bits * 2 // 3 if ds.PhotometricInterpretation == "YBR_FULL_422" else bits
+            return size * 8 // bits if size * 8 < bits * int(ds.NumberOfFrames) else None
+        fragments, at = -1, 0  # the first item is the table of offsets
+        while at + 8 <= size:
+            file.seek(place + at)
+            start = file.read(8)
+            if start[:4] != _ITEM:
+                return None  # the end, or damage of another kind
+            at += 8 + int.from_bytes(start[4:], "little")
+            fragments += at <= size
+        return None if source is ds and at == size else max(fragments, 0)
+
+
 def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
     """The frames of a DICOM file, decoded one at a time; the reason in the place of one that cannot be decoded.
+
+    Of a file that is cut, the reason of those that it lacks is a ``CutError``.
 
     Raises:
         ValueError: when pydicom is too old to decode frame by frame, or the frames are too large.
@@ -125,7 +153,7 @@ def cine_pictures(path: Path, length: int) -> Iterator[Picture | Exception]:
 
 def _pictures(file: BoundedFile, path: Path, length: int) -> Iterator[Picture | Exception]:
     with quiet_reading(str(path)):
-        ds, source, head, place = _open_cine(path)
+        ds, source, head, place, notes = _open_cine(path)
         streams = _streams(ds, source, head, place, length)
         source = file if source is path else source
         ybr = is_ybr(ds.PhotometricInterpretation, head)
@@ -133,6 +161,7 @@ def _pictures(file: BoundedFile, path: Path, length: int) -> Iterator[Picture | 
         bits = ds.BitsStored + shift
         if shift and not any(lies_high(stored, ds) for stored in iter_pixels(source, raw=True, bits_stored=bits)):
             shift, bits = 0, ds.BitsStored
+    held = cache(lambda: _held(ds, path if source is file else ds, head, place))
     number = 0
     while number < length:
         try:
@@ -145,12 +174,14 @@ def _pictures(file: BoundedFile, path: Path, length: int) -> Iterator[Picture | 
                         stored = next(frames, None)
                         if stored is None:
                             return
-                        picture = to_picture(dicom_frame(to_rgb(stored >> shift if shift else stored, ybr), ds))
+                        raw = dicom_frame(to_rgb(stored >> shift if shift else stored, ybr), ds)
+                        picture = to_picture(replace(raw, notes=(*notes, *raw.notes)))
                     number += 1
                     yield picture
-        except StopIteration:
-            number += 1
-            yield ValueError("the file's fragments do not make this frame")
         except Exception as error:  # what damaged data make pydicom and the decoders raise
+            if (count := held()) is not None and (head or count <= number):
+                yield from [CutError(f"{shortfall(length, number)}: it is cut") for _ in range(number, length)]
+                return
             number += 1
-            yield error
+            stopped = isinstance(error, StopIteration)
+            yield ValueError("the file's fragments do not make this frame") if stopped else error

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -18,7 +18,7 @@ from bundle.data.listing import list_images
 from bundle.dicomweb import is_address, retrieve
 from bundle.files import CLIP_SUFFIXES
 from bundle.live.cine import is_dicom
-from bundle.live.pictures import Picture, cv2
+from bundle.live.pictures import Picture, cv2, shortfall
 from bundle.live.sources import DicomSource, open_source
 
 logger = logging.getLogger(__name__)
@@ -59,11 +59,12 @@ def list_frames(dataset_dir: str | Path, *, every: int = 1) -> list[dict[str, An
     items: list[dict[str, Any]] = []
     clips = frames = 0
     for item in listed:
-        count = _frames(item["image"]) if every and "refused" not in item else None
-        if count is None:
+        length = _frames(item["image"]) if every and "refused" not in item else None
+        if length is None:
             items.append(item)
             continue
-        found = [{**item, "frame": number} for number in range(0, count, every)] or [{**item, "frame": 0}]
+        told = {**item, "clip_note": length.note} if length.note else item
+        found = [{**told, "frame": number} for number in range(0, length.frames, every)] or [{**told, "frame": 0}]
         items += found
         clips, frames = clips + 1, frames + len(found)
     if clips:
@@ -86,8 +87,15 @@ def _of_server(address: str) -> list[dict[str, str]]:
     return sorted(found + refused, key=lambda item: item["file"])
 
 
-def _frames(path: str) -> int | None:
-    """Frames of a clip, 0 for one that cannot be opened; None for what is none."""
+class _Length(NamedTuple):
+    """Frames of a clip, 0 for one that cannot be opened, and what it lacks."""
+
+    frames: int
+    note: str = ""
+
+
+def _frames(path: str) -> _Length | None:
+    """The length of a clip; None for what is none."""
     if not os.path.isfile(path):
         return None  # the reader says what it is
     video = path.lower().endswith(CLIP_SUFFIXES)
@@ -100,11 +108,11 @@ def _frames(path: str) -> int | None:
             most = min(_most(*source.size), os.path.getsize(path) // 8 + 1)  # a frame has some bytes
             if length > most:
                 logger.warning(f"{path}: expected {most} frames at most, header tells {length}; the first one is read.")
-                return 0
-            return length if length > 1 else None
+                return _Length(0)
+            return _Length(length) if length > 1 else None
         return _grabbed(path)
     except (OSError, ValueError, ImportError):
-        return 0 if video else None
+        return _Length(0) if video else None
     except Exception:  # what damaged headers make pydicom raise; the reader says what is wrong
         return None
 
@@ -114,19 +122,23 @@ def _most(height: float, width: float) -> int:
     return int(min(MOST_FRAMES, MOST_PIXELS // max(height * width, 1)))
 
 
-def _grabbed(path: str) -> int:
+def _grabbed(path: str) -> _Length:
     """Frames of a video file, counted: what its header says is often one more or less."""
     capture = cv2.VideoCapture(path)
     try:
         most = _most(capture.get(cv2.CAP_PROP_FRAME_HEIGHT), capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        count = 0
+        claimed, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while count <= most and capture.grab():
             count += 1
     finally:
         capture.release()
     if count > most:
         logger.warning(f"{path}: expected {most} frames at most, got more; the rest is left out, cut the film.")
-    return min(count, most)
+        return _Length(most)
+    note = shortfall(claimed, count) if 0 < count < claimed - 1 else ""
+    if note:
+        logger.warning(f"{path}: {note}; if it is cut, copy it again.")
+    return _Length(count, note)
 
 
 class _Clip:
@@ -151,8 +163,9 @@ class _Clip:
             try:
                 picture = next(self.pictures)
             except StopIteration:
-                return "the clip ends before it"
-            self.kept.append((self.next, self.source.reason if picture is None else picture))
+                return "the clip ends before it; convert the clip, or export the frame as PNG"
+            remedy = "copy it again" if self.source.lost else "convert the clip, or export the frame as PNG"
+            self.kept.append((self.next, f"{self.source.reason}; {remedy}" if picture is None else picture))
             self.next += 1
             while len(self.kept) > 1 and self._size() > KEPT_BYTES:
                 self.kept.popleft()
@@ -195,12 +208,11 @@ class FrameReader:
         with self.lock:
             picture = self._clip(path).frame(number)
         if isinstance(picture, str):
-            raise ValueError(
-                f"{path}: frame {number} cannot be read: {picture}; convert the clip, or export the frame as PNG."
-            )
+            raise ValueError(f"{path}: frame {number} cannot be read: {picture}.")
         image = torch.from_numpy(picture.pixels.copy()).to(torch.float32) / 255
         planes = image.expand(3, -1, -1) if image.dim() == 2 else image.permute(2, 0, 1).flip(0)
-        meta = {"filename_or_obj": path, "spacing_source": picture.source, "zones": picture.zones}
+        notes = "; ".join((*([item["clip_note"]] if item.get("clip_note") else []), *picture.notes))
+        meta = {"filename_or_obj": path, "spacing_source": picture.source, "zones": picture.zones, "notes": notes}
         return {**item, "image": MetaTensor(planes.contiguous(), meta=meta), "spacing": list(picture.spacing)}
 
     def _clip(self, path: str) -> _Clip:

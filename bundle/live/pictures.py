@@ -31,12 +31,19 @@ class Picture:
         spacing: row and column spacing in mm, nan when the source does not say.
         source: where the spacing is from.
         zones: parts with a spacing of their own, where there is none for the whole picture.
+        notes: what was assumed of the file.
     """
 
     pixels: np.ndarray
     spacing: tuple[float, float] = UNKNOWN_SPACING
     source: str = ""
     zones: tuple[Zone, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def shortfall(length: int, count: int) -> str:
+    """What a file is said to lack that ends before its last frame."""
+    return f"file should hold {length} frames, {count} could be read"
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class FrameSegmenter:
             found = decoded(tasks, panels if len(places) > 1 else [values], places, asked)
         item = {"found": found, "geometry": place, "asked": asked, "withheld": bool(reason), **self.prompts}
         record = self.records.result(item)
-        if reason:
-            record["notes"] = withheld_note(reason)
+        said = [withheld_note(reason), *frame.picture.notes] if reason else [*frame.picture.notes, record["notes"]]
+        record["notes"] = "; ".join(filter(None, said))
         end = time.perf_counter()
         return Result(frame, found, record, work=end - start, latency=end - frame.captured)

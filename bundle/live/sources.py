@@ -17,8 +17,8 @@ from bundle.data.listing import list_images
 from bundle.dicom import read_entries
 from bundle.dicomweb import is_address, retrieve
 from bundle.failures import clause
-from bundle.live.cine import cine_pictures, cine_rate, is_dicom, to_picture
-from bundle.live.pictures import Frame, Picture, cv2
+from bundle.live.cine import CutError, cine_pictures, cine_rate, is_dicom, to_picture
+from bundle.live.pictures import Frame, Picture, cv2, shortfall
 from bundle.transforms.readers import quiet_reading, read_file
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class CaptureSource(Source):
         if self.kind == "camera":
             self.lost = f"camera stopped giving frames after {count}"
         elif self.length and count < self.length - 1:  # some containers count one too many
-            self.lost = f"file should hold {self.length} frames, {count} could be read"
+            self.lost = shortfall(self.length, count)
 
 
 class DicomSource(Source):
@@ -136,6 +136,10 @@ class DicomSource(Source):
         for number, picture in enumerate(cine_pictures(self.path, self.length or 1)):
             if isinstance(picture, Picture):
                 yield picture
+            elif isinstance(picture, CutError):
+                self.lost = self.reason = str(picture)
+                self.skipped += 1
+                yield None
             else:
                 self.skip(f"{Path(self.path).name}: frame {number}", picture)
                 yield None
@@ -253,6 +257,8 @@ def spread_frames(name: str, most: int) -> Iterator[np.ndarray]:
             break
     if not given:
         raise ValueError(f"{name}: expected frames, got none that can be read; convert the file, or leave it out.")
+    if source.lost:
+        logger.warning(f"{name}: {source.lost}, of which {given} are taken; copy the file again, or cut it there.")
 
 
 def blank(height: int, width: int) -> Frame:

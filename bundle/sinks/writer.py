@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -169,15 +170,16 @@ class PredictionWriter:
     def _finish(self) -> None:
         written = [path for sink in self.sinks.values() for path in sink.finish()]
         outcomes = in_order(self.outcomes)  # all wait: torchrun stops all processes as soon as one leaves with a status
-        failed = [outcome.file for outcome in outcomes if outcome.error]
+        failed = Counter(outcome.file for outcome in outcomes if outcome.error)
         if not self.run.rank:
             files = f"{', '.join(self.run.kinds)} of each in {self.output_dir}"
             files += f", all together in {' and '.join(map(str, written))}" if written else ""
-            logger.info(f"{len(outcomes) - len(failed)} of {len(outcomes)} images done: {files}.")
+            logger.info(f"{len(outcomes) - failed.total()} of {len(outcomes)} images done: {files}.")
             _warn(outcomes)
             if failed:
                 reasons = "the reasons are above and in the tables."
-                logger.error(f"{len(failed)} files failed: {named(failed, at_most=100)}; {reasons}")
+                names = [f"{file} ({count} frames)" if count > 1 else file for file, count in failed.items()]
+                logger.error(f"{len(names)} files failed: {named(names, at_most=100)}; {reasons}")
         if failed:
             raise SystemExit(1)
 

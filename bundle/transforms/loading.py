@@ -109,8 +109,10 @@ class LoadUltrasoundd(MapTransform):
             if given is not None and known_spacing(given):
                 spacing, source = (float(given[0]), float(given[1])), told
             meta = _meta(path, image.shape[1:], spacing, source, raw)
-            if raw is None and (zones := getattr(image, "meta", {}).get("zones")):
-                meta |= {"zones": zones, "spacing_source": meta["spacing_source"] or told}
+            if raw is None:  # what its reader told
+                meta["notes"] = getattr(image, "meta", {}).get("notes", "")
+                if zones := getattr(image, "meta", {}).get("zones"):
+                    meta |= {"zones": zones, "spacing_source": meta["spacing_source"] or told}
             item[key] = MetaTensor(torch.as_tensor(image), meta=meta)
             item["spacing"] = list(item[key].meta["spacing"])
         return item

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import logging
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -32,6 +33,16 @@ def test_failed_files_are_named_and_the_status_tells(
     assert "1 files failed: bad.png" in caplog.text
     assert not (tmp_path / "out/bad_mask.png").exists()
     assert (tmp_path / "out/good_mask.png").exists()
+
+
+def test_a_clip_whose_frames_fail_is_named_once(
+    writer: Writer, item: Item, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [item("m.dcm", frame=n, output=f"m_frame{n:05d}", place=n, error="is cut") for n in range(7)]
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit, match="1"):
+        run(writer(), *frames, item("bad.png", place=7, error="is cut"), item("good.png", place=8))
+    assert "2 files failed: m.dcm (7 frames), bad.png; the reasons are above" in caplog.text
+    assert "1 of 9 images done" in caplog.text
 
 
 def test_an_odd_name_costs_no_other_file(
