@@ -110,8 +110,9 @@ def check_command(words: list[str]) -> None:
         for flag in (word for word in own if word.startswith("--")):
             assert flag in text, f"{words[1]} has no option {flag}"
     elif words[:3] == ["pip", "install", "-e"]:
-        extra = re.search(r"\[(.+)\]", words[3])
-        assert extra is None or re.search(rf"^{extra[1]} = \[", read("pyproject.toml"), re.MULTILINE)
+        extras = re.search(r"\[(.+)\]", words[3])
+        for extra in extras[1].split(",") if extras else ():
+            assert re.search(rf"^{extra} = \[", read("pyproject.toml"), re.MULTILINE), extra
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", read("Makefile"), re.MULTILINE)
     else:
