@@ -56,7 +56,12 @@ def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None =
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a table of :func:`csv_table` or a user's, as they were given, in text.
+    """The rows of :func:`read_lines`."""
+    return [row for _, row in read_lines(path)]
+
+
+def read_lines(path: str | Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table of :func:`csv_table` or a user's, as they were given, in text, each with its line's number.
 
     Lines without a cell are passed over, and so are columns at the end that hold nothing, as spreadsheets write them.
 
@@ -73,7 +78,7 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
         raise ValueError(f"{path}: expected a CSV table, got what is none ({error}); write it again.") from error
     if twice := [name for number, name in enumerate(columns) if name in columns[:number]]:
         raise ValueError(f"{path}: each column once expected, got {twice[0]!r} twice; rename or remove one.")
-    return [dict(zip(columns, _cells(row, columns, f"{path}, line {line}"), strict=True)) for line, row in lines]
+    return [(n, dict(zip(columns, _cells(row, columns, f"{path}, line {n}"), strict=True))) for n, row in lines]
 
 
 def _filled(cells: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from bundle.failures import failed  # noqa: E402
 from bundle.files import OutputFolder  # noqa: E402
-from bundle.tables import csv_table, read_table  # noqa: E402
+from bundle.tables import csv_table, read_lines  # noqa: E402
 from bundle.tirads import POINTS, tirads  # noqa: E402
 
 DIAMETER = "diameter_mm"
@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.csv", help="the table with what was added")
     args = parser.parse_args(arguments)
     try:
-        rows = read_table(args.table)
-        columns = _columns(list(rows[0]) if rows else [], args.table)
-        scored = [_scored(row, columns) for row in rows]
+        lines = read_lines(args.table)
+        columns = _columns(list(lines[0][1]) if lines else [], args.table)
+        scored = [_scored(row, columns) for _, row in lines]
         folder = OutputFolder(args.output.parent, option="--output", sources=[args.table])
         folder.write(args.output.name, csv_table(scored))
     except Exception as error:
         return failed(error, status=2)
-    wrong = [(line, row["error"]) for line, row in enumerate(scored, start=2) if row["error"]]
+    wrong = [(line, row["error"]) for (line, _), row in zip(lines, scored, strict=True) if row["error"]]
     for line, reason in wrong:
         print(f"{args.table}, line {line}: {reason}", file=sys.stderr)
     print(f"{len(scored) - len(wrong)} of {len(scored)} nodules scored: {args.output}")

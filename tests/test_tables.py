@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.tables import csv_table, plain_cell, read_table, text_cell
+from bundle.tables import csv_table, plain_cell, read_lines, read_table, text_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMULAS = [
@@ -89,6 +89,11 @@ def test_empty_columns_at_the_end_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("file,mm,,\na,1,,\nb,,\nc,2\n")
     told = [{"file": "a", "mm": "1"}, {"file": "b", "mm": ""}, {"file": "c", "mm": "2"}]
     assert read_table(tmp_path / "table.csv") == told
+
+
+def test_rows_have_the_numbers_of_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text('file\n\na\n\n\n"two\nlines"\nb\n')
+    assert read_lines(tmp_path / "table.csv") == [(3, {"file": "a"}), (7, {"file": "two\nlines"}), (8, {"file": "b"})]
 
 
 def test_one_place_writes_all_tables() -> None:

@@ -83,11 +83,12 @@ def test_a_table_gets_its_columns_and_a_bad_row_costs_no_other(
     table = write(
         tmp_path / "nodules.csv",
         "a,solid,hypoechoic,Taller than wide,irregular,punctate; macrocalcifications,12",
+        "",
         "b,cystic,,,,,30",
         "c,solid,purple,wider than tall,smooth,none,9",
     )
     assert main([str(table), "--output", str(tmp_path / "out.csv")]) == 1
-    assert "line 4: echogenicity must be one of" in capsys.readouterr().err
+    assert "line 5: echogenicity must be one of" in capsys.readouterr().err
     with open(tmp_path / "out.csv", newline="") as file:
         a, b, c = csv.DictReader(file)
     assert (a["points"], a["level"], a["advice"]) == ("13", "TR5", "fine-needle aspiration")

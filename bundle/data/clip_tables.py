@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from bundle.tables import read_table
+from bundle.tables import read_lines
 
 COLUMNS = {
     "file": ("file", "path", "filename", "file_name", "video", "video_path", "clip", "clip_path"),
@@ -32,15 +32,15 @@ def read_clip_rows(table: Path) -> list[ClipRow]:
         OSError: when it cannot be opened.
         ValueError: when it is no such table, lacks a file or class, or tells a clip twice.
     """
-    rows = read_table(table)
-    names = list(rows[0]) if rows else []
+    lines = read_lines(table)
+    names = list(lines[0][1]) if lines else []
     columns = {what: _column(names, what, table) for what in COLUMNS}
     for what in ("file", "class"):
         if columns[what] is None:
             got = ", ".join(names) or "no row"
             raise ValueError(f"{table}: a column {' or '.join(COLUMNS[what])} expected, got {got}; rename it.")
     found: dict[str, ClipRow] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in lines:
         file, label, patient = (row[column].strip() if column else "" for column in columns.values())
         where = f"{table}, line {number}"
         if not file or not label:

@@ -17,7 +17,7 @@ from bundle.measures import gestational_age
 from bundle.metrics.bootstrap import Estimate, estimate, group_weights
 from bundle.palette import hex_color
 from bundle.report.pictures import png
-from bundle.tables import read_table
+from bundle.tables import read_lines, read_table
 
 TRIMESTERS = ((14.0, "first trimester"), (28.0, "second trimester"), (float("inf"), "third trimester"))
 """Weeks of gestation below which each one is (ACOG)."""
@@ -134,7 +134,7 @@ def _figures_of(images: Sequence[str], table: Path, *, column: str, name: str) -
         of_name.setdefault(PurePosixPath(image).name, []).append(PurePosixPath(image))
     figures: dict[str, float] = {}
     several: dict[str, None] = {}
-    for number, row in enumerate(read_table(table), start=2):
+    for number, row in read_lines(table):
         try:
             file, value = PurePosixPath(row[name].strip().replace("\\", "/")), float(row[column])
         except (KeyError, ValueError) as error:

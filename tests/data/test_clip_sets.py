@@ -115,7 +115,7 @@ def test_spellings_of_a_class_are_not_two_classes(tmp_path: Path) -> None:
     [
         (["1.mp4,a,p"], "film,class,patient", "a column file or path or"),
         ([], "file,class,patient", "got no row"),
-        (["1.mp4,,p"], "file,class,patient", "line 2: a file and a class expected"),
+        (["", "1.mp4,,p"], "file,class,patient", "line 3: a file and a class expected"),
         (["1.mp4,a,p", "1.mp4,a,p"], "file,class,patient", "line 3: 1.mp4 once expected, got it twice"),
         (["1.mp4,a,p", "./1.mp4,a,p"], "file,class,patient", "line 3: 1.mp4 once expected, got it twice"),
         (["1.mp4,a,b"], "file,class,Class", "one column class expected, got class, Class"),

@@ -121,7 +121,7 @@ def test_a_name_is_not_its_own_because_the_other_image_was_missed(tmp_path: Path
     ("lines", "match"),
     [
         (["a1.png,x"], "line 2: columns filename and hc with a number"),
-        (["a1.png,-1"], "line 2: mm above 0"),
+        (["", "a1.png,-1"], "line 3: mm above 0"),
         (["a1.png,nan"], "line 2: mm above 0"),
         (["a1.png,1", "b1.png,2", "a1.png,3"], "line 4: one figure of a1.png"),
         (["a1.png,99,5"], "line 2: 2 cells expected"),
