@@ -30,16 +30,17 @@ HIDDEN = "hidden images, with a dot before their name, are passed over"
 UNNAMED = "files look like images but have no image's suffix and are left out; rename them to have them read"
 LINKS = "links to folders that are read by another way are not followed"
 OTHER_FILES = "files of no image format are passed over"
+NO_CLIPS = "clips are left out by --frames 0"
 
 
-def _why_not(path: str, clips: bool) -> tuple[str, str] | None:
+def _why_not(path: str, clips: bool | None) -> tuple[str, str] | None:
     """Why a file is no image, as one of the texts above, and what it is; None for an image. ("", "") says nothing."""
     name = os.path.basename(path)
     if name.startswith("."):
         listed = has_image_suffix(name) and not name.startswith("._")  # those are what macOS leaves on other disks
         return (HIDDEN, "") if listed else ("", "")
-    if clips and name.lower().endswith(CLIP_SUFFIXES):
-        return None
+    if clips is not None and name.lower().endswith(CLIP_SUFFIXES):
+        return None if clips else (NO_CLIPS, "")
     suffixed = has_image_suffix(name)
     if suffixed and not name.lower().endswith(DICOM_SUFFIXES):
         return None
@@ -72,7 +73,7 @@ def _sentences(passed: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, str
     return lines
 
 
-def _sorted_out(top: Path, clips: bool) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
+def _sorted_out(top: Path, clips: bool | None) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
     """The images below a folder, and the other files by the reason for which they are passed over."""
     found: list[str] = []
     passed: dict[str, list[tuple[str, str]]] = {}
@@ -87,7 +88,18 @@ def _sorted_out(top: Path, clips: bool) -> tuple[list[str], dict[str, list[tuple
     return found, passed
 
 
-def list_images(dataset_dir: str | Path, *, clips: bool = False) -> list[dict[str, str]]:
+def _nothing(top: Path, lines: Mapping[str, str], clips: bool | None) -> FileNotFoundError:
+    """The error of a folder without images, with what there is."""
+    others = f"; {'; '.join(lines.values())}" if lines else ""
+    what, suffixes = ("images or clips", IMAGE_SUFFIXES + CLIP_SUFFIXES) if clips else ("images", IMAGE_SUFFIXES)
+    remedy = "Give --frames 1, or correct --dataset_dir." if NO_CLIPS in lines else "Correct --dataset_dir."
+    return FileNotFoundError(
+        f"dataset_dir {top}: expected {what} ({' '.join(suffixes)}, or DICOM without a suffix), got none{others}."
+        f" {remedy}"
+    )
+
+
+def list_images(dataset_dir: str | Path, *, clips: bool | None = None) -> list[dict[str, str]]:
     """Every image below a folder, as ``[{"image": path}, ...]`` in sorted order; a single file is taken as it is.
 
     Images are files of a known suffix, and DICOM under any name. DICOM objects without an image, such as the DICOMDIR
@@ -96,7 +108,7 @@ def list_images(dataset_dir: str | Path, *, clips: bool = False) -> list[dict[st
 
     Args:
         dataset_dir: folder, or a file.
-        clips: whether video files are listed too.
+        clips: whether video files are listed too; None where there is no choice, and they are no images.
 
     Raises:
         FileNotFoundError: when there is no such folder, or no image in it.
@@ -118,11 +130,7 @@ def list_images(dataset_dir: str | Path, *, clips: bool = False) -> list[dict[st
     found, passed = _sorted_out(top, clips)
     lines = _sentences(passed)
     if not found:
-        others = f"; {'; '.join(lines.values())}" if lines else ""
-        raise FileNotFoundError(
-            f"dataset_dir {top}: expected images ({' '.join(IMAGE_SUFFIXES)}, or DICOM without a suffix), got none"
-            f"{others}. Correct --dataset_dir."
-        )
+        raise _nothing(top, lines, clips)
     for reason, line in lines.items():
         log: Callable[[str], None] = logger.warning if reason == UNNAMED else logger.info
         log(f"{line}.")

@@ -47,6 +47,19 @@ def test_without_frames_videos_are_passed_over(write_clip: Callable[..., Path], 
     assert [item["image"] for item in list_frames(tmp_path, every=0)] == [str(tmp_path / "still.png")]
 
 
+def test_a_folder_of_clips_alone_says_what_leaves_them_out(write_clip: Callable[..., Path], tmp_path: Path) -> None:
+    write_clip()
+    with pytest.raises(FileNotFoundError, match=r"got none; 1 clips are left out by --frames 0: clip\.avi\. Give") as e:
+        list_frames(tmp_path, every=0)
+    assert str(e.value).endswith("Give --frames 1, or correct --dataset_dir.")
+
+
+def test_clips_are_among_the_formats_that_are_expected(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(FileNotFoundError, match=r"expected images or clips \(\.png .*\.ima \.mp4 .*, or DICOM"):
+        list_frames(tmp_path)
+
+
 @pytest.mark.parametrize("every", [-1, 1.5, True, "x"])
 def test_every_must_be_a_whole_number(tmp_path: Path, every: Any) -> None:
     with pytest.raises(ValueError, match=r"frames must be a whole number, 0 or more, got .*; correct --frames"):
