@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -20,6 +23,9 @@ from bundle.vocabulary import NOT_ULTRASOUND
 
 logger = logging.getLogger(__name__)
 
+_FRAME = re.compile(r"((.+)_frame\d{5,})_[a-z]+(?:_\d+)?\.\w+", re.DOTALL)
+"""A file of a clip's frame: output name, clip."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -27,11 +33,15 @@ class Outcome:
 
     Attributes:
         file: the image.
+        output: name of its files, without ending.
+        frame: its number in a clip; None for an image.
         error: why it failed, or empty.
         notes: on what was found.
     """
 
     file: str
+    output: str
+    frame: int | None
     error: str
     notes: str
 
@@ -99,7 +109,9 @@ class PredictionWriter:
         for sink in self.sinks.values():
             if not sink.ending:
                 sink.image(study, findings)
-        outcome = Outcome(item["file"], study.error, findings.result.get("notes", ""))
+        outcome = Outcome(
+            item["file"], item["output"], item.get("frame"), study.error, findings.result.get("notes", "")
+        )
         return {**item, "outcome": outcome}
 
     def attach(self, engine: Engine) -> None:
@@ -176,12 +188,28 @@ class PredictionWriter:
             files += f", all together in {' and '.join(map(str, written))}" if written else ""
             logger.info(f"{len(outcomes) - failed.total()} of {len(outcomes)} images done: {files}.")
             _warn(outcomes)
+            self._remove_stale(outcomes)
             if failed:
                 reasons = "the reasons are above and in the tables."
                 names = [f"{file} ({count} frames)" if count > 1 else file for file, count in failed.items()]
                 logger.error(f"{len(names)} files failed: {named(names, at_most=100)}; {reasons}")
         if failed:
             raise SystemExit(1)
+
+    def _remove_stale(self, outcomes: list[Outcome]) -> None:
+        """Removes an earlier run's files of frames that this one did not do: they would be taken for this one's."""
+        frames = {one.output: one.frame for one in outcomes if one.frame is not None}
+        clips = {output.removesuffix(f"_frame{frame:05d}") for output, frame in frames.items()}
+        done, removed = {one.output for one in outcomes if not one.error}, []
+        for folder in sorted({Path(clip).parent for clip in clips}):
+            present = os.listdir(self.output_dir / folder) if (self.output_dir / folder).is_dir() else []
+            for match in filter(None, map(_FRAME.fullmatch, sorted(present))):
+                clip, output, name = ((folder / part).as_posix() for part in (match[2], match[1], match[0]))
+                if clip in clips and output not in done and self.run.folder.wrote(name):
+                    self.run.folder.remove(name)
+                    removed.append(name)
+        if removed:
+            logger.info(f"{len(removed)} files of frames that only an earlier run did are removed: {named(removed)}.")
 
 
 def _switched_on(sinks: Mapping[str, Sink | None]) -> dict[str, Sink]:

@@ -45,6 +45,24 @@ def test_a_clip_whose_frames_fail_is_named_once(
     assert "1 of 9 images done" in caplog.text
 
 
+def test_frames_that_the_run_leaves_out_keep_no_files_of_an_earlier_one(
+    writer: Writer, item: Item, run: Run, tmp_path: Path
+) -> None:
+    def clip(*numbers: int) -> list[dict[str, Any]]:
+        return [item("a/c.mp4", frame=n, output=f"a/c_frame{n:05d}", place=p) for p, n in enumerate(numbers)]
+
+    out = tmp_path / "out"
+    image = item("a/c_frame00009.png", place=3)
+    run(writer(), *clip(0, 1, 2), image)
+    (out / "a/c_frame00003_mask.png").write_bytes(b"mine")
+    (out / "a/c_frame00001_overlay.png").write_bytes(b"changed")
+    run(writer(), *clip(0, 2), image)
+    assert sorted(path.name for path in (out / "a").iterdir()) == [
+        "c_frame00000_mask.png", "c_frame00000_overlay.png", "c_frame00001_overlay.png", "c_frame00002_mask.png",
+        "c_frame00002_overlay.png", "c_frame00003_mask.png", "c_frame00009_mask.png", "c_frame00009_overlay.png",
+    ]  # fmt: skip
+
+
 def test_an_odd_name_costs_no_other_file(
     writer: Writer, item: Item, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
