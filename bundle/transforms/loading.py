@@ -79,8 +79,9 @@ class LoadUltrasoundd(MapTransform):
     """Reads an image file: MetaTensor (3, H, W) float32 in [0, 1], upright, grey as one channel shown three times.
 
     Meta: ``filename_or_obj``, ``spatial_shape`` (H, W), ``spacing`` (row, column in mm, nan when unknown) and
-    ``spacing_source`` (attribute of the file, "data list", or "" when unknown), and for writing back ``study_affine``,
-    ``geometry`` and ``turned``, with ``zones``, as in ``readers.Raw``; ``notes``, what was assumed of the file.
+    ``spacing_source`` (attribute of the file, "data list" or what the item says, or "" when unknown), and for writing
+    back ``study_affine``, ``geometry`` and ``turned``, with ``zones``, as in ``readers.Raw``; ``notes``, what was
+    assumed of the file.
     ``item["spacing"]`` becomes the spacing in meta. The spacing that the item gives goes before that of the file. A
     tensor instead of a path is taken as read and only gets its meta.
 
@@ -97,15 +98,15 @@ class LoadUltrasoundd(MapTransform):
         """The item with the image in place of its path."""
         item = dict(data)
         for key in self.key_iterator(item):
-            given = item.get("spacing")
+            given, giver = item.get("spacing"), item.pop("spacing_source", "data list")
             if isinstance(item[key], torch.Tensor):
                 image, path = item[key], str(getattr(item[key], "meta", {}).get("filename_or_obj", ""))
                 spacing, source, raw = UNKNOWN_SPACING, "", None
-                told = getattr(item[key], "meta", {}).get("spacing_source") or "data list"
+                told = getattr(item[key], "meta", {}).get("spacing_source") or giver
             else:
                 path = str(item[key])
                 raw = read_file(path)
-                image, spacing, source, told = to_unit(raw), raw.spacing, raw.source, "data list"
+                image, spacing, source, told = to_unit(raw), raw.spacing, raw.source, giver
             if given is not None and known_spacing(given):
                 spacing, source = (float(given[0]), float(given[1])), told
             meta = _meta(path, image.shape[1:], spacing, source, raw)

@@ -18,6 +18,7 @@ from PIL import Image
 from bundle.files import IMAGE_SUFFIXES, RESULT_SUFFIXES
 from bundle.guidance import Box, Point
 from bundle.transforms.readers import check_size
+from bundle.transforms.spacing import BY_USER, SHOWN, told_spacing
 from bundle.vocabulary import BACKGROUND, REQUESTED_PROMPTS, UNKNOWN, Organs
 
 GUIDANCE_KEYS = ("foreground", BACKGROUND, "box", "roi", "mask")
@@ -31,12 +32,10 @@ OTHER_KEYS = (
 UNNAMED = 0
 """Slot of guidance whose structure the user did not name; the other slots are those structures' indices."""
 
-_SHOWN = 80  # characters of a wrong value in an error
-
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def _numbers(value: Any) -> list[float]:
@@ -151,7 +150,8 @@ class ReadRequestd(Transform):
 
     ``guidance`` maps a slot (a structure's index, or 0 where none was named) to ``wanted`` and ``unwanted``, lists of
     (row, column), ``box`` and ``mask``, in pixels of the upright image; it is empty without clicks. A
-    prompt that comes as the list of its choices becomes the first of them.
+    prompt that comes as the list of its choices becomes the first of them. ``spacing``, the mm of a pixel or [row,
+    column], becomes [row, column] of the user.
 
     Args:
         structures: names of the segmentation channels, background first.
@@ -179,6 +179,7 @@ class ReadRequestd(Transform):
         """The item with ``guidance``."""
         item = dict(data)
         _check_server(item)
+        _told_spacing(item)
         for name in REQUESTED_PROMPTS:
             if isinstance(item.get(name), (list, tuple)):
                 item[name] = item[name][0] if item[name] else UNKNOWN
@@ -265,6 +266,16 @@ def _label(item: Mapping[str, Any]) -> Any:
     """The name that a request gives, also as the one of a list; of a data list it holds mask files."""
     label = item.get("label")
     return label[0] if isinstance(label, (list, tuple)) and len(label) == 1 else label
+
+
+def _told_spacing(item: dict[str, Any]) -> None:
+    """Makes the mm of a pixel that a request gives row and column, of the user."""
+    item.pop("spacing_source", None)  # of our own making alone
+    given = item.get("spacing")
+    unknown = isinstance(given, (list, tuple)) and len(given) == 2 and all(value != value for value in given)
+    read = isinstance(item["image"], torch.Tensor) and isinstance(given, list)  # as a clip's frames are
+    if given is not None and not unknown and not read:
+        item |= {"spacing": list(told_spacing(given, option="spacing")), "spacing_source": BY_USER}
 
 
 def _is_background(label: Any) -> bool:

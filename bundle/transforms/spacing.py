@@ -16,8 +16,16 @@ BY_USER = "user"
 """What results name as the source of such a spacing."""
 
 
-def told_spacing(spacing: float | Sequence[float] | str | None) -> tuple[float, float]:
+SHOWN = 80
+"""Characters of a wrong value in an error."""
+
+
+def told_spacing(spacing: Any, *, option: str = "--spacing") -> tuple[float, float]:
     """Row and column spacing in mm of an option: one number for both, or two; nan where it is None.
+
+    Args:
+        spacing: what the user gives.
+        option: how it is called, for the message.
 
     Raises:
         ValueError: when it is something else, or no distance of pixels that is believed.
@@ -30,9 +38,9 @@ def told_spacing(spacing: float | Sequence[float] | str | None) -> tuple[float, 
         if not notes:
             return told
     least, most = SPACING_RANGE
+    shown = text if len(text := repr(spacing)) <= SHOWN else f"{text[:SHOWN]}..."
     raise ValueError(
-        f"spacing must be the mm of a pixel, {least:g} to {most:g}, or [row, column], got {spacing!r}; correct"
-        " --spacing."
+        f"spacing must be the mm of a pixel, {least:g} to {most:g}, or [row, column], got {shown}; correct {option}."
     )
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle.transforms import AssumeSpacingd, LoadUltrasoundd
+from bundle.transforms import AssumeSpacingd, LoadUltrasoundd, ReadRequestd
 from bundle.transforms.spacing import told_spacing
+
+READ = ReadRequestd(["background", "lesion"])
 
 
 def loaded(path: Path, told: Any = None, **item: Any) -> dict[str, Any]:
@@ -56,3 +58,21 @@ def test_the_data_list_goes_first(picture: Path) -> None:
 def test_what_is_no_spacing_is_refused(spacing: Any) -> None:
     with pytest.raises(ValueError, match=r"spacing must be the mm of a pixel.*correct --spacing"):
         told_spacing(spacing)
+
+
+@pytest.mark.parametrize(("spacing", "told"), [(0.2, [0.2, 0.2]), ([0.2], [0.2, 0.2]), ([0.2, 0.1], [0.2, 0.1])])
+def test_a_request_tells_a_spacing(picture: Path, spacing: Any, told: list[float]) -> None:
+    item = LoadUltrasoundd()(READ({"image": str(picture), "spacing": spacing}))
+    assert item["spacing"] == told
+    assert item["image"].meta["spacing_source"] == "user"
+
+
+@pytest.mark.parametrize("spacing", ["0.2", [-1, 1e9], 0, [0.2, 0.2, 0.2], True, {"row": 0.2}, [], [[0.2], 0.2]])
+def test_a_request_that_tells_no_spacing_is_refused(spacing: Any) -> None:
+    with pytest.raises(ValueError, match=r"spacing must be the mm of a pixel, .* got .*; correct spacing\."):
+        READ({"image": "a.png", "spacing": spacing})
+
+
+@pytest.mark.parametrize("spacing", [None, [float("nan"), float("nan")]])
+def test_an_unknown_spacing_tells_none(spacing: Any) -> None:
+    assert "spacing_source" not in READ({"image": "a.png", "spacing": spacing, "spacing_source": "x"})
