@@ -143,6 +143,14 @@ def test_a_frame_that_cannot_be_ultrasound_has_no_result(segmenter: FrameSegment
     assert (shown != draw_result(segmenter_without_check()(result.frame), tasks)).any()
 
 
+def test_notes_on_the_file_are_those_of_the_frame(segmenter: FrameSegmenter) -> None:
+    pixels = blank(150, 200).picture.pixels
+    found = segmenter(Frame(0, 0.0, 0.0, Picture(pixels, notes=("a region is left out",)))).found["notes"]
+    assert found == "a region is left out"
+    page = Picture(pictures()["it is white"], notes=("a region is left out",))
+    assert segmenter(Frame(1, 0.1, 0.0, page)).found["notes"].endswith("nothing is reported; a region is left out")
+
+
 def test_a_frame_that_cannot_be_ultrasound_has_no_part_in_the_vote() -> None:
     bright, page = blank(150, 200), Frame(1, 0.1, 0.0, Picture(pictures()["it is white"]))
     voting, alone = build_segmenter(ROOT, window=3), build_segmenter(ROOT, window=3)
