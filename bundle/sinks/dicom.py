@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bundle.derived import Case, Identity, Shot, capture, presentation, read_header, report, segmentation
+from bundle.derived import Case, Identity, Shot, read_header
+from bundle.derived.capture import capture
 from bundle.derived.case import HAS_HIGHDICOM
+from bundle.derived.presentation import presentation
+from bundle.derived.report import report
+from bundle.derived.segmentation import segmentation
 from bundle.failures import one_line
 from bundle.files import CLIP_SUFFIXES, sha256
 from bundle.sinks.overlay import draw_findings

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from bundle.derived import Case, Identity, capture, presentation, report, segmentation
+from bundle.derived import Case, Identity
+from bundle.derived.capture import capture
 from bundle.derived.identity import IDENTIFYING
+from bundle.derived.presentation import presentation
+from bundle.derived.report import report
+from bundle.derived.segmentation import segmentation
 from tests.derived.conftest import PLANTED
 
 Cases = Callable[..., Case]

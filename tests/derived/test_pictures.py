@@ -12,8 +12,10 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from bundle.derived import Case, capture, presentation
+from bundle.derived import Case
+from bundle.derived.capture import capture
 from bundle.derived.outlines import outlines
+from bundle.derived.presentation import presentation
 from tests.derived.conftest import blobs
 
 Cases = Callable[..., Case]

@@ -10,8 +10,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import UltrasoundImageStorage
 
-from bundle.derived import Case, Shot, report
+from bundle.derived import Case, Shot
 from bundle.derived.outlines import outlines
+from bundle.derived.report import report
 from tests.derived.conftest import WEIGHTS, blobs, result
 
 Cases = Callable[..., Case]

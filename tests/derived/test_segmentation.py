@@ -8,7 +8,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 from bundle import __version__
-from bundle.derived import Case, segmentation
+from bundle.derived import Case
+from bundle.derived.segmentation import segmentation
 from tests.derived.conftest import WEIGHTS, blobs
 
 Cases = Callable[..., Case]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle.derived import Case, Identity, Shot, capture, read_header
+from bundle.derived import Case, Identity, Shot, read_header
+from bundle.derived.capture import capture
 from tests.derived.conftest import STRUCTURES, WEIGHTS, result
 from tests.derived.test_identity import OBJECTS
 

@@ -56,7 +56,7 @@ def test_a_position_without_an_answer_is_noted(request_: dict[str, Any], noted: 
         ({"bbox": [1, 2, 3, 4], "points": [[1, 2]]}, ["'bbox' is no guidance", "'points' is no guidance"]),
         ({"points": {"apex": [1, 2]}, "clicks": {"lesion": 3}}, []),  # of a data list, of an answer
         ({"Scribbles": "abc", "points": [], "masks": None, "clicks": {}}, ["'Scribbles' is no guidance"]),
-        ({"spacing": [[1.0, 0.0, 0.0, 0.0]], "names": ["a"], "label": "", "liver": []}, []),
+        ({"affine": [[1.0, 0.0, 0.0, 0.0]], "names": ["a"], "label": "", "liver": []}, []),
     ],
 )
 def test_guidance_for_structures_that_the_model_has_not_is_noted(request_: dict[str, Any], notes: list[str]) -> None:
