@@ -6,7 +6,7 @@
 
 DICOM files (single and multi-frame) keep their pixels, sizes, regions and times between frames; names, numbers, dates,
 comments, private elements and UIDs go, on every level, and whatever else holds a word of the names. Pictures (PNG,
-JPEG, TIFF, BMP ...) become PNG files without metadata. New files are called 00001.dcm, 00002.png, ... in the order of
+JPEG, TIFF, BMP ...) become PNG files of 8 bits without metadata. New files are called 00001.dcm, 00002.png, ... in the order of
 the old ones. clean/deidentified.csv lists what went, without values.
 
 Equal UIDs stay equal within a run; --salt FILE, a secret of your own, keeps them equal over several runs. --mapping
@@ -56,6 +56,8 @@ def _run(args: argparse.Namespace) -> int:
     if len(salt) < 16:
         raise ValueError(f"{args.salt}: 16 bytes or more expected, got {len(salt)}; make some with a random generator.")
     if args.mapping is not None:
+        if args.mapping.resolve().is_relative_to(args.output_dir.resolve()):
+            raise ValueError(f"--mapping {args.mapping}: a place outside of {args.output_dir} expected; keep it apart.")
         listed = OutputFolder(args.mapping.parent, option="--mapping")
         listed.check([args.mapping.name])
     finder = None if args.keep_text else TextFinder()

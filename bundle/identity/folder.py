@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from PIL import Image, ImageOps
 from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage, generate_uid
 from tqdm import tqdm
 
@@ -20,11 +21,11 @@ from bundle.failures import reason
 from bundle.files import OutputFolder, sha256
 from bundle.identity.header import Removed, deidentify_header, identifying_words, new_uid
 from bundle.identity.pixels import Finder, blank, held_in_stream, looked_at, text_of
-from bundle.live.cine import cine_pictures, is_dicom
+from bundle.live.cine import cine_pictures, is_dicom, to_picture
 from bundle.live.pictures import Picture
 from bundle.sinks.png import encode_png
 from bundle.tables import csv_table
-from bundle.transforms.readers import check_plain, quiet_reading
+from bundle.transforms.readers import quiet_reading, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,6 @@ def deidentify_folder(source: str | Path, output_dir: str | Path, *, finder: Fin
             raise
         except Exception as error:
             outcome.failed[path] = reason(error).removeprefix(f"{path}: ")
-            folder.remove(name)  # an earlier run's would be taken for this one's
             continue
         folder.write(name, content)
         outcome.written[path] = name
@@ -87,6 +87,7 @@ def deidentify_folder(source: str | Path, output_dir: str | Path, *, finder: Fin
         if pixels:
             outcome.rows.append({"file": name, "element": "PixelData", "action": "text made black", "pixels": pixels})
     folder.write(REPORT, csv_table(outcome.rows, ["file", "element", "action", "pixels"]))
+    _remove_earlier(folder, outcome.written.values())
     return outcome
 
 
@@ -138,17 +139,26 @@ def _shown(path: Path, count: int) -> list[np.ndarray]:
 
 
 def _picture(path: Path, finder: Finder | None, salt: bytes) -> tuple[bytes, list[Removed], int]:
-    """A PNG of the pixels alone: what else the file held is gone."""
+    """A PNG of the pixels alone, read as for inference, with 8 bits: what else the file held is gone.
+
+    Raises:
+        OSError, ValueError: as ``bundle.transforms.readers.read_file``; of several pages too, whose text would stay.
+    """
     del salt
-    check_plain(str(path))
-    with Image.open(path) as file:
-        held = sorted({str(key) for key in file.info} | ({"exif"} if file.getexif() else set()))
-        image = ImageOps.exif_transpose(file)
-        pixels = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    pixels = to_picture(read_file(str(path))).pixels
+    pixels = np.array(pixels if pixels.ndim == 2 else pixels[..., ::-1])
     text = None if finder is None else text_of([pixels], finder)
     if text is not None:
         pixels[text] = 0
-    return encode_png(pixels), [Removed(key, "removed") for key in held], 0 if text is None else int(text.sum())
+    return encode_png(pixels), [], 0 if text is None else int(text.sum())
+
+
+def _remove_earlier(folder: OutputFolder, written: Collection[str]) -> None:
+    """Takes away what an earlier run wrote and this one did not: it would be taken for this one's."""
+    for path in sorted(folder.folder.iterdir()):
+        if re.fullmatch(r"\d{5,}\.(dcm|png)", path.name) and path.name not in written and folder.wrote(path.name):
+            folder.remove(path.name)
+            logger.info(f"{path.name} of an earlier run is removed.")
 
 
 def mapping(outcome: Outcome) -> bytes:

@@ -32,7 +32,7 @@ PROFILE = "dicomfields_2026c"
 """Edition of the table E.1-1."""
 
 TEXTS = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
-BYTES = ("OB", "OW", "UN")
+BYTES = ("OB", "OD", "OF", "OL", "OV", "OW", "UN")
 PALETTES = tuple(
     f"{kind}{color}PaletteColorLookupTableData" for kind in ("", "Segmented") for color in ("Red", "Green", "Blue")
 )
@@ -165,8 +165,13 @@ def _without_words(ds: Dataset, words: frozenset[str]) -> None:
         elif element.VR in TEXTS:
             if words & _split(element.value):
                 element.value = ""
-        elif element.VR in BYTES and words & _split(bytes(element.value or b"").decode("latin-1")):
+        elif element.VR in BYTES and words & _in_bytes(bytes(element.value or b"")):
             del ds[element.tag]
+
+
+def _in_bytes(value: bytes) -> set[str]:
+    """Words that bytes hold in any of the usual encodings."""
+    return set().union(*(_split(value.decode(name, errors="ignore")) for name in ("latin-1", "utf-8", "utf-16-le")))
 
 
 def identifying_words(ds: Dataset) -> frozenset[str]:

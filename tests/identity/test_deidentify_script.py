@@ -85,3 +85,10 @@ def test_the_output_is_not_the_input(archive: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in archive.iterdir()}
     assert main([str(archive), "--output_dir", str(archive), "--keep_text"]) == 2
     assert {path: path.read_bytes() for path in archive.iterdir()} == before
+
+
+def test_the_mapping_is_kept_apart(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside = tmp_path / "clean/map.csv"
+    assert main([str(archive), "--output_dir", str(tmp_path / "clean"), "--keep_text", "--mapping", str(inside)]) == 2
+    assert "map.csv: a place outside of" in capsys.readouterr().err
+    assert not inside.exists()

@@ -240,3 +240,40 @@ def test_files_of_scanners_can_be_read_again(name: str, real_data: Path, tmp_pat
     assert difference.max() <= 2  # of YBR turned to RGB once and twice
     texts = [str(element.value) for element in new.iterall() if element.VR not in ("SQ", "UI", "OB", "OW")]
     assert not identifying_words(old) & set(re.findall(r"[^\W_]+", " ".join(texts).casefold()))
+
+
+def test_files_of_an_earlier_run_do_not_stay(archive: Path, tmp_path: Path) -> None:
+    clean = tmp_path / "clean"
+    deidentify_folder(archive, clean, finder=None, salt=SALT)
+    (clean / "00009.png").write_text("mine")
+    (archive / "c.png").unlink()
+    (archive / "d.dcm").unlink()
+    outcome = deidentify_folder(archive, clean, finder=None, salt=SALT)
+    assert sorted(outcome.written.values()) == ["00001.dcm", "00002.dcm"]
+    assert sorted(path.name for path in clean.glob("0*")) == ["00001.dcm", "00002.dcm", "00009.png"]
+
+
+def test_pictures_are_read_as_for_inference(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    deep = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "a.png")
+    color = np.zeros((30, 40, 3), np.uint8)
+    color[..., 0] = 200
+    Image.fromarray(color).save(folder / "b.png")
+    page = Image.fromarray(np.full((30, 40), 90, np.uint8))
+    page.save(folder / "c.tif", save_all=True, append_images=[page])
+    outcome = deidentify_folder(folder, tmp_path / "clean", finder=None, salt=SALT)
+    assert list(outcome.failed) == [folder / "c.tif"]
+    found = np.asarray(Image.open(tmp_path / "clean/00001.png")).astype(int)
+    assert np.abs(found - deep / 257).max() <= 1
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "clean/00002.png")), color)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-16-le"])
+def test_words_are_found_in_bytes_of_any_encoding(encoding: str) -> None:
+    ds = image()
+    ds.SpecificCharacterSet, ds.PatientName = "ISO_IR 192", "M\u00fcller^Eleanor"
+    ds.add_new((0x0028, 0x3006), "OW", "of M\u00fcller .".encode(encoding).ljust(40, b" "))
+    deidentify_header(ds, uid=new_uid(SALT), pixels_cleaned=False)
+    assert (0x0028, 0x3006) not in ds
