@@ -6,8 +6,8 @@
 
 DICOM files (single and multi-frame) keep their pixels, sizes, regions and times between frames; names, numbers, dates,
 comments, private elements and UIDs go, on every level, and whatever else holds a word of the names. Pictures (PNG,
-JPEG, TIFF, BMP ...) become PNG files of 8 bits without metadata. New files are called 00001.dcm, 00002.png, ... in the order of
-the old ones. clean/deidentified.csv lists what went, without values.
+JPEG, TIFF, BMP ...) become PNG files of 8 bits without metadata. New files are called 00001.dcm, 00002.png, ... in the
+order of the old ones. clean/deidentified.csv lists what went, without values.
 
 Equal UIDs stay equal within a run; --salt FILE, a secret of your own, keeps them equal over several runs. --mapping
 FILE writes which file became which: keep it apart. Files that fail are named and not written; the status is 1 then.
